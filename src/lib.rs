@@ -1,0 +1,15 @@
+//! kumofs: a replicated key-value store that any memcached client can use.
+//!
+//! Reading order, from the pure to the worldly:
+//!
+//! 1. [`logic`]: addresses, clocks, the ring, epochs, leases, record layout. No I/O, no tokio, no time of its own.
+//! 2. [`proto`]: bytes to messages and back: the memcached dialects, the RPC, the replace stream.
+//! 3. [`store`]: the engines that keep records on disk, behind one trait.
+//! 4. [`net`]: listeners, connections, worker threads, shutdown.
+//! 5. [`manager`], [`server`], [`gateway`]: the three roles. None imports another.
+//! 6. [`tools`]: what the command line tools do.
+//!
+//! `doc/architecture.md` follows a Set through these files.
+
+pub mod logic;
+pub mod store;

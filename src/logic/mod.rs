@@ -1,0 +1,9 @@
+//! The decisions, without I/O: everything here is a function of its arguments.
+//!
+//! Time and chance come in as arguments, so that a simulation replays from a seed. Start with [`ring`] (who holds
+//! a key), then [`record`] (what is held), then [`epoch`] (who is who, and since when).
+
+pub mod address;
+pub mod clock;
+pub mod record;
+pub mod ring;

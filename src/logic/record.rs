@@ -1,0 +1,203 @@
+//! What a replica holds for a key: the `dbkey` and `dbval` byte layouts.
+//!
+//! Source: `spec/wire.md`, "Values". A dbkey is hash(key), 8 bytes big-endian, and the key. A dbval is:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 8 | version: [`ClockTime`], big-endian. Alone: a deletion mark |
+//! | 2 | layout, big-endian ("meta" in kumofs) |
+//! | rest | by layout |
+//!
+//! | layout | then |
+//! |---|---|
+//! | 0 | the data as a kumofs client wrote it |
+//! | 1 | flags u32, expiry u32 (UNIX seconds, 0 never), data |
+//! | 2 | flags u32, expiry u32, cas u64, data: the cas unique is older than the version (after a touch) |
+//!
+//! All integers are big-endian. One layout serves the wire and the disk, so that a value is served as a slice of what
+//! is stored. The epoch of the stamp travels beside the dbval, see [`Stamp`].
+
+use super::clock::ClockTime;
+use super::ring::hash;
+
+/// Longest key in bytes (memcached's limit).
+pub const MAX_KEY_LEN: usize = 250;
+/// Bytes of the hash before the key.
+pub const HASH_LEN: usize = 8;
+/// Longest dbkey in bytes that kumofs clients may send; memcached clients stop at [`MAX_KEY_LEN`].
+pub const MAX_DBKEY_LEN: usize = HASH_LEN + 4096;
+/// Length of a deletion mark.
+pub const MARK_LEN: usize = 8;
+
+/// Layout 0: the data as kumofs wrote it.
+pub const LAYOUT_KUMOFS: u16 = 0;
+/// Layout 1: flags and expiry before the data.
+pub const LAYOUT_FULL: u16 = 1;
+/// Layout 2: flags, expiry and a cas unique of its own before the data.
+pub const LAYOUT_CAS: u16 = 2;
+
+/// When a record was written: compared by epoch, then by version (guarantees.md, "Writes").
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
+pub struct Stamp {
+    /// The epoch whose coordinator wrote it; 0 in clusters led by a kumofs 0.4 manager.
+    pub epoch: u64,
+    /// What version 0 of the protocol sees.
+    pub version: ClockTime,
+}
+
+/// Appends the dbkey of `key` to `out`.
+pub fn encode_dbkey(key: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&hash(key).to_be_bytes());
+    out.extend_from_slice(key);
+}
+
+/// The ring position in a dbkey; `None` when it is too short to be one.
+pub fn dbkey_hash(dbkey: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(dbkey.get(..HASH_LEN)?.try_into().ok()?))
+}
+
+/// Which of `workers` worker threads of a server owns a ring position. By the lower half of the hash: the upper
+/// half places the key on the ring, and each worker must get its share of every arc.
+pub fn worker_of(hash: u64, workers: u16) -> u16 {
+    ((u64::from(hash as u32) * u64::from(workers)) >> 32) as u16
+}
+
+/// A parsed dbval; all fields borrow from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Value<'a> {
+    /// The version.
+    pub version: ClockTime,
+    /// What is stored; `None` in a deletion mark.
+    pub body: Option<Body<'a>>,
+}
+
+/// What a value holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Body<'a> {
+    /// The layout number.
+    pub layout: u16,
+    /// memcached's client flags; 0 in layout 0.
+    pub flags: u32,
+    /// UNIX seconds from which it is gone; 0 never, and always in layout 0.
+    pub expiry: u32,
+    /// The cas unique.
+    pub cas: u64,
+    /// The client's data.
+    pub data: &'a [u8],
+}
+
+/// The version at the head of a dbval; `None` when it is too short.
+pub fn version_of(dbval: &[u8]) -> Option<ClockTime> {
+    Some(ClockTime(u64::from_be_bytes(dbval.get(..8)?.try_into().ok()?)))
+}
+
+/// Whether a dbval is a deletion mark.
+pub fn is_mark(dbval: &[u8]) -> bool {
+    dbval.len() == MARK_LEN
+}
+
+fn be32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// Parses a dbval; `None` when it is not one: shorter than its layout demands, or of an unknown layout.
+pub fn parse(dbval: &[u8]) -> Option<Value<'_>> {
+    let version = version_of(dbval)?;
+    if dbval.len() == MARK_LEN {
+        return Some(Value { version, body: None });
+    }
+    let layout = u16::from_be_bytes(dbval.get(8..10)?.try_into().ok()?);
+    let body = match layout {
+        LAYOUT_KUMOFS => Body { layout, flags: 0, expiry: 0, cas: version.0, data: &dbval[10..] },
+        LAYOUT_FULL => {
+            let (flags, expiry) = (be32(dbval, 10)?, be32(dbval, 14)?);
+            Body { layout, flags, expiry, cas: version.0, data: &dbval[18..] }
+        }
+        LAYOUT_CAS => {
+            let (flags, expiry) = (be32(dbval, 10)?, be32(dbval, 14)?);
+            let cas = u64::from_be_bytes(dbval.get(18..26)?.try_into().ok()?);
+            Body { layout, flags, expiry, cas, data: &dbval[26..] }
+        }
+        _ => return None,
+    };
+    Some(Value { version, body: Some(body) })
+}
+
+/// Bytes of a dbval before the data, for a layout we write.
+pub fn header_len(layout: u16) -> usize {
+    match layout {
+        LAYOUT_KUMOFS => 10,
+        LAYOUT_FULL => 18,
+        _ => 26,
+    }
+}
+
+/// Appends the head of a dbval (everything before the data). `cas` is written in [`LAYOUT_CAS`] only.
+pub fn encode_header(version: ClockTime, layout: u16, flags: u32, expiry: u32, cas: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(&version.0.to_be_bytes());
+    out.extend_from_slice(&layout.to_be_bytes());
+    if layout == LAYOUT_KUMOFS {
+        return;
+    }
+    out.extend_from_slice(&flags.to_be_bytes());
+    out.extend_from_slice(&expiry.to_be_bytes());
+    if layout == LAYOUT_CAS {
+        out.extend_from_slice(&cas.to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_layout_comes_back_as_written() {
+        for layout in [LAYOUT_KUMOFS, LAYOUT_FULL, LAYOUT_CAS] {
+            let mut dbval = Vec::new();
+            encode_header(ClockTime(77), layout, 5, 6, 9, &mut dbval);
+            assert_eq!(dbval.len(), header_len(layout));
+            dbval.extend_from_slice(b"abc");
+            let body = parse(&dbval).unwrap().body.unwrap();
+            assert_eq!(body.data, b"abc");
+            assert_eq!(body.cas, if layout == LAYOUT_CAS { 9 } else { 77 });
+            let expected = if layout == LAYOUT_KUMOFS { (0, 0) } else { (5, 6) };
+            assert_eq!((body.flags, body.expiry), expected);
+        }
+    }
+
+    #[test]
+    fn the_value_of_the_golden_get_is_layout_zero() {
+        let dbval = [0x6b, 0, 0xa0, 0x3f, 0, 1, 0xa7, 0x1c, 0, 0, b'a', b'b', b'c'];
+        let value = parse(&dbval).unwrap();
+        assert_eq!(value.version, ClockTime(0x6b00a03f0001a71c));
+        assert_eq!(value.body.unwrap().data, b"abc");
+    }
+
+    #[test]
+    fn eight_bytes_are_a_mark_and_everything_cut_short_is_refused() {
+        assert_eq!(parse(&[0; 8]), Some(Value { version: ClockTime(0), body: None }));
+        let mut dbval = Vec::new();
+        encode_header(ClockTime(1), LAYOUT_CAS, 0, 0, 0, &mut dbval);
+        for cut in (0..dbval.len()).filter(|c| *c != MARK_LEN) {
+            assert_eq!(parse(&dbval[..cut]), None, "cut at {cut}");
+        }
+        assert_eq!(parse(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 1, 2, 3]), None, "unknown layout");
+    }
+
+    #[test]
+    fn a_dbkey_carries_its_hash_in_front() {
+        let mut dbkey = Vec::new();
+        encode_dbkey(b"wirekey", &mut dbkey);
+        assert_eq!(dbkey_hash(&dbkey), Some(0x667df3131b5ae4d7));
+        assert_eq!(&dbkey[8..], b"wirekey");
+    }
+
+    #[test]
+    fn workers_share_the_keys_evenly() {
+        let mut counts = [0u32; 3];
+        for i in 0..30_000u32 {
+            counts[worker_of(hash(&i.to_be_bytes()), 3) as usize] += 1;
+        }
+        assert!(counts.iter().all(|c| (9_500..10_500).contains(c)), "{counts:?}");
+    }
+}

@@ -1,0 +1,160 @@
+//! The consistent-hashing ring.
+//!
+//! Source: `spec/wire.md`: hash(x) is the first 8 bytes of SHA-1(x) read little-endian. A node has 128 points:
+//! p0 = hash(address bytes), p(i+1) = hash(p(i) as 8 little-endian bytes). A key belongs to the first point at or
+//! after its hash, wrapping; its replicas are the first three distinct nodes met walking on from there, fault nodes
+//! counted.
+
+use super::address::Address;
+use super::clock::ClockTime;
+use sha1::{Digest, Sha1};
+
+/// Points of a node on the ring.
+pub const POINTS_PER_NODE: usize = 128;
+/// Copies kept of each key.
+pub const REPLICAS: usize = 3;
+
+/// Where a byte string lies on the ring.
+pub fn hash(bytes: &[u8]) -> u64 {
+    let digest = Sha1::digest(bytes);
+    u64::from_le_bytes(digest[..8].try_into().expect("a SHA-1 digest has 20 bytes"))
+}
+
+/// A server in a hash space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Node {
+    /// Where it is reached; its points on the ring come from this.
+    pub address: Address,
+    /// False: taken for dead ("fault"); skipped, but its place on the ring is kept.
+    pub active: bool,
+}
+
+/// A hash space as the wire carries it ("seed"): nodes in the order in which they were added, and a timestamp.
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct HashSpace {
+    /// The nodes, oldest first.
+    pub nodes: Vec<Node>,
+    /// When it was last changed.
+    pub timestamp: ClockTime,
+}
+
+impl HashSpace {
+    /// Whether both name the same nodes in the same states, whenever they were made.
+    pub fn same_nodes(&self, other: &HashSpace) -> bool {
+        self.nodes == other.nodes
+    }
+
+    /// The node at `address`.
+    pub fn find(&self, address: Address) -> Option<&Node> {
+        self.nodes.iter().find(|n| n.address == address)
+    }
+}
+
+/// The points of a [`HashSpace`], sorted, ready for look-ups.
+#[derive(Clone, Debug, Default)]
+pub struct Ring {
+    points: Vec<(u64, u16)>,
+    nodes: usize,
+}
+
+/// Up to [`REPLICAS`] node numbers, first replica first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Replicas {
+    nodes: [u16; REPLICAS],
+    len: u8,
+}
+
+impl Replicas {
+    /// The node numbers (places in [`HashSpace::nodes`]).
+    pub fn as_slice(&self) -> &[u16] {
+        &self.nodes[..usize::from(self.len)]
+    }
+}
+
+impl Ring {
+    /// Lays out the points of `nodes`, which are numbered by their place.
+    pub fn new(nodes: &[Node]) -> Ring {
+        let mut points = Vec::with_capacity(nodes.len() * POINTS_PER_NODE);
+        for (number, node) in nodes.iter().enumerate() {
+            let number = u16::try_from(number).expect("a hash space has fewer than 65536 nodes");
+            let mut point = hash(&node.address.to_bytes());
+            for _ in 0..POINTS_PER_NODE {
+                points.push((point, number));
+                point = hash(&point.to_le_bytes());
+            }
+        }
+        points.sort_unstable();
+        Ring { points, nodes: nodes.len() }
+    }
+
+    /// All points, sorted, with their node numbers.
+    pub fn points(&self) -> &[(u64, u16)] {
+        &self.points
+    }
+
+    /// The replicas of a key whose hash is `hash`, fault nodes included. Empty only when the ring is.
+    pub fn assign(&self, hash: u64) -> Replicas {
+        let start = self.points.partition_point(|(point, _)| *point < hash);
+        self.walk(start)
+    }
+
+    /// The replicas of the arc that ends at point number `start` (modulo the number of points).
+    pub fn walk(&self, start: usize) -> Replicas {
+        let mut replicas = Replicas::default();
+        let wanted = self.nodes.min(REPLICAS);
+        for i in 0..self.points.len() {
+            if usize::from(replicas.len) == wanted {
+                break;
+            }
+            let (_, node) = self.points[(start + i) % self.points.len()];
+            if !replicas.as_slice().contains(&node) {
+                replicas.nodes[usize::from(replicas.len)] = node;
+                replicas.len += 1;
+            }
+        }
+        replicas
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn golden_nodes() -> Vec<Node> {
+        let address = |last| Address::new(format!("192.168.0.{last}:19800").parse().unwrap());
+        (101..=104).map(|last| Node { address: address(last), active: true }).collect()
+    }
+
+    fn assigned(key: &str) -> Vec<u16> {
+        Ring::new(&golden_nodes()).assign(hash(key.as_bytes())).as_slice().iter().map(|n| n + 101).collect()
+    }
+
+    #[test]
+    fn hashes_are_those_of_kumofs() {
+        assert_eq!(hash(b""), 0x0d4b6b5eeea339da);
+        assert_eq!(hash(b"a"), 0xfca7a5fa37e4f786);
+        assert_eq!(hash(b"the-key"), 0xbfc35380c472f6f6);
+        assert_eq!(hash(b"wirekey"), 0x667df3131b5ae4d7);
+    }
+
+    #[test]
+    fn the_ring_is_that_of_kumofs() {
+        let ring = Ring::new(&golden_nodes());
+        assert_eq!(ring.points().len(), 512);
+        assert_eq!(ring.points()[0], (0x002f95a6d6e4b972, 3));
+        assert_eq!(ring.points()[1], (0x0068f58dc794702b, 0));
+        assert_eq!(ring.points()[511], (0xffe181fedfe8ca4f, 0));
+        assert_eq!(assigned("a"), [102, 103, 104]);
+        assert_eq!(assigned("the-key"), [104, 101, 102]);
+        assert_eq!(assigned("wirekey"), [104, 103, 101]);
+        assert_eq!(assigned("user:1"), [103, 102, 101]);
+        assert_eq!(assigned("user:2"), [101, 102, 103]);
+    }
+
+    #[test]
+    fn few_nodes_are_few_replicas() {
+        for n in 0..3 {
+            assert_eq!(Ring::new(&golden_nodes()[..n]).assign(42).as_slice().len(), n);
+        }
+    }
+}

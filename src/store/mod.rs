@@ -1,0 +1,166 @@
+//! Keeping records on disk: one trait, two engines.
+//!
+//! A [`Store`] is one directory. It is split into [`Shard`]s, one for each worker thread, so that cores do not meet:
+//! a worker locks its own shard once for a batch of commands, and background work (compaction, backup) takes
+//! the lock only for moments. Which shard a key lives in follows from its hash and the number of shards
+//! ([`crate::logic::record::worker_of`]); a directory may be opened with another number than the last time.
+//!
+//! A record is a dbkey and a dbval ([`crate::logic::record`]) with the epoch of its stamp; engines look into the dbval
+//! only to tell deletion marks (which are records, but no items) and to compare versions.
+//!
+//! Durability: what [`Shard::commit`] returned [`Commit::Done`] for, or whose ticket [`Store::durable`] has reached,
+//! survives the death of the process; with `sync`, also the loss of power.
+
+use crate::logic::clock::ClockTime;
+use crate::logic::record::Stamp;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// A stored value with the epoch of its stamp.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Record<'a> {
+    /// The epoch of the stamp.
+    pub epoch: u64,
+    /// Version, layout and data; see [`crate::logic::record`].
+    pub dbval: &'a [u8],
+}
+
+impl Record<'_> {
+    /// Its stamp; a dbval too short to have a version (never stored) counts as version 0.
+    pub fn stamp(&self) -> Stamp {
+        let version = crate::logic::record::version_of(self.dbval).unwrap_or(ClockTime(0));
+        Stamp { epoch: self.epoch, version }
+    }
+}
+
+/// What goes wrong in a store, by what a caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A record failed its checksum. It was reported; the caller fetches the key from a replica and puts it again.
+    #[error("damaged record in {file} at byte {offset}")]
+    Damaged {
+        /// The file that holds it.
+        file: PathBuf,
+        /// Where in the file.
+        offset: u64,
+    },
+    /// No room on the device. Reads go on; writes are refused until there is room.
+    #[error("no space left for {0}")]
+    Full(PathBuf),
+    /// Any other failure of the file system.
+    #[error("{context}: {source}")]
+    Io {
+        /// What was being done, with the path.
+        context: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The directory cannot be used; the text says why and what to do.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// Number of a commit; grows within a shard.
+pub type Ticket = u64;
+
+/// What became of a [`Shard::commit`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Commit {
+    /// Everything staged is durable.
+    Done,
+    /// It will be when [`Store::durable`] of this shard reaches the ticket.
+    Pending(Ticket),
+}
+
+/// One worker's part of a store.
+///
+/// Between calls of [`commit`](Shard::commit), changes are staged: seen by every call here, not yet durable.
+pub trait Shard: Send {
+    /// The record of a key, deletion marks included. The bytes are verified.
+    fn get(&mut self, dbkey: &[u8]) -> Result<Option<Record<'_>>, StoreError>;
+
+    /// Stores a record over whatever is there. After an error nothing has changed.
+    fn put(&mut self, dbkey: &[u8], record: Record<'_>) -> Result<(), StoreError>;
+
+    /// Stores `record` unless the key holds one with the same or a newer stamp; true when it was stored.
+    fn put_newer(&mut self, dbkey: &[u8], record: Record<'_>) -> Result<bool, StoreError> {
+        match self.get(dbkey) {
+            Ok(Some(old)) if old.stamp() >= record.stamp() => Ok(false),
+            // A damaged record is replaced: its stamp cannot be known, and the new one comes from a replica.
+            Ok(_) | Err(StoreError::Damaged { .. }) => self.put(dbkey, record).map(|()| true),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Drops the record of a key without trace (it moved away, or is a mark past its time) if its stamp is `stamp`;
+    /// true when it was dropped. It does not come back at the next open.
+    fn forget(&mut self, dbkey: &[u8], stamp: Stamp) -> Result<bool, StoreError>;
+
+    /// Hands everything staged to the operating system in one write, and asks for it to be synced where the store is
+    /// so set. After an error, what was staged stays staged and is tried again by the next call.
+    fn commit(&mut self) -> Result<Commit, StoreError>;
+
+    /// Visits records, marks included, by ascending ring position: those at positions from `from` on, until at least
+    /// `budget` were visited, whole steps at a time. Returns the position to go on from, or `None` at the end.
+    /// Changes between calls may or may not be seen; what is there throughout is visited exactly once. Damaged
+    /// records are passed to `visit` as errors.
+    fn scan(&mut self, from: u64, budget: usize, visit: &mut ScanVisitor<'_>) -> Result<Option<u64>, StoreError>;
+
+    /// Number of records that are not deletion marks, exact, at no cost.
+    fn items(&self) -> u64;
+
+    /// Number of deletion marks.
+    fn marks(&self) -> u64;
+}
+
+/// What [`Shard::scan`] calls with each record: its dbkey and the record, or why it cannot be read.
+pub type ScanVisitor<'v> = dyn FnMut(&[u8], Result<Record<'_>, StoreError>) + 'v;
+
+/// What [`Store::maintain`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Maintained {
+    /// Nothing was left to do: look again in a while.
+    Idle,
+    /// Did about a budget's worth; there may be more.
+    Worked,
+}
+
+/// A directory of records.
+pub trait Store: Send + Sync {
+    /// One for each worker.
+    fn shards(&self) -> &[Box<Mutex<dyn Shard>>];
+
+    /// The random number made when the directory was: names this disk in epochs (guarantees.md, "Names").
+    fn disk_id(&self) -> u64;
+
+    /// The directory, for the role's own small files beside the records.
+    fn dir(&self) -> &Path;
+
+    /// The highest ticket of a shard that is durable.
+    fn durable(&self, shard: usize) -> Ticket;
+
+    /// Sets what is called, from another thread, with the shard's number when its [`durable`](Store::durable) grew.
+    fn on_durable(&self, call: Box<dyn Fn(usize) + Send + Sync>);
+
+    /// A step of background work (compaction, hints): reads and writes about `budget_bytes`. Called again and again
+    /// by a thread of the daemon's, or by the steps of a simulation; never by two at once.
+    fn maintain(&self, budget_bytes: u64) -> Result<Maintained, StoreError>;
+
+    /// Makes a copy at `dst` that holds, for each shard, all that was committed when it was made; `dst` must not
+    /// exist, and appears complete or not at all. Serving goes on meanwhile. Blocking: call it from a thread of its own.
+    fn backup(&self, dst: &Path) -> Result<(), StoreError>;
+
+    /// Bytes on disk.
+    fn disk_bytes(&self) -> u64;
+
+    /// What was found damaged since opening, for reports: a line each.
+    fn damage(&self) -> Vec<String>;
+
+    /// Makes everything durable and releases the directory. Called once, after the last use.
+    fn close(&self) -> Result<(), StoreError>;
+
+    /// Number of records that are not deletion marks.
+    fn items(&self) -> u64 {
+        self.shards().iter().map(|s| s.lock().expect("no holder of a shard panics").items()).sum()
+    }
+}

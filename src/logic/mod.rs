@@ -5,5 +5,7 @@
 
 pub mod address;
 pub mod clock;
+pub mod epoch;
 pub mod record;
 pub mod ring;
+pub mod route;

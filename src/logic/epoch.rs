@@ -1,0 +1,198 @@
+//! Epochs: numbered, complete statements of who belongs to the cluster and who holds what.
+//!
+//! Source: `guarantees.md`, "Names" and "What an epoch may do". An address identifies nobody: a server is a disk id and an
+//! incarnation (new at every start). Every request between ours names the epoch that it believes in, and is executed
+//! only by a node of exactly that epoch. [`super::route`] turns an epoch into a table for look-ups.
+
+use super::address::Address;
+use super::clock::ClockTime;
+use super::ring::HashSpace;
+use serde::{Deserialize, Serialize};
+
+/// Longest encoded epoch in bytes: room for [`crate::proto::rpc::v0::MAX_NODES`] servers.
+pub const MAX_ENCODED_LEN: usize = 1 << 20;
+
+/// A manager, as an epoch names it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ManagerEntry {
+    /// Where it is reached.
+    pub address: Address,
+    /// The random number in its state file.
+    pub disk_id: u64,
+}
+
+/// A server, as an epoch names it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServerEntry {
+    /// Where it is reached; its place on the ring.
+    pub address: Address,
+    /// The random number in its database. 0 for a kumofs 0.4 server.
+    pub disk_id: u64,
+    /// The random number made at its start. 0 for a kumofs 0.4 server, which has none and speaks version 0 only.
+    pub incarnation: u64,
+    /// How many workers it has: see [`super::record::worker_of`].
+    pub workers: u16,
+    /// The epoch that took it for dead, while it is.
+    pub removed: Option<u64>,
+}
+
+/// What is being moved, and how far that is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Phase {
+    /// Nothing is.
+    #[default]
+    Idle,
+    /// Servers copy what whs gives to others; all, not only what is missing, when `full`.
+    Copying {
+        /// The whs timestamp that names this replace in CopyEnd.
+        time: ClockTime,
+        /// Send every record to all of its replicas, to repair them.
+        full: bool,
+    },
+    /// Servers drop what they no longer own.
+    Deleting {
+        /// The whs timestamp that names this replace in DeleteEnd.
+        time: ClockTime,
+    },
+}
+
+/// One epoch's text.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Epoch {
+    /// Its number. 0: none was decided yet, or the cluster is led by a kumofs 0.4 manager.
+    pub number: u64,
+    /// The random number that tells this cluster from others; 0 as long as no server was attached.
+    pub cluster: u64,
+    /// The managers.
+    pub managers: Vec<ManagerEntry>,
+    /// Every server of whs or rhs.
+    pub servers: Vec<ServerEntry>,
+    /// Who holds what for writes.
+    pub whs: HashSpace,
+    /// Who holds what for reads.
+    pub rhs: HashSpace,
+    /// Records stamped in an earlier epoch than this are gone (flush_all).
+    pub flushed: u64,
+    /// UNIX seconds at which the managers are to flush, when a client asked for a delay.
+    pub flush_at: Option<u64>,
+    /// The replace under way.
+    pub phase: Phase,
+}
+
+/// Why bytes are not an epoch.
+#[derive(Debug, thiserror::Error)]
+pub enum EpochError {
+    /// Longer than [`MAX_ENCODED_LEN`].
+    #[error("an epoch of {0} bytes")]
+    TooLong(usize),
+    /// Not an epoch.
+    #[error("not an epoch: {0}")]
+    Malformed(#[from] rmp_serde::decode::Error),
+    /// Contradicts itself.
+    #[error("an epoch that contradicts itself: {0}")]
+    Inconsistent(&'static str),
+}
+
+impl Epoch {
+    /// The MessagePack form that travels and is kept on disk.
+    pub fn encode(&self) -> Vec<u8> {
+        rmp_serde::to_vec(self).expect("an epoch has no value that MessagePack cannot hold")
+    }
+
+    /// Reads and checks the MessagePack form.
+    ///
+    /// # Errors
+    /// When it is too long, malformed, or does not [`check`](Epoch::check).
+    pub fn decode(bytes: &[u8]) -> Result<Epoch, EpochError> {
+        if bytes.len() > MAX_ENCODED_LEN {
+            return Err(EpochError::TooLong(bytes.len()));
+        }
+        let epoch: Epoch = rmp_serde::from_slice(bytes)?;
+        epoch.check()?;
+        Ok(epoch)
+    }
+
+    /// States what must hold in every epoch.
+    ///
+    /// # Errors
+    /// Names the rule that is broken.
+    pub fn check(&self) -> Result<(), EpochError> {
+        let known = |space: &HashSpace| space.nodes.iter().all(|n| self.server(n.address).is_some());
+        if !known(&self.whs) || !known(&self.rhs) {
+            return Err(EpochError::Inconsistent("a hash space names an unknown server"));
+        }
+        let mut addresses: Vec<Address> = self.servers.iter().map(|s| s.address).collect();
+        addresses.sort_unstable();
+        if addresses.windows(2).any(|w| w[0] == w[1]) {
+            return Err(EpochError::Inconsistent("two servers have one address"));
+        }
+        if self.servers.iter().any(|s| s.workers == 0) {
+            return Err(EpochError::Inconsistent("a server without workers"));
+        }
+        let active = |space: &HashSpace, s: &ServerEntry| space.find(s.address).is_some_and(|n| n.active);
+        let both = |s: &ServerEntry| active(&self.whs, s) || active(&self.rhs, s);
+        if self.servers.iter().any(|s| s.removed.is_some() && both(s)) {
+            return Err(EpochError::Inconsistent("a removed server is active"));
+        }
+        if self.flushed > self.number {
+            return Err(EpochError::Inconsistent("flushed by an epoch that is not yet"));
+        }
+        Ok(())
+    }
+
+    /// The server at an address.
+    pub fn server(&self, address: Address) -> Option<&ServerEntry> {
+        self.servers.iter().find(|s| s.address == address)
+    }
+
+    /// Whether all servers speak version 1, so that the whole promise holds (guarantees.md, last section).
+    pub fn strict(&self) -> bool {
+        self.number > 0 && self.servers.iter().all(|s| s.incarnation != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ring::Node;
+    use super::*;
+
+    fn sample() -> Epoch {
+        let address = Address::new("127.0.0.1:19801".parse().unwrap());
+        let space = HashSpace { nodes: vec![Node { address, active: true }], timestamp: ClockTime(5) };
+        Epoch {
+            number: 3,
+            cluster: 9,
+            managers: vec![ManagerEntry { address, disk_id: 4 }],
+            servers: vec![ServerEntry { address, disk_id: 7, incarnation: 8, workers: 2, removed: None }],
+            whs: space.clone(),
+            rhs: space,
+            flushed: 1,
+            flush_at: Some(12),
+            phase: Phase::Copying { time: ClockTime(5), full: true },
+        }
+    }
+
+    #[test]
+    fn an_epoch_comes_back_as_written_and_no_prefix_does() {
+        let bytes = sample().encode();
+        assert_eq!(Epoch::decode(&bytes).unwrap(), sample());
+        for cut in 0..bytes.len() {
+            assert!(Epoch::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let broken: [fn(&mut Epoch); 4] = [
+            |e| e.servers.clear(),
+            |e| e.servers[0].workers = 0,
+            |e| e.servers[0].removed = Some(2),
+            |e| e.flushed = 4,
+        ];
+        for breaks in broken {
+            let mut epoch = sample();
+            breaks(&mut epoch);
+            assert!(Epoch::decode(&epoch.encode()).is_err());
+        }
+    }
+}

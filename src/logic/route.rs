@@ -1,0 +1,257 @@
+//! From an epoch to the group of servers of a key.
+//!
+//! Per key (guarantees.md, "Names"): *full* servers are active in rhs, *filling* ones in whs only, the *group* is both,
+//! and the *coordinator* is the first full one, for reads and writes alike. A [`Route`] holds the group of every arc
+//! of the two rings laid over each other; equal groups are kept once and numbered, so that a server can keep what it
+//! knows of a group (open, leased until when) beside its number.
+
+use super::epoch::Epoch;
+use super::ring::{HashSpace, REPLICAS, Ring};
+use std::collections::BTreeMap;
+
+/// Most servers in a group: the replicas of both hash spaces, all distinct.
+pub const MAX_GROUP: usize = 2 * REPLICAS;
+
+/// The servers of a key: places in [`Epoch::servers`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Group {
+    members: [u16; MAX_GROUP],
+    len: u8,
+    full: u8,
+}
+
+impl Group {
+    /// All members, full ones first, each kind in the order of its ring.
+    pub fn members(&self) -> &[u16] {
+        &self.members[..usize::from(self.len)]
+    }
+
+    /// The members that hold everything acknowledged.
+    pub fn full(&self) -> &[u16] {
+        &self.members[..usize::from(self.full)]
+    }
+
+    /// The members that are being filled.
+    pub fn filling(&self) -> &[u16] {
+        &self.members[usize::from(self.full)..usize::from(self.len)]
+    }
+
+    /// The only one that changes the key, and the one that reads it. `None`: the key is not served.
+    pub fn coordinator(&self) -> Option<u16> {
+        self.full().first().copied()
+    }
+
+    fn push(&mut self, server: u16) {
+        if !self.members().contains(&server) {
+            self.members[usize::from(self.len)] = server;
+            self.len += 1;
+        }
+    }
+}
+
+/// The groups of an epoch, ready for look-ups.
+#[derive(Debug, Default)]
+pub struct Route {
+    /// Last position of each arc, ascending; a position above the last belongs to the first arc.
+    ends: Vec<u64>,
+    /// The group number of each arc.
+    arcs: Vec<u32>,
+    groups: Vec<Group>,
+    /// For each value of a position's upper bits, the first arc that may hold it.
+    buckets: Vec<u32>,
+    bucket_shift: u32,
+}
+
+impl Route {
+    /// Lays out an epoch.
+    pub fn new(epoch: &Epoch) -> Route {
+        let rhs = Side::new(epoch, &epoch.rhs);
+        let whs = Side::new(epoch, &epoch.whs);
+        let mut ends: Vec<u64> = rhs.ring.points().iter().chain(whs.ring.points()).map(|(p, _)| *p).collect();
+        ends.sort_unstable();
+        ends.dedup();
+        let mut numbers: BTreeMap<Group, u32> = BTreeMap::new();
+        let mut route = Route { ends, ..Route::default() };
+        for &end in &route.ends {
+            let mut group = Group::default();
+            rhs.active_replicas(end, &mut group);
+            group.full = group.len;
+            whs.active_replicas(end, &mut group);
+            let next = route.groups.len() as u32;
+            let number = *numbers.entry(group).or_insert(next);
+            if number == next {
+                route.groups.push(group);
+            }
+            route.arcs.push(number);
+        }
+        if route.groups.is_empty() {
+            route.groups.push(Group::default());
+        }
+        route.lay_out_buckets();
+        route
+    }
+
+    fn lay_out_buckets(&mut self) {
+        let wanted = (self.ends.len() * 4).next_power_of_two().max(2);
+        self.bucket_shift = 64 - wanted.trailing_zeros();
+        self.buckets = (0..wanted as u64)
+            .map(|bucket| self.ends.partition_point(|end| *end < bucket << self.bucket_shift) as u32)
+            .collect();
+    }
+
+    /// The number of the group that holds a ring position. Below the length of [`groups`](Route::groups).
+    #[inline]
+    pub fn group_number(&self, hash: u64) -> usize {
+        let bucket = (hash >> self.bucket_shift) as usize;
+        let mut arc = self.buckets.get(bucket).map_or(0, |arc| *arc as usize);
+        while let Some(end) = self.ends.get(arc) {
+            if *end >= hash {
+                return self.arcs[arc] as usize;
+            }
+            arc += 1;
+        }
+        // Beyond the last point the ring wraps. Without any point, group 0 is the empty one.
+        self.arcs.first().map_or(0, |number| *number as usize)
+    }
+
+    /// The group that holds a ring position.
+    #[inline]
+    pub fn group(&self, hash: u64) -> &Group {
+        &self.groups[self.group_number(hash)]
+    }
+
+    /// All distinct groups; never empty.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+}
+
+/// One hash space, its node numbers translated to places in the epoch.
+struct Side {
+    ring: Ring,
+    /// For each node of the space: its place in the epoch, if it is active.
+    active: Vec<Option<u16>>,
+}
+
+impl Side {
+    fn new(epoch: &Epoch, space: &HashSpace) -> Side {
+        let place = |address| epoch.servers.iter().position(|s| s.address == address);
+        let active = space
+            .nodes
+            .iter()
+            .map(|node| place(node.address).filter(|_| node.active).and_then(|p| u16::try_from(p).ok()))
+            .collect();
+        Side { ring: Ring::new(&space.nodes), active }
+    }
+
+    fn active_replicas(&self, position: u64, group: &mut Group) {
+        for node in self.ring.assign(position).as_slice() {
+            if let Some(server) = self.active[usize::from(*node)] {
+                group.push(server);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::address::Address;
+    use super::super::clock::ClockTime;
+    use super::super::epoch::ServerEntry;
+    use super::super::ring::{Node, hash};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn epoch(rhs: &[(u8, bool)], whs: &[(u8, bool)]) -> Epoch {
+        let address = |n: u8| Address::new(format!("10.0.0.{n}:19800").parse().unwrap());
+        let space = |nodes: &[(u8, bool)]| HashSpace {
+            nodes: nodes.iter().map(|&(n, active)| Node { address: address(n), active }).collect(),
+            timestamp: ClockTime(1),
+        };
+        let mut all: Vec<u8> = rhs.iter().chain(whs).map(|(n, _)| *n).collect();
+        all.sort_unstable();
+        all.dedup();
+        let entry = |n| ServerEntry { address: address(n), disk_id: 1, incarnation: 1, workers: 1, removed: None };
+        let servers = all.into_iter().map(entry).collect();
+        Epoch { number: 1, servers, rhs: space(rhs), whs: space(whs), ..Epoch::default() }
+    }
+
+    /// The group by the definition, walking the rings anew for each key.
+    fn naive(epoch: &Epoch, position: u64) -> (Vec<u16>, usize) {
+        let mut members = Vec::new();
+        let mut full = 0;
+        for space in [&epoch.rhs, &epoch.whs] {
+            let mut points: Vec<(u64, Address)> = Vec::new();
+            for node in &space.nodes {
+                let mut p = hash(&node.address.to_bytes());
+                for _ in 0..128 {
+                    points.push((p, node.address));
+                    p = hash(&p.to_le_bytes());
+                }
+            }
+            points.sort_unstable();
+            let (before, after): (Vec<_>, Vec<_>) = points.into_iter().partition(|(p, _)| *p < position);
+            let mut met: Vec<Address> = Vec::new();
+            for (_, a) in after.into_iter().chain(before) {
+                if met.len() < 3 && !met.contains(&a) {
+                    met.push(a);
+                }
+            }
+            for a in met {
+                let place = epoch.servers.iter().position(|s| s.address == a).unwrap() as u16;
+                if space.find(a).unwrap().active && !members.contains(&place) {
+                    members.push(place);
+                }
+            }
+            if std::ptr::eq(space, &epoch.rhs) {
+                full = members.len();
+            }
+        }
+        (members, full)
+    }
+
+    #[test]
+    fn an_epoch_without_servers_serves_nothing() {
+        let route = Route::new(&Epoch::default());
+        assert_eq!(route.group(7).coordinator(), None);
+        assert_eq!(route.group(u64::MAX).members(), &[] as &[u16]);
+    }
+
+    #[test]
+    fn ten_servers_share_keys_within_a_fifth_of_the_mean() {
+        let nodes: Vec<(u8, bool)> = (1..=10).map(|n| (n, true)).collect();
+        let route = Route::new(&epoch(&nodes, &nodes));
+        let mut held = [0u32; 10];
+        for i in 0..100_000u32 {
+            for member in route.group(hash(&i.to_le_bytes())).members() {
+                held[usize::from(*member)] += 1;
+            }
+        }
+        let mean = held.iter().sum::<u32>() / 10;
+        assert!(held.iter().all(|h| *h < mean * 6 / 5), "{held:?}, mean {mean}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+        #[test]
+        fn groups_are_those_of_the_definition(
+            rhs in proptest::collection::btree_map(1u8..9, any::<bool>(), 0..7),
+            whs in proptest::collection::btree_map(1u8..9, any::<bool>(), 0..7),
+            positions in proptest::collection::vec(any::<u64>(), 40),
+        ) {
+            let rhs: Vec<_> = rhs.into_iter().collect();
+            let whs: Vec<_> = whs.into_iter().collect();
+            let epoch = epoch(&rhs, &whs);
+            let route = Route::new(&epoch);
+            let corners = [0, 1, u64::MAX, u64::MAX - 1];
+            let at_points = route.ends.iter().take(20).flat_map(|e| [*e, e.wrapping_add(1)]);
+            for position in positions.into_iter().chain(corners).chain(at_points) {
+                let group = route.group(position);
+                let (members, full) = naive(&epoch, position);
+                prop_assert_eq!(group.members(), &members[..], "at {}", position);
+                prop_assert_eq!(group.full().len(), full);
+            }
+        }
+    }
+}

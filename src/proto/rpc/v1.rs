@@ -1,0 +1,492 @@
+//! Version 1: what our nodes say to each other beyond kumofs 0.4. `doc/protocol.md` describes each message.
+//!
+//! The messages of the hot path (Get, MultiGet, Mutate, Replicate) are written and read by hand, straight into and out
+//! of connection buffers.
+
+use super::frame::write_request;
+use super::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_raw, write_uint};
+use crate::logic::address::Address;
+
+/// The version number in [`method::CONNECT`].
+pub const PROTOCOL: u64 = 1;
+
+/// Method numbers: 1 << 16 | id.
+pub mod method {
+    const fn v1(id: u32) -> u32 {
+        1 << 16 | id
+    }
+    /// First request of ours on a connection: see [`super::Connect`] → [`super::Connected`].
+    pub const CONNECT: u32 = v1(0);
+    /// To a manager or server: `[known]` → the newest decided epoch as raw, or nil when its number is not above `known`.
+    pub const GET_EPOCH: u32 = v1(1);
+    /// Between managers, servers and gateways: `[epoch]` → the number that the receiver holds then.
+    pub const EPOCH_PUSH: u32 = v1(2);
+    /// To a manager, from a server, after the hello: see [`super::Join`] → true.
+    pub const JOIN: u32 = v1(3);
+    /// To a manager, from a server: `[address]`: the link to that server broke → nil.
+    pub const LOST: u32 = v1(4);
+    /// To a manager, from gateways and tools: `[delay in seconds]` → nil once the flush is decided.
+    pub const FLUSH_ALL: u32 = v1(5);
+    /// To a server: `[epoch, dbkey]` → dbval or nil.
+    pub const GET: u32 = v1(10);
+    /// To a server: `[epoch, [dbkey...]]` → for each a dbval, nil: none, false: not in this answer, ask for it alone.
+    pub const MULTI_GET: u32 = v1(11);
+    /// To a server: see [`super::Mutate`] → [`super::Mutated`].
+    pub const MUTATE: u32 = v1(12);
+    /// To a member, from a coordinator: see [`super::ReplicateHead`] → `[acknowledged]`.
+    pub const REPLICATE: u32 = v1(20);
+    /// To a coordinator, from a member: `[epoch, more, [[dbkey, epoch, dbval]...]]` → true when all is stable.
+    pub const REPORT: u32 = v1(21);
+    /// Between servers: `[dbkey]` → `[epoch, dbval]` or nil: to mend a damaged record.
+    pub const FETCH: u32 = v1(22);
+    /// Between servers: `[epoch, address of the stream port]`, never answered: records `[dbkey, dbval, epoch]` wait there.
+    pub const OFFER: u32 = v1(23);
+}
+
+/// Who opens a connection with [`method::CONNECT`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// A manager.
+    Manager,
+    /// A server, replicating.
+    Server,
+    /// A gateway.
+    Gateway,
+    /// A command line tool.
+    Tool,
+}
+
+/// Parameters of [`method::CONNECT`]: `[protocol, peer, incarnation, workers, worker]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Connect {
+    /// Who is calling.
+    pub peer: Peer,
+    /// The caller's random number of this start.
+    pub incarnation: u64,
+    /// How many workers the caller has.
+    pub workers: u16,
+    /// Which worker of a server is to have this connection.
+    pub worker: u16,
+}
+
+impl Connect {
+    /// Appends the whole request.
+    pub fn write(&self, out: &mut Vec<u8>, msgid: u32) {
+        write_request(out, msgid, method::CONNECT);
+        write_array(out, 5);
+        write_uint(out, PROTOCOL);
+        write_uint(out, self.peer as u64);
+        write_uint(out, self.incarnation);
+        write_uint(out, u64::from(self.workers));
+        write_uint(out, u64::from(self.worker));
+    }
+
+    /// Reads the parameters.
+    pub fn read(params: &[u8]) -> Result<Connect, DecodeError> {
+        let mut r = Reader::new(params);
+        r.array_of(5)?;
+        if r.u64()? != PROTOCOL {
+            return Err(DecodeError::Type);
+        }
+        let peer = match r.u64()? {
+            0 => Peer::Manager,
+            1 => Peer::Server,
+            2 => Peer::Gateway,
+            3 => Peer::Tool,
+            _ => return Err(DecodeError::Type),
+        };
+        Ok(Connect { peer, incarnation: r.u64()?, workers: r.u16()?, worker: r.u16()? })
+    }
+}
+
+/// Result of [`method::CONNECT`]: `[protocol, incarnation, disk id, workers, epoch number]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Connected {
+    /// The callee's random number of this start.
+    pub incarnation: u64,
+    /// The random number of its database or state file.
+    pub disk_id: u64,
+    /// How many workers it has.
+    pub workers: u16,
+    /// The newest epoch that it knows.
+    pub epoch: u64,
+}
+
+impl Connected {
+    /// Appends the result.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        write_array(out, 5);
+        write_uint(out, PROTOCOL);
+        write_uint(out, self.incarnation);
+        write_uint(out, self.disk_id);
+        write_uint(out, u64::from(self.workers));
+        write_uint(out, self.epoch);
+    }
+
+    /// Reads the result.
+    pub fn read(result: &[u8]) -> Result<Connected, DecodeError> {
+        let mut r = Reader::new(result);
+        r.array_of(5)?;
+        if r.u64()? != PROTOCOL {
+            return Err(DecodeError::Type);
+        }
+        Ok(Connected { incarnation: r.u64()?, disk_id: r.u64()?, workers: r.u16()?, epoch: r.u64()? })
+    }
+}
+
+/// Parameters of [`method::JOIN`]: `[disk id, incarnation, workers, stream address, epoch or nil]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Join {
+    /// The random number of the server's database.
+    pub disk_id: u64,
+    /// The random number of this start.
+    pub incarnation: u64,
+    /// How many workers it has.
+    pub workers: u16,
+    /// Where it listens for replace streams.
+    pub stream: Address,
+    /// The newest epoch that it has on disk, encoded.
+    pub epoch: Option<Vec<u8>>,
+}
+
+impl Join {
+    /// Appends the whole request.
+    pub fn write(&self, out: &mut Vec<u8>, msgid: u32) {
+        write_request(out, msgid, method::JOIN);
+        write_array(out, 5);
+        write_uint(out, self.disk_id);
+        write_uint(out, self.incarnation);
+        write_uint(out, u64::from(self.workers));
+        write_raw(out, &self.stream.to_bytes());
+        match &self.epoch {
+            Some(epoch) => write_raw(out, epoch),
+            None => write_nil(out),
+        }
+    }
+
+    /// Reads the parameters.
+    pub fn read(params: &[u8]) -> Result<Join, DecodeError> {
+        let mut r = Reader::new(params);
+        r.array_of(5)?;
+        let (disk_id, incarnation, workers) = (r.u64()?, r.u64()?, r.u16()?);
+        let stream = Address::from_bytes(r.raw()?).ok_or(DecodeError::Type)?;
+        let epoch = if r.take_nil() { None } else { Some(r.raw()?.to_vec()) };
+        Ok(Join { disk_id, incarnation, workers, stream, epoch })
+    }
+}
+
+/// What a [`Mutate`] does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Op {
+    /// Store.
+    Set = 0,
+    /// Store where nothing is.
+    Add = 1,
+    /// Store over something.
+    Replace = 2,
+    /// Store when the cas unique is `arg`.
+    Cas = 3,
+    /// Put data behind what is there.
+    Append = 4,
+    /// Put data before what is there.
+    Prepend = 5,
+    /// Add `arg` to a decimal number.
+    Incr = 6,
+    /// Subtract `arg` from a decimal number, down to 0.
+    Decr = 7,
+    /// Change the expiry.
+    Touch = 8,
+    /// Change the expiry and answer the value.
+    GetAndTouch = 9,
+    /// Delete.
+    Delete = 10,
+}
+
+impl Op {
+    fn from_number(n: u64) -> Result<Op, DecodeError> {
+        use Op::*;
+        [Set, Add, Replace, Cas, Append, Prepend, Incr, Decr, Touch, GetAndTouch, Delete]
+            .into_iter()
+            .find(|op| *op as u64 == n)
+            .ok_or(DecodeError::Type)
+    }
+}
+
+/// Options of a [`Mutate`]; bits.
+pub mod option {
+    /// Answer when the coordinator has it, without waiting for the others (-As, -Ad).
+    pub const ASYNC: u8 = 1;
+    /// The value's data begins with kumofs's flags, 16 bits (-F).
+    pub const KUMOFS_FLAGS: u8 = 2;
+    /// The value's data begins with kumofs's expiry, 32 bits (-E).
+    pub const KUMOFS_EXPIRE: u8 = 4;
+}
+
+/// What tells one operation of a gateway from all others, across retries (guarantees.md, "Exactly once"). The gateway's
+/// incarnation was told by [`Connect`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RequestId {
+    /// Numbers the gateway worker's operations; the worker is in the upper 16 bits.
+    pub sequence: u64,
+    /// 1 for the first try.
+    pub attempt: u32,
+    /// The epoch of the first try.
+    pub first_epoch: u64,
+    /// The lowest sequence not yet finished.
+    pub floor: u64,
+}
+
+/// Parameters of [`method::MUTATE`]: `[epoch, sequence, attempt, first epoch, floor, op, options, dbkey, arg, dbval]`.
+///
+/// The dbval has version 0; its header gives flags and expiry (for Touch, GetAndTouch: the expiry alone), its data what
+/// is to be stored. Incr, Decr and Delete carry an empty raw instead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mutate<'a> {
+    /// The epoch that the gateway believes in.
+    pub epoch: u64,
+    /// Which operation this is.
+    pub id: RequestId,
+    /// What to do.
+    pub op: Op,
+    /// Bits of [`option`].
+    pub options: u8,
+    /// The key.
+    pub dbkey: &'a [u8],
+    /// The cas unique, or what to add or subtract.
+    pub arg: u64,
+    /// What to store, or empty.
+    pub dbval: &'a [u8],
+}
+
+impl<'a> Mutate<'a> {
+    /// Appends the whole request.
+    pub fn write(&self, out: &mut Vec<u8>, msgid: u32) {
+        write_request(out, msgid, method::MUTATE);
+        write_array(out, 10);
+        write_uint(out, self.epoch);
+        write_uint(out, self.id.sequence);
+        write_uint(out, u64::from(self.id.attempt));
+        write_uint(out, self.id.first_epoch);
+        write_uint(out, self.id.floor);
+        out.push(self.op as u8);
+        out.push(self.options & 0x7f);
+        write_raw(out, self.dbkey);
+        write_uint(out, self.arg);
+        write_raw(out, self.dbval);
+    }
+
+    /// Reads the parameters.
+    pub fn read(params: &'a [u8]) -> Result<Mutate<'a>, DecodeError> {
+        let mut r = Reader::new(params);
+        r.array_of(10)?;
+        Ok(Mutate {
+            epoch: r.u64()?,
+            id: RequestId { sequence: r.u64()?, attempt: r.u32()?, first_epoch: r.u64()?, floor: r.u64()? },
+            op: Op::from_number(r.u64()?)?,
+            options: u8::try_from(r.u64()?).map_err(|_| DecodeError::Type)?,
+            dbkey: r.raw()?,
+            arg: r.u64()?,
+            dbval: r.raw()?,
+        })
+    }
+}
+
+/// Result of [`method::MUTATE`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mutated<'a> {
+    /// `[0, version]`: done. The version is the value's cas unique now.
+    Done(u64),
+    /// `[1]`: add found something, replace, append or prepend nothing.
+    NotStored,
+    /// `[2]`: the cas unique is another.
+    Exists,
+    /// `[3]`: nothing is there.
+    NotFound,
+    /// `[4]`: incr or decr on something that is no number.
+    NotNumber,
+    /// `[5]`: the value would exceed the server's largest.
+    TooLarge,
+    /// `[6, version, number]`: incr or decr is done.
+    Number(u64, u64),
+    /// `[7, dbval]`: get-and-touch is done.
+    Value(&'a [u8]),
+    /// `[8]`: whether it took effect is not known and cannot be found out.
+    Unknown,
+}
+
+impl<'a> Mutated<'a> {
+    /// Appends the result.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match *self {
+            Mutated::Done(version) => {
+                out.extend_from_slice(&[0x92, 0]);
+                write_uint(out, version);
+            }
+            Mutated::NotStored => out.extend_from_slice(&[0x91, 1]),
+            Mutated::Exists => out.extend_from_slice(&[0x91, 2]),
+            Mutated::NotFound => out.extend_from_slice(&[0x91, 3]),
+            Mutated::NotNumber => out.extend_from_slice(&[0x91, 4]),
+            Mutated::TooLarge => out.extend_from_slice(&[0x91, 5]),
+            Mutated::Number(version, number) => {
+                out.extend_from_slice(&[0x93, 6]);
+                write_uint(out, version);
+                write_uint(out, number);
+            }
+            Mutated::Value(dbval) => {
+                out.extend_from_slice(&[0x92, 7]);
+                write_raw(out, dbval);
+            }
+            Mutated::Unknown => out.extend_from_slice(&[0x91, 8]),
+        }
+    }
+
+    /// Reads the result.
+    pub fn read(result: &'a [u8]) -> Result<Mutated<'a>, DecodeError> {
+        let mut r = Reader::new(result);
+        let len = r.array()?;
+        Ok(match (r.u64()?, len) {
+            (0, 2) => Mutated::Done(r.u64()?),
+            (1, 1) => Mutated::NotStored,
+            (2, 1) => Mutated::Exists,
+            (3, 1) => Mutated::NotFound,
+            (4, 1) => Mutated::NotNumber,
+            (5, 1) => Mutated::TooLarge,
+            (6, 3) => Mutated::Number(r.u64()?, r.u64()?),
+            (7, 2) => Mutated::Value(r.raw()?),
+            (8, 1) => Mutated::Unknown,
+            _ => return Err(DecodeError::Type),
+        })
+    }
+}
+
+/// Appends a whole [`method::GET`].
+pub fn write_get(out: &mut Vec<u8>, msgid: u32, epoch: u64, dbkey: &[u8]) {
+    write_request(out, msgid, method::GET);
+    write_array(out, 2);
+    write_uint(out, epoch);
+    write_raw(out, dbkey);
+}
+
+/// Appends the head of a [`method::MULTI_GET`] of `keys` keys; the caller appends each dbkey as raw.
+pub fn write_multi_get_head(out: &mut Vec<u8>, msgid: u32, epoch: u64, keys: usize) {
+    write_request(out, msgid, method::MULTI_GET);
+    write_array(out, 2);
+    write_uint(out, epoch);
+    write_array(out, keys);
+}
+
+/// What stands before the entries of a [`method::REPLICATE`]: `[epoch, stable, first, [[dbkey, epoch, dbval]...]]`.
+///
+/// Entries of a link are numbered from 1. Each message holds the next ones in order, without gaps; after a
+/// reconnect, all that were not acknowledged. The request asks for a lease too; the result `[acknowledged]` grants it.
+/// An error 6 with an epoch's number says that the member is in that epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReplicateHead {
+    /// The coordinator's epoch.
+    pub epoch: u64,
+    /// All entries up to this number are stable: every member has them.
+    pub stable: u64,
+    /// The number of the first entry here.
+    pub first: u64,
+}
+
+impl ReplicateHead {
+    /// Appends the head of the whole request; the caller appends `entries` times [`write_entry`].
+    pub fn write(&self, out: &mut Vec<u8>, msgid: u32, entries: usize) {
+        write_request(out, msgid, method::REPLICATE);
+        write_array(out, 4);
+        write_uint(out, self.epoch);
+        write_uint(out, self.stable);
+        write_uint(out, self.first);
+        write_array(out, entries);
+    }
+
+    /// Reads the head; the reader then stands before the first entry. Returns the number of entries.
+    pub fn read(r: &mut Reader<'_>) -> Result<(ReplicateHead, usize), DecodeError> {
+        r.array_of(4)?;
+        let head = ReplicateHead { epoch: r.u64()?, stable: r.u64()?, first: r.u64()? };
+        Ok((head, r.array()?))
+    }
+}
+
+/// Appends `[dbkey, epoch, dbval]`, an entry of Replicate and Report.
+#[inline]
+pub fn write_entry(out: &mut Vec<u8>, dbkey: &[u8], epoch: u64, dbval: &[u8]) {
+    out.push(0x93);
+    write_raw(out, dbkey);
+    write_uint(out, epoch);
+    write_raw(out, dbval);
+}
+
+/// Reads what [`write_entry`] wrote: dbkey, epoch, dbval.
+#[inline]
+pub fn read_entry<'a>(r: &mut Reader<'a>) -> Result<(&'a [u8], u64, &'a [u8]), DecodeError> {
+    r.array_of(3)?;
+    Ok((r.raw()?, r.u64()?, r.raw()?))
+}
+
+/// Appends the head of a [`method::REPORT`]; the caller appends `entries` times [`write_entry`].
+pub fn write_report_head(out: &mut Vec<u8>, msgid: u32, epoch: u64, more: bool, entries: usize) {
+    write_request(out, msgid, method::REPORT);
+    write_array(out, 3);
+    write_uint(out, epoch);
+    write_bool(out, more);
+    write_array(out, entries);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::rpc::frame::{Frame, parse};
+
+    #[test]
+    fn each_message_comes_back_as_written() {
+        let mut out = Vec::new();
+        let connect = Connect { peer: Peer::Gateway, incarnation: u64::MAX, workers: 4, worker: 3 };
+        connect.write(&mut out, 9);
+        let Frame::Request { msgid: 9, method: method::CONNECT, params } = parse(&out).unwrap() else { panic!() };
+        assert_eq!(Connect::read(params), Ok(connect));
+
+        let mut out = Vec::new();
+        let stream = Address::new("[::1]:7".parse().unwrap());
+        let join = Join { disk_id: 1, incarnation: 2, workers: 3, stream, epoch: Some(vec![1, 2]) };
+        join.write(&mut out, 9);
+        let Frame::Request { params, .. } = parse(&out).unwrap() else { panic!() };
+        assert_eq!(Join::read(params), Ok(join));
+
+        let mut out = Vec::new();
+        let id = RequestId { sequence: 1 << 50, attempt: 3, first_epoch: 4, floor: 300 };
+        let mutate = Mutate { epoch: 7, id, op: Op::Cas, options: 5, dbkey: b"12345678k", arg: 99, dbval: b"v" };
+        mutate.write(&mut out, 9);
+        let Frame::Request { params, .. } = parse(&out).unwrap() else { panic!() };
+        assert_eq!(Mutate::read(params), Ok(mutate));
+        for cut in 0..params.len() {
+            assert!(Mutate::read(&params[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn each_outcome_comes_back_as_written() {
+        use Mutated::*;
+        let all = [
+            Done(1 << 40),
+            NotStored,
+            Exists,
+            NotFound,
+            NotNumber,
+            TooLarge,
+            Number(7, u64::MAX),
+            Value(b"abc"),
+            Unknown,
+        ];
+        for outcome in all {
+            let mut out = Vec::new();
+            outcome.write(&mut out);
+            assert_eq!(Mutated::read(&out), Ok(outcome));
+            for cut in 0..out.len() {
+                assert!(Mutated::read(&out[..cut]).is_err());
+            }
+        }
+    }
+}

@@ -12,5 +12,6 @@
 //! `doc/architecture.md` follows a Set through these files.
 
 pub mod logic;
+pub mod net;
 pub mod proto;
 pub mod store;

@@ -12,4 +12,5 @@
 //! `doc/architecture.md` follows a Set through these files.
 
 pub mod logic;
+pub mod proto;
 pub mod store;

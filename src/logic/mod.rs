@@ -5,5 +5,8 @@
 
 pub mod address;
 pub mod clock;
+pub mod counter;
+pub mod decimal;
+pub mod expiry;
 pub mod record;
 pub mod ring;

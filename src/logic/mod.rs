@@ -7,8 +7,12 @@
 pub mod address;
 pub mod arcs;
 pub mod clock;
+pub mod counter;
+pub mod decimal;
 pub mod epoch;
+pub mod expiry;
 pub mod lease;
+pub mod mutation;
 pub mod outlog;
 pub mod pending;
 pub mod record;

@@ -47,7 +47,7 @@ pub struct Received {
 pub enum Then {
     /// Read more.
     Read,
-    /// Read nothing, and show the rest again, after [`Conn::resume`].
+    /// Read nothing, and show the rest again, after [`Conn::resume`], which is called also when all output is written.
     Wait,
     /// Write what is there to be written, then close.
     Close,
@@ -205,6 +205,8 @@ impl Conn {
         if self.closing.get() {
             self.close();
         }
+        // Whoever waits because of what waited here may go on.
+        self.resume();
         Poll::Ready(())
     }
 }

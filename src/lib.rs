@@ -14,4 +14,5 @@
 pub mod logic;
 pub mod net;
 pub mod proto;
+pub mod server;
 pub mod store;

@@ -138,6 +138,12 @@ impl Conn {
         self.closed.get()
     }
 
+    /// Sets TCP_NODELAY; false when the system refuses.
+    pub fn set_nodelay(&self, on: bool) -> bool {
+        let writer = self.writer.borrow();
+        writer.as_ref().is_some_and(|w| w.as_ref().set_nodelay(on).is_ok())
+    }
+
     /// Closes at once, without writing what waits, and ends the reading loop.
     pub fn close(&self) {
         self.closed.set(true);

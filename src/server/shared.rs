@@ -135,6 +135,12 @@ pub struct Shared {
     pub moving: AtomicU8,
     /// Addresses of servers to which a link broke, for the managers.
     pub lost: UnboundedSender<Address>,
+    /// Streams offered to other servers.
+    pub offered: super::stream::Offered,
+    /// Stream addresses that other servers offer, for the control plane to fetch.
+    pub offers: UnboundedSender<Address>,
+    /// Items of each shard, as of its worker's last turn or tick; asking the shard would wait for its worker.
+    pub items: Vec<AtomicU64>,
     /// The logical counter of the newest version made here.
     pub clock: AtomicU64,
     /// A newer epoch than ours is about: ask for it.
@@ -157,6 +163,11 @@ impl Shared {
     /// The random number of this life.
     pub fn incarnation(&self) -> u64 {
         self.incarnation.load(Ordering::Relaxed)
+    }
+
+    /// Number of items stored.
+    pub fn items(&self) -> u64 {
+        self.items.iter().map(|items| items.load(Ordering::Relaxed)).sum()
     }
 
     /// Sum of a counter over the workers.

@@ -14,7 +14,6 @@ use crate::logic::arcs::Arcs;
 use crate::logic::clock::Clock;
 use crate::logic::pending::Pending;
 use crate::logic::record::worker_of;
-use crate::logic::ring::hash;
 use crate::logic::route::Group;
 use crate::net::conn::{Conn, Scratch};
 use crate::net::time::{boot_micros, unix_secs};
@@ -26,9 +25,11 @@ use crate::store::{Commit, Shard, StoreError, Ticket};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
 
 /// How often a worker looks at what has become due.
 const TICK: Duration = Duration::from_millis(20);
@@ -104,7 +105,16 @@ impl Answer {
 
     /// Sends instead that the request was refused: this server is in epoch `epoch` now.
     pub fn refuse(self, epoch: u64) {
-        write_obsolete(&self.conn, self.msgid, epoch);
+        write_refusal(&self.conn, self.msgid, self.outcome.style(), epoch);
+    }
+}
+
+impl Outcome {
+    fn style(&self) -> Style {
+        match self {
+            Outcome::Mutated(style, _) => *style,
+            Outcome::Bytes(_) => Style::Version1,
+        }
     }
 }
 
@@ -125,6 +135,14 @@ pub fn write_obsolete(conn: &Rc<Conn>, msgid: u32, epoch: u64) {
         write_error_head(out, msgid, error::SERVER);
         write_uint(out, epoch);
     });
+}
+
+/// Answers that this server is not the one to ask; to ours, also which epoch it is in.
+pub fn write_refusal(conn: &Rc<Conn>, msgid: u32, style: Style, epoch: u64) {
+    match style {
+        Style::Version1 => write_obsolete(conn, msgid, epoch),
+        Style::Set | Style::Delete => conn.write(|out| write_error(out, msgid, error::SERVER)),
+    }
 }
 
 /// A request that waits until its range is open and leased.
@@ -166,6 +184,9 @@ pub struct State {
     /// Answers that do not wait for replicas.
     pub after_commit: Vec<Answer>,
     after_disk: VecDeque<(Ticket, Answer)>,
+    /// Told when what other servers copied here is committed.
+    pub copied: Vec<oneshot::Sender<()>>,
+    copied_on_disk: VecDeque<(Ticket, oneshot::Sender<()>)>,
     /// The first write that the store was not yet asked to commit, and those that wait for the disk.
     first_uncommitted: u64,
     on_disk: VecDeque<(Ticket, u64)>,
@@ -188,13 +209,10 @@ impl Worker {
     pub fn start(shared: Arc<Shared>, number: u16, mut mailbox: UnboundedReceiver<Mail>) {
         let view = shared.view();
         let state = State::new(view, shared.config.clone(), boot_micros());
-        let worker = Rc::new(Worker {
-            shared,
-            number,
-            turn: Turn::new(),
-            scratch: Scratch::new(),
-            state: RefCell::new(state),
-        });
+        let worker =
+            Rc::new(Worker { shared, number, turn: Turn::new(), scratch: Scratch::new(), state: RefCell::new(state) });
+        let items = worker.shard().lock().expect("no holder of a shard panics").items();
+        worker.shared.items[usize::from(number)].store(items, Ordering::Relaxed);
         let turns = worker.clone();
         tokio::task::spawn_local(worker.turn.clone().run(move || turns.finish()));
         let ticks = worker.clone();
@@ -268,8 +286,9 @@ impl Worker {
     fn tick(self: &Rc<Self>) {
         let mut state = self.state.borrow_mut();
         state.set_time();
-        let renewal = state.links.renewal_due(state.now_micros);
-        let expired = state.parked.iter().any(|p| p.until_micros <= state.now_micros);
+        let now = state.now_micros;
+        let renewal = state.links.renewal_due(now);
+        let expired = state.parked.iter().any(|p| p.until_micros <= now);
         let waiting = state.takeover.is_waiting() || state.unpark || expired || state.commit_failed;
         drop(state);
         self.advance_takeover();
@@ -351,6 +370,8 @@ impl State {
             acks_on_disk: VecDeque::new(),
             after_commit: Vec::new(),
             after_disk: VecDeque::new(),
+            copied: Vec::new(),
+            copied_on_disk: VecDeque::new(),
             first_uncommitted: 1,
             on_disk: VecDeque::new(),
             parked: Vec::new(),
@@ -407,12 +428,17 @@ impl State {
     /// Hands what this turn stored to the operating system, and tells those who waited for it.
     fn commit(&mut self, worker: &Worker) {
         let last = self.pending.next();
-        let nothing = last == self.first_uncommitted && self.acks.is_empty() && self.after_commit.is_empty();
+        let answers = self.acks.len() + self.after_commit.len() + self.copied.len();
+        let nothing = last == self.first_uncommitted && answers == 0;
         self.take_durable(worker);
         if nothing && !self.commit_failed {
             return;
         }
-        let commit = worker.shard().lock().expect("no holder of a shard panics").commit();
+        let mut shard = worker.shard().lock().expect("no holder of a shard panics");
+        let commit = shard.commit();
+        worker.shared.items[usize::from(worker.number)].store(shard.items(), Ordering::Relaxed);
+        worker.shared.clock.fetch_max(u64::from(self.clock.counter()), Ordering::Relaxed);
+        drop(shard);
         match commit {
             Ok(commit) => {
                 self.commit_failed = false;
@@ -438,11 +464,16 @@ impl State {
                 }
                 self.acks.drain(..).for_each(|ack| ack.send(&self.view, &mut self.given, &mut self.sources));
                 self.after_commit.drain(..).for_each(Answer::send);
+                for done in self.copied.drain(..) {
+                    // Nobody waits for a copy that was given up.
+                    let _ = done.send(());
+                }
             }
             Commit::Pending(ticket) => {
                 self.on_disk.extend((self.first_uncommitted..last).map(|write| (ticket, write)));
                 self.acks_on_disk.extend(self.acks.drain(..).map(|ack| (ticket, ack)));
                 self.after_disk.extend(self.after_commit.drain(..).map(|answer| (ticket, answer)));
+                self.copied_on_disk.extend(self.copied.drain(..).map(|done| (ticket, done)));
             }
         }
         self.first_uncommitted = last;
@@ -450,7 +481,8 @@ impl State {
 
     /// Goes on with what the disk has by now.
     fn take_durable(&mut self, worker: &Worker) {
-        if self.on_disk.is_empty() && self.acks_on_disk.is_empty() && self.after_disk.is_empty() {
+        let waiting = self.acks_on_disk.len() + self.after_disk.len() + self.copied_on_disk.len();
+        if self.on_disk.is_empty() && waiting == 0 {
             return;
         }
         let durable = worker.shared.store.durable(usize::from(worker.number));
@@ -463,16 +495,13 @@ impl State {
         while let Some((_, answer)) = self.after_disk.pop_front_if(|(ticket, _)| *ticket <= durable) {
             answer.send();
         }
+        while let Some((_, done)) = self.copied_on_disk.pop_front_if(|(ticket, _)| *ticket <= durable) {
+            let _ = done.send(());
+        }
     }
 
     /// Whether the own disk does not have `write` yet.
     pub fn misses_disk(&self, write: u64) -> bool {
         write >= self.first_uncommitted || self.on_disk.iter().any(|(_, w)| *w == write)
     }
-}
-
-/// The position of a dbkey on the ring, when its hash is that of its key; requests with another are malformed.
-pub fn checked_hash(dbkey: &[u8]) -> Option<u64> {
-    let claimed = crate::logic::record::dbkey_hash(dbkey)?;
-    (dbkey.len() <= crate::logic::record::MAX_DBKEY_LEN && hash(&dbkey[8..]) == claimed).then_some(claimed)
 }

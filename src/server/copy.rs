@@ -17,6 +17,7 @@ use crate::proto::rpc::v0::{self, method};
 use crate::proto::rpc::{frame::write_request, v1};
 use crate::store::Record;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -77,11 +78,13 @@ async fn copy(worker: &Rc<Worker>, job: &Job) -> Result<(), (Address, &'static s
         })?;
         from = next;
         for (target, bytes) in slice {
-            if !streams.contains_key(&target) {
-                let outgoing = worker.offer(target).ok_or((target.0, "there is no connection to it"))?;
-                streams.insert(target, (Vec::new(), outgoing));
-            }
-            let Some((gathered, outgoing)) = streams.get_mut(&target) else { continue };
+            let (gathered, outgoing) = match streams.entry(target) {
+                Entry::Occupied(stream) => stream.into_mut(),
+                Entry::Vacant(place) => {
+                    let outgoing = worker.offer(target).ok_or((target.0, "there is no connection to it"))?;
+                    place.insert((Vec::new(), outgoing))
+                }
+            };
             gathered.extend_from_slice(&bytes);
             if gathered.len() >= BATCH_BYTES {
                 outgoing.send(std::mem::take(gathered)).await.map_err(|why| (target.0, why))?;

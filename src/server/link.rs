@@ -360,13 +360,11 @@ impl Worker {
         // The place may be given to another link; that has its own task.
         while target(&self) == Some(wanted) {
             let connecting = tokio::net::TcpStream::connect(wanted.0.socket_addr());
-            match tokio::time::timeout(self.shared.config.connect_timeout, connecting).await {
-                Ok(Ok(stream)) => {
-                    if target(&self) == Some(wanted) && self.run_link(place, wanted, stream).await {
-                        pause = RECONNECT_MIN;
-                    }
-                }
-                Ok(Err(_)) | Err(_) => {}
+            if let Ok(Ok(stream)) = tokio::time::timeout(self.shared.config.connect_timeout, connecting).await
+                && target(&self) == Some(wanted)
+                && self.run_link(place, wanted, stream).await
+            {
+                pause = RECONNECT_MIN;
             }
             if target(&self) == Some(wanted) {
                 let _ = self.shared.lost.send(wanted.0);

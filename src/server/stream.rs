@@ -222,7 +222,7 @@ impl Inflate {
                 return Err("a record is too long");
             }
             let progress = self.zlib.total_in() > before.0 || self.plain.len() + used > before.1;
-            if status == Status::StreamEnd || (compressed.is_empty() && !progress) || !progress {
+            if status == Status::StreamEnd || !progress {
                 return Ok(());
             }
         }

@@ -13,3 +13,4 @@
 
 pub mod logic;
 pub mod store;
+pub mod tools;

@@ -11,6 +11,8 @@
 //! Durability: what [`Shard::commit`] returned [`Commit::Done`] for, or whose ticket [`Store::durable`] has reached,
 //! survives the death of the process; with `sync`, also the loss of power.
 
+pub mod identity;
+
 use crate::logic::clock::ClockTime;
 use crate::logic::record::Stamp;
 use std::path::{Path, PathBuf};

@@ -11,7 +11,10 @@
 //! Durability: what [`Shard::commit`] returned [`Commit::Done`] for, or whose ticket [`Store::durable`] has reached,
 //! survives the death of the process; with `sync`, also the loss of power.
 
+#[cfg(test)]
+pub mod conformance;
 pub mod identity;
+pub mod sled;
 
 use crate::logic::clock::ClockTime;
 use crate::logic::record::Stamp;

@@ -13,6 +13,8 @@
 
 #[cfg(test)]
 pub mod conformance;
+#[cfg(test)]
+pub mod crash;
 pub mod identity;
 pub mod sled;
 

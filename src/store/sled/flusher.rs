@@ -1,10 +1,11 @@
 //! The thread that makes writes durable: one flush for all that wait.
 //!
 //! sled buffers writes in memory; only a blocking `flush` makes them survive the death of the process (its
-//! asynchronous one can wait for itself for ever). While a flush runs, commits gather for the next.
+//! asynchronous one can wait for itself for ever). While a flush runs, commits gather for the next. [`super::horizon`] remembers how far that went.
 //!
 //! Invariant: a ticket becomes durable only by a flush that began after it was given out.
 
+use super::horizon::Horizon;
 use super::{guarded, io_error};
 use crate::store::{StoreError, Ticket};
 use std::fs::File;
@@ -92,10 +93,19 @@ impl Flusher {
         Arc::new(flusher)
     }
 
-    /// Starts the thread. With `sync`, each flush also waits for the device.
-    pub fn start(self: &Arc<Self>, db: Arc<sled::Db>, sync: Option<File>) -> Result<JoinHandle<()>, StoreError> {
+    /// Starts the thread, which numbers its flushes by `horizon` and gives that back when it ends. With `sync`, each
+    /// flush also waits for the device.
+    pub fn start(
+        self: &Arc<Self>,
+        db: Arc<sled::Db>,
+        mut horizon: Horizon,
+        sync: Option<File>,
+    ) -> Result<JoinHandle<Horizon>, StoreError> {
         let this = self.clone();
-        let body = move || this.run(&db, sync.as_ref());
+        let body = move || {
+            this.run(&db, &mut horizon, sync.as_ref());
+            horizon
+        };
         let spawned = std::thread::Builder::new().name("sled flush".to_owned()).spawn(body);
         let handle = spawned.map_err(|e| io_error("starting the flush thread for", &self.space.dir, e))?;
         // Set once: a flusher is started once.
@@ -103,7 +113,7 @@ impl Flusher {
         Ok(handle)
     }
 
-    fn run(&self, db: &sled::Db, sync: Option<&File>) {
+    fn run(&self, db: &sled::Db, horizon: &mut Horizon, sync: Option<&File>) {
         loop {
             let stopping = self.stop.load(Ordering::Acquire);
             let wanted: Vec<Ticket> = self.wanted.iter().map(|w| w.load(Ordering::Acquire)).collect();
@@ -115,7 +125,7 @@ impl Flusher {
                 std::thread::park();
                 continue;
             }
-            if let Err(e) = self.flush(db, sync) {
+            if let Err(e) = self.flush(db, horizon, sync) {
                 // sled refuses everything after a failed write. Whoever waits is woken, and learns it from `check`.
                 let _ = self.failure.set(e.to_string());
                 (0..wanted.len()).for_each(|shard| self.tell(shard));
@@ -130,12 +140,13 @@ impl Flusher {
         }
     }
 
-    fn flush(&self, db: &sled::Db, sync: Option<&File>) -> Result<(), StoreError> {
+    fn flush(&self, db: &sled::Db, horizon: &mut Horizon, sync: Option<&File>) -> Result<(), StoreError> {
+        horizon.begin()?;
         guarded("flushing", &self.space.dir, || db.flush())?;
-        match sync {
-            None => Ok(()),
-            Some(dir) => sync_file_system(dir).map_err(|e| io_error("syncing", &self.space.dir, e)),
+        if let Some(dir) = sync {
+            sync_file_system(dir).map_err(|e| io_error("syncing", &self.space.dir, e))?;
         }
+        horizon.reached(sync.is_some())
     }
 
     fn tell(&self, shard: usize) {

@@ -10,6 +10,7 @@
 //! - A process killed while sled writes a snapshot leaves a `snap.*.generating` behind, on which its next opening
 //!   fails: such files are removed first. One killed while sled makes its first files leaves them half-made: so they
 //!   are made under another name.
+//! - It takes damage in the middle of its log for the end, and drops what follows: see [`horizon`].
 //! - It counts nothing: opening reads all records once to count them (some seconds for each million).
 //! - It recovers from no write error, so puts are refused while the device is almost full, and any other failed
 //!   write makes all later ones fail until the store is opened again.
@@ -29,6 +30,7 @@
 
 mod backup;
 mod flusher;
+mod horizon;
 mod record;
 mod shard;
 
@@ -36,6 +38,7 @@ use super::identity::{Directory, sync_directory};
 use super::{Maintained, Shard, Store, StoreError, Ticket};
 use crate::logic::record::{dbkey_hash, worker_of};
 use flusher::Flusher;
+use horizon::Horizon;
 use shard::{Counts, SledShard};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -91,7 +94,7 @@ pub struct SledStore {
 struct Open {
     /// The only lasting reference; shards borrow it for a call.
     db: Arc<sled::Db>,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Horizon>,
     directory: Directory,
 }
 
@@ -143,12 +146,6 @@ fn open_tree(dir: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
                 if source.to_string().contains("could not acquire lock") && Instant::now() < give_up =>
             {
                 std::thread::sleep(Duration::from_millis(5));
-            }
-            Err(StoreError::Damaged { .. }) => {
-                let path = dir.display();
-                return Err(StoreError::Unusable(format!(
-                    "{path} is damaged beyond what sled can repair: set the directory aside and let its replicas fill a new one"
-                )));
             }
             result => return result,
         }
@@ -234,8 +231,18 @@ impl SledStore {
     ///
     /// Errors: [`StoreError::Unusable`] with words for the operator, [`StoreError::Io`], [`StoreError::Full`].
     pub fn open(dir: &Path, shards: u16, options: Options) -> Result<SledStore, StoreError> {
-        let shards = shards.max(1);
         let directory = Directory::open(dir, ENGINE)?;
+        SledStore::open_in(directory, shards.max(1), options).map_err(|e| match e {
+            StoreError::Damaged { .. } => StoreError::Unusable(format!(
+                "{} is damaged beyond what sled can repair: set it aside and let its replicas fill a new one",
+                dir.display()
+            )),
+            other => other,
+        })
+    }
+
+    fn open_in(directory: Directory, shards: u16, options: Options) -> Result<SledStore, StoreError> {
+        let dir = directory.path();
         make_tree(dir)?;
         let tree_dir = dir.join(TREE_DIR);
         let db = Arc::new(open_tree(&tree_dir, options.cache_bytes)?);
@@ -245,8 +252,9 @@ impl SledStore {
             true => Some(File::open(dir).map_err(|e| io_error("opening", dir, e))?),
             false => None,
         };
-        let thread = flusher.start(db.clone(), sync)?;
-        let damage = Arc::new(Damage { file: tree_dir.join("db"), lines: Mutex::default() });
+        let (horizon, lost) = Horizon::open(&db, dir)?;
+        let thread = flusher.start(db.clone(), horizon, sync)?;
+        let damage = Arc::new(Damage { file: tree_dir.join("db"), lines: Mutex::new(lost.into_iter().collect()) });
         let shard = |(number, counts)| {
             let place = (number, shards);
             let db = Arc::downgrade(&db);
@@ -326,19 +334,18 @@ impl Store for SledStore {
         self.flusher.stop();
         let ended = thread.join();
         let tree_dir = self.dir.join(TREE_DIR);
-        let flushed = guarded("flushing", &tree_dir, || db.flush());
+        let flushed = guarded("flushing", &tree_dir, || db.flush())
+            .and_then(|_| self.flusher.check())
+            .and_then(|()| sync_tree(&tree_dir));
+        let panicked = |_| io_error("flushing", &self.dir, io::Error::other("the flush thread panicked"));
+        let settled = ended.map_err(panicked).and_then(|horizon| flushed.and_then(|()| horizon.reached_for_good()));
         drop(db);
         // Calls that had begun before are over when their shards have been locked once.
         for shard in &self.shards {
             drop(shard.lock());
         }
-        let synced = sync_tree(&tree_dir);
         drop(directory);
-        let panicked = |_| io_error("flushing", &self.dir, io::Error::other("the flush thread panicked"));
-        ended.map_err(panicked)?;
-        self.flusher.check()?;
-        flushed?;
-        synced
+        settled
     }
 }
 

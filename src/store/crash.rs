@@ -132,7 +132,8 @@ fn run_and_kill(dir: &Path, writer: &str, seed: u64) -> Vec<String> {
         // Not to wait for anything: the kill may hit any moment, also of opening.
         std::thread::sleep(Duration::from_micros(chance.below(60_000)));
     } else {
-        let mut acks = chance.below(40);
+        let most = if chance.below(6) == 0 { 300 } else { 40 };
+        let mut acks = chance.below(most);
         while acks > 0 && lines.read_line(&mut text).unwrap() > 0 {
             acks -= u64::from(text.ends_with("\nack\n"));
         }

@@ -1,18 +1,8 @@
 //! What makes a directory a store: the identity file, and the lock that keeps a second process out.
 //!
-//! `DIR/kumofs` is text, so that people can read it too:
-//!
-//! ```text
-//! kumofs store
-//! format 1
-//! engine log
-//! disk 00c0ffee00c0ffee
-//! crc 0fa90dcc
-//! ```
-//!
-//! `disk` is the disk id, 16 hexadecimal digits; `crc` the CRC-32C of the lines before it. The format number belongs
-//! to the directory as a whole, engine files included. `DIR/lock` is locked while the store is open, and names the
-//! process that holds it.
+//! The identity, `DIR/kumofs`, is one line: `kumofs ENGINE FORMAT DISKID CHECK`: the engine's name, the version of the
+//! directory's format (engine files included), the disk id in 16 hexadecimal digits, and the CRC-32C of all before it
+//! in 8. `DIR/kumofs.lock` is locked while the store is open, and names the process that holds it.
 //!
 //! Invariant: nothing is created in a directory that holds files of others; the identity file appears complete or
 //! not at all; from then on the disk id never changes.
@@ -25,16 +15,18 @@ use std::path::{Path, PathBuf};
 /// The identity file's name.
 pub const IDENTITY_FILE: &str = "kumofs";
 /// The lock file's name.
-pub const LOCK_FILE: &str = "lock";
+pub const LOCK_FILE: &str = "kumofs.lock";
 /// The format of directories written by this version.
 pub const FORMAT: u32 = 1;
 
-const TEMPORARY_FILE: &str = "kumofs.tmp";
-const MAGIC_LINE: &str = "kumofs store";
+const PARTIAL_FILE: &str = "kumofs.partial";
+const MAGIC: &str = "kumofs";
 /// Longer identity files were not written by any version.
 const MAX_IDENTITY_LEN: u64 = 4096;
+/// How a Tokyo Cabinet database begins.
+const TOKYO_CABINET: &[u8] = b"ToKyO CaBiNeT";
 /// What may lie in a directory that becomes a store: our own beginnings, and what file systems put there.
-const NOT_FOREIGN: [&str; 3] = [LOCK_FILE, TEMPORARY_FILE, "lost+found"];
+const NOT_FOREIGN: [&str; 3] = [LOCK_FILE, PARTIAL_FILE, "lost+found"];
 
 /// What the identity file says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -135,11 +127,17 @@ fn unusable(path: &Path, what: &str, source: &io::Error) -> StoreError {
 }
 
 fn not_a_directory(path: &Path) -> StoreError {
-    StoreError::Unusable(format!(
-        "{} is a file, and a store is a directory: name another path (the records in a Tokyo Cabinet database come \
-         over by replication from servers of kumofs 0.4)",
-        path.display()
-    ))
+    let mut start = Vec::new();
+    // What cannot be read is no more than a file.
+    let _ = File::open(path).and_then(|f| f.take(TOKYO_CABINET.len() as u64).read_to_end(&mut start));
+    let path = path.display();
+    StoreError::Unusable(match start == TOKYO_CABINET {
+        true => format!(
+            "{path} is a Tokyo Cabinet database: name a new directory, and bring its records in with \
+             `kumomergedb DIR {path}`"
+        ),
+        false => format!("{path} is a file, and a store is a directory: name a new or an empty directory"),
+    })
 }
 
 fn refuse_foreign(path: &Path) -> Result<(), StoreError> {
@@ -210,7 +208,7 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, StoreError> {
 }
 
 fn write_identity(path: &Path, identity: &Identity) -> Result<(), StoreError> {
-    let (temporary, file) = (path.join(TEMPORARY_FILE), path.join(IDENTITY_FILE));
+    let (temporary, file) = (path.join(PARTIAL_FILE), path.join(IDENTITY_FILE));
     let write = || {
         let mut f = File::create(&temporary)?;
         f.write_all(encode(identity).as_bytes())?;
@@ -222,30 +220,26 @@ fn write_identity(path: &Path, identity: &Identity) -> Result<(), StoreError> {
 }
 
 fn encode(identity: &Identity) -> String {
-    let lines = format!("{MAGIC_LINE}\nformat {FORMAT}\nengine {}\ndisk {:016x}\n", identity.engine, identity.disk_id);
-    let crc = crc32c::crc32c(lines.as_bytes());
-    format!("{lines}crc {crc:08x}\n")
+    let text = format!("{MAGIC} {} {FORMAT} {:016x} ", identity.engine, identity.disk_id);
+    format!("{text}{:08x}\n", crc32c::crc32c(text.as_bytes()))
 }
 
 fn parse(bytes: &[u8]) -> Result<Identity, Mismatch> {
     let text = std::str::from_utf8(bytes).map_err(|_| Mismatch::Foreign)?;
-    let mut lines = text.lines();
-    if lines.next() != Some(MAGIC_LINE) {
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    if words.first() != Some(&MAGIC) {
         return Err(Mismatch::Foreign);
     }
-    let mut field = |name: &str| {
-        let value = lines.next()?.strip_prefix(name)?.strip_prefix(' ')?;
-        Some(value.to_owned())
-    };
-    let format = field("format").and_then(|v| v.parse::<u32>().ok()).ok_or(Mismatch::Damaged)?;
-    if format != FORMAT {
-        return Err(Mismatch::Format(format));
+    let &[_, engine, format, disk_id, _] = words.as_slice() else { return Err(Mismatch::Damaged) };
+    let format = format.parse::<u32>().map_err(|_| Mismatch::Damaged)?;
+    let disk_id = u64::from_str_radix(disk_id, 16).map_err(|_| Mismatch::Damaged)?;
+    let identity = Identity { engine: engine.to_owned(), disk_id };
+    // One spelling only: whatever differs from what we would write has been changed, or written by another version.
+    match encode(&identity) == text {
+        true => Ok(identity),
+        false if format != FORMAT => Err(Mismatch::Format(format)),
+        false => Err(Mismatch::Damaged),
     }
-    let engine = field("engine").ok_or(Mismatch::Damaged)?;
-    let disk_id = field("disk").and_then(|v| u64::from_str_radix(&v, 16).ok()).ok_or(Mismatch::Damaged)?;
-    let identity = Identity { engine, disk_id };
-    // One spelling only: whatever differs from what we would write has been changed.
-    if encode(&identity) == text { Ok(identity) } else { Err(Mismatch::Damaged) }
 }
 
 #[cfg(test)]
@@ -265,7 +259,7 @@ mod tests {
     #[test]
     fn the_golden_identity_is_written_and_read() {
         let identity = Identity { engine: "log".into(), disk_id: 0xc0ffee00c0ffee };
-        let text = "kumofs store\nformat 1\nengine log\ndisk 00c0ffee00c0ffee\ncrc 0fa90dcc\n";
+        let text = "kumofs log 1 00c0ffee00c0ffee e3da06fc\n";
         assert_eq!(encode(&identity), text);
         assert_eq!(parse(text.as_bytes()), Ok(identity));
     }
@@ -326,16 +320,16 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         drop(Directory::open(temp.path(), "log").unwrap());
         assert!(refused(temp.path(), "sled").contains("-s log:"));
-        fs::write(temp.path().join(IDENTITY_FILE), "kumofs store\nformat 9\n").unwrap();
+        fs::write(temp.path().join(IDENTITY_FILE), "kumofs log 9 00c0ffee00c0ffee 12345678\n").unwrap();
         assert!(refused(temp.path(), "log").contains("format 9"));
-        fs::write(temp.path().join(IDENTITY_FILE), "kumofs store\nformat 1\nengine log\n").unwrap();
+        fs::write(temp.path().join(IDENTITY_FILE), "kumofs log 1 00c0ffee00c0ffee 12345678\n").unwrap();
         assert!(refused(temp.path(), "log").contains("replicas"));
     }
 
     #[test]
     fn a_process_that_died_while_making_it_leaves_nothing_in_the_way() {
         let temp = tempfile::tempdir().unwrap();
-        fs::write(temp.path().join(TEMPORARY_FILE), "kumofs st").unwrap();
+        fs::write(temp.path().join(PARTIAL_FILE), "kumofs l").unwrap();
         fs::write(temp.path().join(LOCK_FILE), "").unwrap();
         fs::create_dir(temp.path().join("lost+found")).unwrap();
         Directory::open(temp.path(), "log").unwrap();

@@ -19,17 +19,18 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// Copies what is in `db` to a new store at `dst`, which appears when it is complete.
 pub fn copy(db: &sled::Db, dir: &Path, dst: &Path) -> Result<(), StoreError> {
     if dst.symlink_metadata().is_ok() {
-        return Err(io_error("making", dst, io::ErrorKind::AlreadyExists.into()));
+        let dst = dst.display();
+        return Err(StoreError::Unusable(format!("{dst} exists: name another directory for the backup")));
     }
-    let unfinished = unfinished_name(dst)?;
-    remove_dir(&unfinished)?;
-    let copied = fs::create_dir_all(&unfinished)
-        .map_err(|e| io_error("making", &unfinished, e))
-        .and_then(|()| copy_records(db, dir, &unfinished))
-        .and_then(|()| fs::rename(&unfinished, dst).map_err(|e| io_error("making", dst, e)));
+    let partial = partial_name(dst)?;
+    remove_dir(&partial)?;
+    let copied = fs::create_dir_all(&partial)
+        .map_err(|e| io_error("making", &partial, e))
+        .and_then(|()| copy_records(db, dir, &partial))
+        .and_then(|()| fs::rename(&partial, dst).map_err(|e| io_error("making", dst, e)));
     if copied.is_err() {
         // The error that stopped the copy says more than one about clearing up.
-        let _ = remove_dir(&unfinished);
+        let _ = remove_dir(&partial);
     }
     copied?;
     match dst.parent() {
@@ -38,13 +39,13 @@ pub fn copy(db: &sled::Db, dir: &Path, dst: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// `DST.unfinished`.
-fn unfinished_name(dst: &Path) -> Result<PathBuf, StoreError> {
+/// `DST.partial`.
+fn partial_name(dst: &Path) -> Result<PathBuf, StoreError> {
     let mut name = match dst.file_name() {
         Some(name) => OsString::from(name),
         None => return Err(io_error("making", dst, io::ErrorKind::InvalidInput.into())),
     };
-    name.push(".unfinished");
+    name.push(".partial");
     Ok(dst.with_file_name(name))
 }
 

@@ -14,6 +14,12 @@
 pub mod fs;
 pub mod log;
 pub mod spec;
+#[cfg(test)]
+pub mod conformance;
+#[cfg(test)]
+pub mod crash;
+pub mod identity;
+pub mod sled;
 
 use crate::logic::clock::ClockTime;
 use crate::logic::record::Stamp;

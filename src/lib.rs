@@ -16,3 +16,4 @@ pub mod manager;
 pub mod net;
 pub mod proto;
 pub mod store;
+pub mod tools;

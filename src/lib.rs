@@ -12,6 +12,7 @@
 //! `doc/architecture.md` follows a Set through these files.
 
 pub mod logic;
+pub mod manager;
 pub mod net;
 pub mod proto;
 pub mod server;

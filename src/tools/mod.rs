@@ -39,3 +39,7 @@ mod tests {
         assert!(one_line(&e.to_string()).contains("ADDR:PORT"));
     }
 }
+//! What the command line tools do. Rendering is pure; each tool's `main` is all that its binary calls.
+
+pub mod ctl;
+pub mod ruby_time;

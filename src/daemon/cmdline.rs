@@ -47,15 +47,28 @@ impl Ended {
                 ExitCode::SUCCESS
             }
             Ended::Usage(line) => {
-                let _ = writeln!(std::io::stderr(), "{program}: {line}");
+                let _ = writeln!(std::io::stderr(), "{program}: {}", one_line(line));
                 ExitCode::from(2)
             }
             Ended::Failed(line) => {
-                let _ = writeln!(std::io::stderr(), "{program}: {line}");
+                let _ = writeln!(std::io::stderr(), "{program}: {}", one_line(line));
                 ExitCode::from(1)
             }
         }
     }
+}
+
+/// The text with control characters escaped: one line, whatever was typed.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
 }
 
 /// Looks up a variable of the environment.
@@ -76,7 +89,7 @@ pub fn parse<O: Options>(words: Vec<OsString>, environment: Environment<'_>) -> 
     let command = command.color(clap::ColorChoice::Never).mut_args(|arg| show_short(arg, &spelling));
 
     let words = spelling.rewrite(words).map_err(usage)?;
-    let given: Vec<String> = words.iter().take_while(|w| *w != "--").filter_map(|w| long_of(w)).collect();
+    let given: Vec<String> = words.iter().take_while(|w| *w != "--").filter_map(long_of).collect();
     let mut all = vec![OsString::from(&program)];
     if !given.iter().any(|long| long == "help" || long == "version") {
         let config = words.iter().rev().find_map(|w| w.to_str()?.strip_prefix("--config=").map(OsString::from));
@@ -132,8 +145,8 @@ pub(super) fn takes_value(arg: &Arg) -> bool {
 }
 
 /// The long name of an option in its rewritten form.
-fn long_of(word: &OsString) -> Option<String> {
-    let long = word.to_str()?.strip_prefix("--")?;
+fn long_of(word: impl AsRef<OsStr>) -> Option<String> {
+    let long = word.as_ref().to_str()?.strip_prefix("--")?;
     Some(long.split_once('=').map_or(long, |(name, _)| name).to_owned())
 }
 
@@ -156,16 +169,16 @@ fn describe(error: &clap::Error, command: &Command, spelling: &Spelling<'_>) -> 
     match error.kind() {
         ErrorKind::UnknownArgument if option.starts_with('-') => match text(ContextKind::SuggestedArg) {
             Some(like) => format!("unknown option {option}; did you mean {}?", name_both(&like, spelling)),
-            None => format!("unknown option {}", option.escape_debug()),
+            None => format!("unknown option {}", one_line(&option)),
         },
-        ErrorKind::UnknownArgument => format!("unexpected word '{}'", option.escape_debug()),
+        ErrorKind::UnknownArgument => format!("unexpected word '{}'", one_line(&option)),
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
             let value = text(ContextKind::InvalidValue).unwrap_or_default();
             if value.is_empty() {
                 return format!("{named} needs a value");
             }
             let why = error.source().map(|e| format!(": {e}")).unwrap_or_default();
-            format!("bad value '{}' for {named}{why}", value.escape_debug())
+            format!("bad value '{}' for {named}{why}", one_line(&value))
         }
         ErrorKind::TooManyValues => format!("{named} takes no value"),
         ErrorKind::ArgumentConflict => format!("{named} is given twice; give it once"),

@@ -2,4 +2,5 @@
 //!
 //! Every parser takes a slice, says how many bytes it used, and calls every prefix of a valid message incomplete.
 
+pub mod binlog;
 pub mod rpc;

@@ -53,12 +53,12 @@ fn golden() -> Vec<(Happened<'static>, &'static str)> {
                 version: ClockTime(1 << 32),
                 to: Some(a),
             },
-            "0000003e 93 ce00657273 04 86 ce74696d65 01 ce006b6579 a1 6b ce0076616c a1 76 ce68617368 cd0100 \
+            "0000003c 93 ce00657273 04 86 ce74696d65 01 ce006b6579 a1 6b ce0076616c a1 76 ce68617368 cd0100 \
              ce636b746d cf0000000100000000 cd746f a6 4cf47f000001",
         ),
         (
             Happened::ReplicateDeleteFailed { key: b"k", hash: 1, version: ClockTime(2), to: None },
-            "0000002d 93 ce00657264 04 85 ce74696d65 01 ce006b6579 a1 6b ce68617368 01 ce636b746d 02 cd746f a6 000000000000",
+            "0000002b 93 ce00657264 04 85 ce74696d65 01 ce006b6579 a1 6b ce68617368 01 ce636b746d 02 cd746f a6 000000000000",
         ),
         (
             Happened::GetFailed { key: b"k", error: 6 },

@@ -11,6 +11,7 @@
 //!
 //! `doc/architecture.md` follows a Set through these files.
 
+pub mod daemon;
 pub mod logic;
 pub mod manager;
 pub mod net;

@@ -4,4 +4,5 @@
 //! error; every limit is the parser's. [`memcache`] is what clients speak, [`rpc`] what nodes and tools do.
 
 pub mod memcache;
+pub mod binlog;
 pub mod rpc;

@@ -11,15 +11,15 @@
 //! Durability: what [`Shard::commit`] returned [`Commit::Done`] for, or whose ticket [`Store::durable`] has reached,
 //! survives the death of the process; with `sync`, also the loss of power.
 
-pub mod fs;
-pub mod log;
-pub mod spec;
 #[cfg(test)]
 pub mod conformance;
 #[cfg(test)]
 pub mod crash;
+pub mod fs;
 pub mod identity;
+pub mod log;
 pub mod sled;
+pub mod spec;
 
 use crate::logic::clock::ClockTime;
 use crate::logic::record::Stamp;

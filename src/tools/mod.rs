@@ -1,8 +1,11 @@
 //! What the command line tools do; the binaries only call it.
 //!
-//! Rendering is pure, so that outputs which scripts read are tested without a server. Start with [`bench`].
+//! Rendering is pure, so that outputs which scripts read are tested without a server. Start with [`ctl`]; [`bench`] is the load
+//! generator.
 
 pub mod bench;
+pub mod ctl;
+pub mod ruby_time;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -39,7 +42,3 @@ mod tests {
         assert!(one_line(&e.to_string()).contains("ADDR:PORT"));
     }
 }
-//! What the command line tools do. Rendering is pure; each tool's `main` is all that its binary calls.
-
-pub mod ctl;
-pub mod ruby_time;

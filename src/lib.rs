@@ -11,6 +11,7 @@
 //!
 //! `doc/architecture.md` follows a Set through these files.
 
+pub mod gateway;
 pub mod logic;
 pub mod net;
 pub mod proto;

@@ -5,9 +5,9 @@
 
 pub mod address;
 pub mod clock;
-pub mod epoch;
 pub mod counter;
 pub mod decimal;
+pub mod epoch;
 pub mod expiry;
 pub mod record;
 pub mod ring;

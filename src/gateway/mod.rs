@@ -14,7 +14,7 @@
 //! 4. [`flow`]: an operation is sent, answered, tried again ([`retry`]), told ([`outcome`]); what it is: [`op`].
 //! 5. [`link`]: a connection to a server, and what is under way on it ([`pending`]).
 //! 6. [`view`]: the epoch and who serves what; [`value`]: how values are laid out; [`v0`]: kumofs 0.4 servers.
-//! 7. [`stats`]: figures.
+//! 7. The figures: [`stats`].
 
 mod answers;
 mod assembly;

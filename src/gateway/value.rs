@@ -27,7 +27,7 @@ impl Layout {
 
     /// The option bits that tell a server of it.
     pub fn options(self) -> u8 {
-        u8::from(self.flags) * option::KUMOFS_FLAGS | u8::from(self.expire) * option::KUMOFS_EXPIRE
+        (u8::from(self.flags) * option::KUMOFS_FLAGS) | (u8::from(self.expire) * option::KUMOFS_EXPIRE)
     }
 
     /// Bytes before the data in [`LAYOUT_KUMOFS`].

@@ -11,8 +11,12 @@
 //!
 //! `doc/architecture.md` follows a Set through these files.
 
+pub mod daemon;
 pub mod gateway;
 pub mod logic;
+pub mod manager;
 pub mod net;
 pub mod proto;
+pub mod server;
 pub mod store;
+pub mod tools;

@@ -75,40 +75,37 @@ impl Session {
 
 impl Model {
     fn execute(&mut self, request: Request<'_>, out: &mut Vec<u8>) {
-        let (reply, noreply) = match request {
-            Request::Get { keys, with_cas } => (self.retrieve(keys, None, with_cas, out), false),
-            Request::GetAndTouch { exptime, keys, with_cas } => {
-                (self.retrieve(keys, Some(exptime), with_cas, out), false)
-            }
-            Request::Store { verb, key, flags, exptime, data, noreply } => {
-                (self.store(verb, key, flags, exptime, data), noreply)
-            }
-            Request::Delete { key, noreply } => {
+        let noreply = request.noreply();
+        let reply = match request {
+            Request::Get { keys, with_cas } => self.retrieve(keys, None, with_cas, out),
+            Request::GetAndTouch { exptime, keys, with_cas } => self.retrieve(keys, Some(exptime), with_cas, out),
+            Request::Store { verb, key, flags, exptime, data, .. } => self.store(verb, key, flags, exptime, data),
+            Request::Delete { key, .. } => {
                 let found = self.live(key).is_some();
                 self.items.remove(key);
-                (if found { Reply::Deleted } else { Reply::NotFound }, noreply)
+                if found { Reply::Deleted } else { Reply::NotFound }
             }
-            Request::Count { direction, key, delta, noreply } => (self.count(direction, key, delta), noreply),
-            Request::Touch { key, exptime, noreply } => match self.live(key) {
+            Request::Count { direction, key, delta, .. } => self.count(direction, key, delta),
+            Request::Touch { key, exptime, .. } => match self.live(key) {
                 Some(item) => {
                     item.expiry = expiry::expiry_of(exptime, NOW_SECS);
-                    (Reply::Touched, noreply)
+                    Reply::Touched
                 }
-                None => (Reply::NotFound, noreply),
+                None => Reply::NotFound,
             },
-            Request::FlushAll { delay, noreply } => {
+            Request::FlushAll { delay, .. } => {
                 if u64::from(expiry::flush_time(delay, NOW_SECS)) <= NOW_SECS {
                     self.items.clear();
                 }
-                (Reply::Ok, noreply)
+                Reply::Ok
             }
-            Request::Stats(StatsTopic::Reset) => (Reply::Reset, false),
+            Request::Stats(StatsTopic::Reset) => Reply::Reset,
             Request::Stats(_) => {
                 text::encode(&Reply::Stat { name: "curr_items", value: &self.items.len().to_string() }, out);
-                (Reply::End, false)
+                Reply::End
             }
-            Request::Version => (Reply::Version("0.0.0"), false),
-            Request::Verbosity { noreply } => (Reply::Ok, noreply),
+            Request::Version => Reply::Version("0.0.0"),
+            Request::Verbosity { .. } => Reply::Ok,
             Request::Quit => return,
         };
         if !noreply {

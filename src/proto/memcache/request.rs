@@ -84,6 +84,25 @@ pub enum Request<'a> {
     Quit,
 }
 
+impl Request<'_> {
+    /// Whether the client reads no answer.
+    pub fn noreply(&self) -> bool {
+        match self {
+            Request::Store { noreply, .. }
+            | Request::Delete { noreply, .. }
+            | Request::Count { noreply, .. }
+            | Request::Touch { noreply, .. }
+            | Request::FlushAll { noreply, .. }
+            | Request::Verbosity { noreply } => *noreply,
+            Request::Get { .. }
+            | Request::GetAndTouch { .. }
+            | Request::Stats(_)
+            | Request::Version
+            | Request::Quit => false,
+        }
+    }
+}
+
 /// How a value is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verb {

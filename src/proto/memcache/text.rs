@@ -216,6 +216,11 @@ fn split_word(text: &[u8]) -> (&[u8], &[u8]) {
     text.split_at(end)
 }
 
+/// The last word of `text`; empty when there is none.
+fn last_word(text: &[u8]) -> &[u8] {
+    text.rsplit(|b| *b == b' ').find(|word| !word.is_empty()).unwrap_or_default()
+}
+
 fn parse_line(line: &[u8]) -> Result<Line<'_>, Refusal> {
     let (command, rest) = split_word(line);
     let request = match command {
@@ -238,9 +243,7 @@ fn parse_line(line: &[u8]) -> Result<Line<'_>, Refusal> {
         b"stats" => stats(rest),
         b"version" => Ok(Request::Version),
         b"quit" => Ok(Request::Quit),
-        _ if line.rsplit(|b| *b == b' ').find(|w| !w.is_empty()).is_some_and(|w| w.starts_with(b"HTTP/")) => {
-            return Ok(Line::Http);
-        }
+        _ if last_word(line).starts_with(b"HTTP/") => return Ok(Line::Http),
         _ => Err(not_served(command, rest)),
     };
     request.map(Line::Whole)
@@ -366,7 +369,7 @@ fn stats(rest: &[u8]) -> Result<Request<'_>, Refusal> {
 /// on here: they are answered as by a memcached where they are switched off, and not at all after `noreply`.
 fn not_served(command: &[u8], rest: &[u8]) -> Refusal {
     let words = Words::split(rest);
-    let unless_noreply = |trouble: Trouble| trouble.unless(words.noreply());
+    let unless_noreply = |trouble: Trouble| trouble.unless(last_word(rest) == b"noreply");
     match (command, words.words[0], words.len) {
         (b"cache_memlimit", limit, 1..=2) if parse_u64(limit).is_some() => unless_noreply(Trouble::MemlimitFailed),
         (b"cache_memlimit", _, 1..=2) => unless_noreply(Trouble::NoCommand),

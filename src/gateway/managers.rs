@@ -120,7 +120,8 @@ enum Ended {
 async fn serve(manager: &Manager, shared: &Arc<Shared>, conn: &RpcConn, speaks_v1: bool, served: &Cell<bool>) -> Ended {
     if speaks_v1 {
         let workers = shared.counters.len() as u16;
-        let connect = Connect { peer: Peer::Gateway, incarnation: shared.incarnation, workers, worker: 0 };
+        let connect =
+            Connect { peer: Peer::Gateway, incarnation: shared.incarnation, workers, from_worker: 0, worker: 0 };
         match conn.call_with(|out, msgid| connect.write(out, msgid), ANSWER_LIMIT).await {
             Ok(result) if Connected::read(&result).is_ok() => {}
             Ok(_) => return Ended::Lost("it answers in another protocol".into()),

@@ -217,7 +217,13 @@ impl Manager {
 
     /// Asks the partner whether it is one of ours, and shows it our epoch.
     async fn learn_version(self: Rc<Self>, id: ConnId, conn: RpcConn) {
-        let connect = v1::Connect { peer: v1::Peer::Manager, incarnation: self.config.dice[0], workers: 1, worker: 0 };
+        let connect = v1::Connect {
+            peer: v1::Peer::Manager,
+            incarnation: self.config.dice[0],
+            workers: 1,
+            from_worker: 0,
+            worker: 0,
+        };
         // An old partner hangs up on what it does not know: it is not asked twice.
         let answer = if self.links.borrow().partner_is_old {
             Err(CallError::Refused(error::PROTOCOL, Vec::new()))

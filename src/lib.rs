@@ -11,7 +11,11 @@
 //!
 //! `doc/architecture.md` follows a Set through these files.
 
+pub mod daemon;
 pub mod logic;
+pub mod manager;
 pub mod net;
 pub mod proto;
+pub mod server;
 pub mod store;
+pub mod tools;

@@ -51,7 +51,7 @@ impl Outlog {
 
     /// Takes what was not sent yet, whole entries up to about `limit` bytes but at least one; `None`: nothing waits.
     pub fn take_batch(&mut self, limit: usize) -> Option<Batch<'_>> {
-        let first = self.acknowledged + 1 + self.sent as u64;
+        let first = self.next_to_send();
         let start = self.sent_bytes;
         let mut count = 0;
         for entry in self.entries.iter().skip(self.sent) {
@@ -66,9 +66,9 @@ impl Outlog {
         (count > 0).then_some(Batch { first, count, bytes })
     }
 
-    /// Whether something was not sent yet.
-    pub fn has_unsent(&self) -> bool {
-        self.sent < self.entries.len()
+    /// The number of the first entry that was not sent yet, or will be the next.
+    pub fn next_to_send(&self) -> u64 {
+        self.acknowledged + 1 + self.sent as u64
     }
 
     /// The member has all entries up to number `upto`; `done` hears the write of each that is new. Numbers never sent

@@ -4,7 +4,7 @@
 //! *stable*: only then is success answered, and only then may a reader see it. Answers that depend on a pending write
 //! are held with it. Writes are numbered in the order of their execution.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Places in the table that tells the last write to a key; a power of two. Two keys may share a place: then an
 /// answer waits a little longer than it must.
@@ -18,6 +18,8 @@ pub struct Pending<R> {
     /// The dbkeys of `writes`, one behind the other.
     keys: VecDeque<u8>,
     slots: Box<[u64]>,
+    /// Answers that wait for all writes up to a number.
+    behind: BTreeMap<u64, Vec<R>>,
 }
 
 #[derive(Debug)]
@@ -32,7 +34,7 @@ struct Write<R> {
 impl<R> Default for Pending<R> {
     fn default() -> Pending<R> {
         let slots = vec![0; SLOTS].into_boxed_slice();
-        Pending { first: 1, writes: VecDeque::new(), keys: VecDeque::new(), slots }
+        Pending { first: 1, writes: VecDeque::new(), keys: VecDeque::new(), slots, behind: BTreeMap::new() }
     }
 }
 
@@ -90,6 +92,15 @@ impl<R> Pending<R> {
         }
     }
 
+    /// Keeps an answer until all writes up to `write` are stable. Gives it back if they are already.
+    pub fn hold_behind(&mut self, write: u64, answer: R) -> Option<R> {
+        if write < self.first {
+            return Some(answer);
+        }
+        self.behind.entry(write).or_default().push(answer);
+        None
+    }
+
     /// One more place has the write. When it was the last, the write is stable, and `release` gets its answer and
     /// those held with it.
     #[inline]
@@ -105,10 +116,18 @@ impl<R> Pending<R> {
         for answer in std::mem::take(&mut pending.held) {
             release(answer);
         }
+        self.let_go(release);
+    }
+
+    /// Lets go of the stable writes that no pending one precedes.
+    fn let_go(&mut self, mut release: impl FnMut(R)) {
         while self.writes.front().is_some_and(|w| w.missing == 0) {
             let Some(done) = self.writes.pop_front() else { break };
             self.keys.drain(..usize::from(done.key_len));
             self.first += 1;
+        }
+        while let Some(entry) = self.behind.first_entry().filter(|entry| *entry.key() < self.first) {
+            entry.remove().into_iter().for_each(&mut release);
         }
     }
 
@@ -137,11 +156,7 @@ impl<R> Pending<R> {
         for write in self.writes.iter_mut().filter(|w| w.missing == 0) {
             write.answer.take().into_iter().chain(write.held.drain(..)).for_each(&mut release);
         }
-        while self.writes.front().is_some_and(|w| w.missing == 0) {
-            let Some(done) = self.writes.pop_front() else { break };
-            self.keys.drain(..usize::from(done.key_len));
-            self.first += 1;
-        }
+        self.let_go(release);
     }
 
     /// Gives up all pending writes, as a server does that was removed; `release` gets what waits for them.
@@ -151,6 +166,7 @@ impl<R> Pending<R> {
         for write in self.writes.drain(..) {
             write.answer.into_iter().chain(write.held).for_each(&mut release);
         }
+        std::mem::take(&mut self.behind).into_values().flatten().for_each(release);
     }
 }
 

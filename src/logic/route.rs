@@ -19,6 +19,8 @@ pub struct Group {
     members: [u16; MAX_GROUP],
     len: u8,
     full: u8,
+    /// 1 + the first active server in whs; 0: there is none.
+    writer: u16,
 }
 
 impl Group {
@@ -40,6 +42,12 @@ impl Group {
     /// The only one that changes the key, and the one that reads it. `None`: the key is not served.
     pub fn coordinator(&self) -> Option<u16> {
         self.full().first().copied()
+    }
+
+    /// The one that kumofs 0.4 sends changes to: the first active one in whs. Another than
+    /// [`coordinator`](Group::coordinator) only while whs and rhs differ.
+    pub fn version0_coordinator(&self) -> Option<u16> {
+        self.writer.checked_sub(1)
     }
 
     fn push(&mut self, server: u16) {
@@ -67,9 +75,10 @@ impl Route {
         let mut groups = Vec::new();
         let arcs = Arcs::new(ends, |end| {
             let mut group = Group::default();
-            rhs.active_replicas(end, &mut group);
+            rhs.active_replicas(end).for_each(|server| group.push(server));
             group.full = group.len;
-            whs.active_replicas(end, &mut group);
+            whs.active_replicas(end).for_each(|server| group.push(server));
+            group.writer = whs.active_replicas(end).next().map_or(0, |server| server + 1);
             *numbers.entry(group).or_insert_with(|| {
                 groups.push(group);
                 groups.len() as u32 - 1
@@ -122,12 +131,9 @@ impl Side {
         Side { ring: Ring::new(&space.nodes), active }
     }
 
-    fn active_replicas(&self, position: u64, group: &mut Group) {
-        for node in self.ring.assign(position).as_slice() {
-            if let Some(server) = self.active[usize::from(*node)] {
-                group.push(server);
-            }
-        }
+    fn active_replicas(&self, position: u64) -> impl Iterator<Item = u16> {
+        let replicas = self.ring.assign(position);
+        (0..replicas.as_slice().len()).filter_map(move |i| self.active[usize::from(replicas.as_slice()[i])])
     }
 }
 

@@ -47,7 +47,7 @@ pub struct Received {
 pub enum Then {
     /// Read more.
     Read,
-    /// Read nothing, and show the rest again, after [`Conn::resume`].
+    /// Read nothing, and show the rest again, after [`Conn::resume`], which is called also when all output is written.
     Wait,
     /// Write what is there to be written, then close.
     Close,
@@ -138,6 +138,12 @@ impl Conn {
         self.closed.get()
     }
 
+    /// Sets TCP_NODELAY; false when the system refuses.
+    pub fn set_nodelay(&self, on: bool) -> bool {
+        let writer = self.writer.borrow();
+        writer.as_ref().is_some_and(|w| w.as_ref().set_nodelay(on).is_ok())
+    }
+
     /// Closes at once, without writing what waits, and ends the reading loop.
     pub fn close(&self) {
         self.closed.set(true);
@@ -205,6 +211,8 @@ impl Conn {
         if self.closing.get() {
             self.close();
         }
+        // Whoever waits because of what waited here may go on.
+        self.resume();
         Poll::Ready(())
     }
 }

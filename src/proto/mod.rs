@@ -3,5 +3,6 @@
 //! Parsers take a slice and say how much of it they used; every prefix of a valid message is incomplete, never an
 //! error; every limit is the parser's. [`memcache`] is what clients speak, [`rpc`] what nodes and tools do.
 
+pub mod binlog;
 pub mod memcache;
 pub mod rpc;

@@ -187,7 +187,7 @@ fn too_long_a_message_is_refused_when_that_much_came() {
         let (to, seen) = listening("127.0.0.1:0", limits).await;
         let mut bytes = vec![0x94, 0, 7, 0, 0x91, 0xda, 0xff, 0xff];
         bytes.resize(1200, 0);
-        assert_eq!(raw(to, &bytes).await, []);
+        assert_eq!(raw(to, &bytes).await, Vec::<u8>::new());
         seen.wait_for("closed: malformed input: a message longer").await;
     });
 }

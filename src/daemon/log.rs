@@ -1,0 +1,205 @@
+//! The text log: one line for each event, `YYYY-MM-DD HH:MM:SS.mmm LEVEL message`, in local time.
+//!
+//! Operators grep these lines and scripts wait for them, so a line is written at once and whole, and whatever a
+//! message quotes from the network cannot begin a line of its own. Colour is for terminals only. Nobody waits for
+//! the log: see [`super::queue`].
+
+use super::cmdline::one_line;
+use super::queue::{Queue, Target};
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
+
+/// The variable that sets the level, whatever `--verbose` says: off, error, warn, info, debug or trace.
+pub const LEVEL_VARIABLE: &str = "KUMO_LOG_LEVEL";
+
+/// Starts logging. `path` is what `--log` names: nothing or `-` for standard output, of which only nothing may come
+/// in colour, and only on a terminal. The error is a line for the user.
+pub fn start(path: Option<&Path>, verbose: bool, colour_allowed: bool) -> Result<Queue, String> {
+    let level = match std::env::var(LEVEL_VARIABLE) {
+        Ok(level) if !level.is_empty() => LevelFilter::from_str(&level)
+            .map_err(|_| format!("{LEVEL_VARIABLE} must be off, error, warn, info, debug or trace, not '{level}'"))?,
+        _ if verbose => LevelFilter::INFO,
+        _ => LevelFilter::WARN,
+    };
+    let target = target(path);
+    let colour = colour_allowed && path.is_none() && io::stdout().is_terminal();
+    let queue = Queue::open(target.clone(), drop_note)
+        .map_err(|e| format!("cannot open the log {target}: {e}; name another with --log (-o)"))?;
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_ansi(colour)
+        .event_format(Line { colour })
+        .with_writer(QueueWriter(queue.clone()))
+        .finish();
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| "logging was started twice".to_owned())?;
+    Ok(queue)
+}
+
+/// What `--log` names.
+pub fn target(path: Option<&Path>) -> Target {
+    match path {
+        Some(path) if path != Path::new("-") => Target::File(path.to_owned()),
+        _ => Target::Stdout,
+    }
+}
+
+fn drop_note(dropped: u64) -> Vec<u8> {
+    format!("{} WARN {dropped} lines were lost because the log was written too slowly\n", Now).into_bytes()
+}
+
+/// Displays the time, local, to the millisecond.
+struct Now;
+
+impl fmt::Display for Now {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Before 1970 the clock is simply wrong; any time will do.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let tm = super::local_time(since.as_secs());
+        let (year, month) = (tm.tm_year + 1900, tm.tm_mon + 1);
+        write!(f, "{year:04}-{month:02}-{:02} {:02}:{:02}:{:02}", tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec)?;
+        write!(f, ".{:03}", since.subsec_millis())
+    }
+}
+
+/// Formats an event as a line.
+struct Line {
+    colour: bool,
+}
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut text = Text::default();
+        event.record(&mut text);
+        let level = *event.metadata().level();
+        let message = one_line(&format!("{}{}", text.message, text.fields));
+        match self.colour.then(|| colour_of(level)).flatten() {
+            Some(colour) => writeln!(out, "\x1b[{colour}m{Now} {level} {message}\x1b[0m"),
+            None => writeln!(out, "{Now} {level} {message}"),
+        }
+    }
+}
+
+/// The terminal's number for the colour of a level; the usual level has none.
+fn colour_of(level: Level) -> Option<u8> {
+    match level {
+        Level::ERROR => Some(31),
+        Level::WARN => Some(33),
+        Level::INFO => None,
+        _ => Some(90),
+    }
+}
+
+/// Collects an event's message, and its other fields as ` name=value`.
+#[derive(Default)]
+struct Text {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        // Writing to a string cannot fail.
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name => write!(self.fields, " {name}={value:?}"),
+        };
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+}
+
+/// Hands each formatted line to the queue.
+struct QueueWriter(Queue);
+
+/// A line on its way to the queue.
+struct LineWriter<'a>(&'a Queue);
+
+impl<'a> MakeWriter<'a> for QueueWriter {
+    type Writer = LineWriter<'a>;
+
+    fn make_writer(&'a self) -> LineWriter<'a> {
+        LineWriter(&self.0)
+    }
+}
+
+impl Write for LineWriter<'_> {
+    // The subscriber writes each event in one call.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write(line.to_vec());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn logged(colour: bool, log: impl FnOnce()) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let queue = Queue::open(Target::File(path.clone()), drop_note).unwrap();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(LevelFilter::INFO)
+            .event_format(Line { colour })
+            .with_writer(QueueWriter(queue.clone()))
+            .finish();
+        tracing::subscriber::with_default(subscriber, log);
+        assert!(queue.flush(Duration::from_secs(20)));
+        std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_line_is_time_level_and_message() {
+        let lines = logged(false, || {
+            tracing::info!("start manager 127.0.0.1:19700");
+            tracing::warn!(attempts = 3, "lost node 1 {}", "10.0.0.1:19800");
+            tracing::debug!("not shown");
+        });
+        assert_eq!(lines.len(), 2);
+        let (time, rest) = lines[0].split_at(23);
+        assert_eq!(rest, " INFO start manager 127.0.0.1:19700");
+        let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
+        assert_eq!(shape, "9999-99-99 99:99:99.999");
+        assert_eq!(&lines[1][23..], " WARN lost node 1 10.0.0.1:19800 attempts=3");
+    }
+
+    #[test]
+    fn what_comes_from_outside_stays_within_its_line() {
+        let lines = logged(false, || tracing::error!("bad key {}", "a\n2026-01-01 ERROR \x1b[31mforged\0"));
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].ends_with(r" ERROR bad key a\n2026-01-01 ERROR \u{1b}[31mforged\u{0}"), "{}", lines[0]);
+    }
+
+    #[test]
+    fn colour_surrounds_the_line_where_it_is_wanted() {
+        let lines = logged(true, || tracing::warn!("careful"));
+        assert!(lines[0].starts_with("\x1b[33m") && lines[0].ends_with(" WARN careful\x1b[0m"), "{}", lines[0]);
+    }
+
+    #[test]
+    fn a_dash_is_standard_output() {
+        assert_eq!(target(None), Target::Stdout);
+        assert_eq!(target(Some(Path::new("-"))), Target::Stdout);
+        assert_eq!(target(Some(Path::new("x"))), Target::File("x".into()));
+    }
+}

@@ -74,7 +74,7 @@ impl Cluster {
             dir: temp_dir(),
         };
         cluster.start_managers(managers);
-        (0..servers).for_each(|_| drop(cluster.add_server()));
+        cluster.add_servers(servers);
         cluster
     }
 
@@ -129,6 +129,12 @@ impl Cluster {
         self.server_addresses.push(address);
         self.wait_until_known(i, &marks);
         i
+    }
+
+    pub fn add_servers(&mut self, how_many: usize) {
+        for _ in 0..how_many {
+            self.add_server();
+        }
     }
 
     /// `-m` and `-p`, as servers and gateways take them.

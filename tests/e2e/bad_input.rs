@@ -21,7 +21,7 @@ fn cluster() -> Cluster {
     let mut cluster = Cluster::empty();
     cluster.manager_options = vec!["-c".to_owned(), "19799".to_owned()];
     cluster.start_managers(1);
-    (0..3).for_each(|_| drop(cluster.add_server()));
+    cluster.add_servers(3);
     cluster.attach();
     cluster.add_gateway(&[]);
     cluster.client().set("witness", b"served").expect("it is stored");

@@ -237,7 +237,7 @@ fn auto_replace_repairs_without_an_operator() {
     let mut cluster = Cluster::empty();
     cluster.manager_options = vec!["-Rs".to_owned(), "1".to_owned()];
     cluster.start_managers(1);
-    (0..4).for_each(|_| drop(cluster.add_server()));
+    cluster.add_servers(4);
     cluster.attach();
     cluster.add_gateway(&[]);
     let mut client = cluster.client();

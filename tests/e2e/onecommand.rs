@@ -115,7 +115,9 @@ fn two_run_side_by_side() {
     let (mut two, address_two) = start(dir.path(), "two", &["--servers", "4"]);
     let loads = [address_one, address_two].map(|a| Load::start(&[a], 100, 7));
     loads.iter().for_each(|load| load.progress(200));
-    loads.into_iter().for_each(|load| drop(load.finish("side by side")));
+    for load in loads {
+        load.finish("side by side");
+    }
     assert_eq!(one.terminate().code(), Some(0));
     assert_eq!(two.terminate().code(), Some(0));
 }

@@ -7,7 +7,7 @@
 //! 3. [`store`]: the engines that keep records on disk, behind one trait.
 //! 4. [`net`]: listeners, connections, worker threads, shutdown.
 //! 5. [`manager`], [`server`], [`gateway`]: the three roles. None imports another.
-//! 6. [`tools`]: what the command line tools do.
+//! 6. [`daemon`]: options, logs, signals and the start of a process. [`tools`]: what the command line tools do.
 //!
 //! `doc/architecture.md` follows a Set through these files.
 

@@ -13,5 +13,9 @@
 
 pub mod daemon;
 pub mod logic;
+pub mod manager;
+pub mod net;
 pub mod proto;
+pub mod server;
 pub mod store;
+pub mod tools;

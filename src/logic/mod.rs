@@ -1,11 +1,20 @@
 //! The decisions, without I/O: everything here is a function of its arguments.
 //!
 //! Time and chance come in as arguments, so that a simulation replays from a seed. Start with [`ring`] (who holds
-//! a key), then [`record`] (what is held), then [`epoch`] (who is who, and since when).
+//! a key), then [`record`] (what is held), [`epoch`] and [`route`] (who is who, and since when), then what a
+//! coordinator goes by: [`pending`], [`outlog`], [`lease`].
 
 pub mod address;
+pub mod arcs;
 pub mod clock;
+pub mod counter;
+pub mod decimal;
 pub mod epoch;
+pub mod expiry;
+pub mod lease;
+pub mod mutation;
+pub mod outlog;
+pub mod pending;
 pub mod record;
 pub mod ring;
 pub mod route;

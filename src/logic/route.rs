@@ -5,6 +5,7 @@
 //! of the two rings laid over each other; equal groups are kept once and numbered, so that a server can keep what it
 //! knows of a group (open, leased until when) beside its number.
 
+use super::arcs::Arcs;
 use super::epoch::Epoch;
 use super::ring::{HashSpace, REPLICAS, Ring};
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ pub struct Group {
     members: [u16; MAX_GROUP],
     len: u8,
     full: u8,
+    /// 1 + the first active server in whs; 0: there is none.
+    writer: u16,
 }
 
 impl Group {
@@ -41,6 +44,12 @@ impl Group {
         self.full().first().copied()
     }
 
+    /// The one that kumofs 0.4 sends changes to: the first active one in whs. Another than
+    /// [`coordinator`](Group::coordinator) only while whs and rhs differ.
+    pub fn version0_coordinator(&self) -> Option<u16> {
+        self.writer.checked_sub(1)
+    }
+
     fn push(&mut self, server: u16) {
         if !self.members().contains(&server) {
             self.members[usize::from(self.len)] = server;
@@ -52,14 +61,8 @@ impl Group {
 /// The groups of an epoch, ready for look-ups.
 #[derive(Debug, Default)]
 pub struct Route {
-    /// Last position of each arc, ascending; a position above the last belongs to the first arc.
-    ends: Vec<u64>,
-    /// The group number of each arc.
-    arcs: Vec<u32>,
+    arcs: Arcs,
     groups: Vec<Group>,
-    /// For each value of a position's upper bits, the first arc that may hold it.
-    buckets: Vec<u32>,
-    bucket_shift: u32,
 }
 
 impl Route {
@@ -67,51 +70,30 @@ impl Route {
     pub fn new(epoch: &Epoch) -> Route {
         let rhs = Side::new(epoch, &epoch.rhs);
         let whs = Side::new(epoch, &epoch.whs);
-        let mut ends: Vec<u64> = rhs.ring.points().iter().chain(whs.ring.points()).map(|(p, _)| *p).collect();
-        ends.sort_unstable();
-        ends.dedup();
+        let ends = rhs.ring.points().iter().chain(whs.ring.points()).map(|(point, _)| *point).collect();
         let mut numbers: BTreeMap<Group, u32> = BTreeMap::new();
-        let mut route = Route { ends, ..Route::default() };
-        for &end in &route.ends {
+        let mut groups = Vec::new();
+        let arcs = Arcs::new(ends, |end| {
             let mut group = Group::default();
-            rhs.active_replicas(end, &mut group);
+            rhs.active_replicas(end).for_each(|server| group.push(server));
             group.full = group.len;
-            whs.active_replicas(end, &mut group);
-            let next = route.groups.len() as u32;
-            let number = *numbers.entry(group).or_insert(next);
-            if number == next {
-                route.groups.push(group);
-            }
-            route.arcs.push(number);
+            whs.active_replicas(end).for_each(|server| group.push(server));
+            group.writer = whs.active_replicas(end).next().map_or(0, |server| server + 1);
+            *numbers.entry(group).or_insert_with(|| {
+                groups.push(group);
+                groups.len() as u32 - 1
+            })
+        });
+        if groups.is_empty() {
+            groups.push(Group::default());
         }
-        if route.groups.is_empty() {
-            route.groups.push(Group::default());
-        }
-        route.lay_out_buckets();
-        route
-    }
-
-    fn lay_out_buckets(&mut self) {
-        let wanted = (self.ends.len() * 4).next_power_of_two().max(2);
-        self.bucket_shift = 64 - wanted.trailing_zeros();
-        self.buckets = (0..wanted as u64)
-            .map(|bucket| self.ends.partition_point(|end| *end < bucket << self.bucket_shift) as u32)
-            .collect();
+        Route { arcs, groups }
     }
 
     /// The number of the group that holds a ring position. Below the length of [`groups`](Route::groups).
     #[inline]
     pub fn group_number(&self, hash: u64) -> usize {
-        let bucket = (hash >> self.bucket_shift) as usize;
-        let mut arc = self.buckets.get(bucket).map_or(0, |arc| *arc as usize);
-        while let Some(end) = self.ends.get(arc) {
-            if *end >= hash {
-                return self.arcs[arc] as usize;
-            }
-            arc += 1;
-        }
-        // Beyond the last point the ring wraps. Without any point, group 0 is the empty one.
-        self.arcs.first().map_or(0, |number| *number as usize)
+        self.arcs.value(hash) as usize
     }
 
     /// The group that holds a ring position.
@@ -123,6 +105,11 @@ impl Route {
     /// All distinct groups; never empty.
     pub fn groups(&self) -> &[Group] {
         &self.groups
+    }
+
+    /// Where the arcs end, ascending: within an arc, the group is one.
+    pub fn ends(&self) -> &[u64] {
+        self.arcs.ends()
     }
 }
 
@@ -144,12 +131,9 @@ impl Side {
         Side { ring: Ring::new(&space.nodes), active }
     }
 
-    fn active_replicas(&self, position: u64, group: &mut Group) {
-        for node in self.ring.assign(position).as_slice() {
-            if let Some(server) = self.active[usize::from(*node)] {
-                group.push(server);
-            }
-        }
+    fn active_replicas(&self, position: u64) -> impl Iterator<Item = u16> {
+        let replicas = self.ring.assign(position);
+        (0..replicas.as_slice().len()).filter_map(move |i| self.active[usize::from(replicas.as_slice()[i])])
     }
 }
 
@@ -245,7 +229,7 @@ mod tests {
             let epoch = epoch(&rhs, &whs);
             let route = Route::new(&epoch);
             let corners = [0, 1, u64::MAX, u64::MAX - 1];
-            let at_points = route.ends.iter().take(20).flat_map(|e| [*e, e.wrapping_add(1)]);
+            let at_points = route.ends().iter().take(20).flat_map(|e| [*e, e.wrapping_add(1)]);
             for position in positions.into_iter().chain(corners).chain(at_points) {
                 let group = route.group(position);
                 let (members, full) = naive(&epoch, position);

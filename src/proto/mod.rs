@@ -1,6 +1,8 @@
 //! Bytes to messages and back, knowing nothing of sockets.
 //!
-//! Every parser takes a slice, says how many bytes it used, and calls every prefix of a valid message incomplete.
+//! Parsers take a slice and say how much of it they used; every prefix of a valid message is incomplete, never an
+//! error; every limit is the parser's. [`memcache`] is what clients speak, [`rpc`] what nodes and tools do.
 
 pub mod binlog;
+pub mod memcache;
 pub mod rpc;

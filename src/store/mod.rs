@@ -11,8 +11,19 @@
 //! Durability: what [`Shard::commit`] returned [`Commit::Done`] for, or whose ticket [`Store::durable`] has reached,
 //! survives the death of the process; with `sync`, also the loss of power.
 
+#[cfg(test)]
+pub mod conformance;
+#[cfg(test)]
+pub mod crash;
+pub mod fs;
+pub mod identity;
+pub mod log;
+pub mod sled;
+pub mod spec;
+
 use crate::logic::clock::ClockTime;
 use crate::logic::record::Stamp;
+use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -75,7 +86,7 @@ pub enum Commit {
 /// One worker's part of a store.
 ///
 /// Between calls of [`commit`](Shard::commit), changes are staged: seen by every call here, not yet durable.
-pub trait Shard: Send {
+pub trait Shard: Any + Send {
     /// The record of a key, deletion marks included. The bytes are verified.
     fn get(&mut self, dbkey: &[u8]) -> Result<Option<Record<'_>>, StoreError>;
 

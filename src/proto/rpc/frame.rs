@@ -80,11 +80,12 @@ impl From<DecodeError> for FrameError {
 pub struct Scanner {
     position: usize,
     values_left: usize,
+    needed: usize,
 }
 
 impl Default for Scanner {
     fn default() -> Scanner {
-        Scanner { position: 0, values_left: 1 }
+        Scanner { position: 0, values_left: 1, needed: 0 }
     }
 }
 
@@ -105,8 +106,8 @@ impl Scanner {
                     self.values_left = (self.values_left - 1).saturating_add(children);
                 }
                 Err(Short::NeedAtLeast(n)) => {
-                    let needed = self.position.saturating_add(n);
-                    return if needed > MAX_FRAME { Err(FrameError::TooLong) } else { Ok(None) };
+                    self.needed = self.position.saturating_add(n);
+                    return if self.needed > MAX_FRAME { Err(FrameError::TooLong) } else { Ok(None) };
                 }
                 Err(Short::Malformed) => return Err(FrameError::Malformed),
             }
@@ -116,6 +117,11 @@ impl Scanner {
             }
         }
         Ok(Some(self.position))
+    }
+
+    /// How many bytes the message has at least, as far as was seen.
+    pub fn needed(&self) -> usize {
+        self.needed
     }
 }
 

@@ -22,4 +22,6 @@ pub mod error {
     pub const PROTOCOL: u32 = 5;
     /// Refused: not ready, obsolete hash space, not the one responsible.
     pub const SERVER: u32 = 6;
+    /// Version 1 only: the disk is full; nothing was changed.
+    pub const NO_SPACE: u32 = 7;
 }

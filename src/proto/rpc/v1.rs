@@ -56,7 +56,7 @@ pub enum Peer {
     Tool,
 }
 
-/// Parameters of [`method::CONNECT`]: `[protocol, peer, incarnation, workers, worker]`.
+/// Parameters of [`method::CONNECT`]: `[protocol, peer, incarnation, workers, from worker, worker]`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Connect {
     /// Who is calling.
@@ -65,6 +65,8 @@ pub struct Connect {
     pub incarnation: u64,
     /// How many workers the caller has.
     pub workers: u16,
+    /// Which of them is calling.
+    pub from_worker: u16,
     /// Which worker of a server is to have this connection.
     pub worker: u16,
 }
@@ -73,18 +75,19 @@ impl Connect {
     /// Appends the whole request.
     pub fn write(&self, out: &mut Vec<u8>, msgid: u32) {
         write_request(out, msgid, method::CONNECT);
-        write_array(out, 5);
+        write_array(out, 6);
         write_uint(out, PROTOCOL);
         write_uint(out, self.peer as u64);
         write_uint(out, self.incarnation);
         write_uint(out, u64::from(self.workers));
+        write_uint(out, u64::from(self.from_worker));
         write_uint(out, u64::from(self.worker));
     }
 
     /// Reads the parameters.
     pub fn read(params: &[u8]) -> Result<Connect, DecodeError> {
         let mut r = Reader::new(params);
-        r.array_of(5)?;
+        r.array_of(6)?;
         if r.u64()? != PROTOCOL {
             return Err(DecodeError::Type);
         }
@@ -95,7 +98,8 @@ impl Connect {
             3 => Peer::Tool,
             _ => return Err(DecodeError::Type),
         };
-        Ok(Connect { peer, incarnation: r.u64()?, workers: r.u16()?, worker: r.u16()? })
+        let (incarnation, workers, from_worker) = (r.u64()?, r.u16()?, r.u16()?);
+        Ok(Connect { peer, incarnation, workers, from_worker, worker: r.u16()? })
     }
 }
 
@@ -443,7 +447,7 @@ mod tests {
     #[test]
     fn each_message_comes_back_as_written() {
         let mut out = Vec::new();
-        let connect = Connect { peer: Peer::Gateway, incarnation: u64::MAX, workers: 4, worker: 3 };
+        let connect = Connect { peer: Peer::Gateway, incarnation: u64::MAX, workers: 4, from_worker: 2, worker: 3 };
         connect.write(&mut out, 9);
         let Frame::Request { msgid: 9, method: method::CONNECT, params } = parse(&out).unwrap() else { panic!() };
         assert_eq!(Connect::read(params), Ok(connect));

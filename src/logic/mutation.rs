@@ -1,0 +1,241 @@
+//! What a coordinator makes of a request that changes a key.
+//!
+//! Source: memcached's protocol.txt for the outcomes; `doc/protocol.md`, "Mutate". A decision looks at the record as it is
+//! and writes the new dbval, whose version (the first 8 bytes, zero here) the coordinator stamps.
+
+use super::counter::{self, Direction};
+use super::expiry;
+use super::record::{self, Body, LAYOUT_CAS, LAYOUT_FULL, LAYOUT_KUMOFS};
+use crate::proto::rpc::v1::{Mutate, Mutated, Op, option};
+
+/// Bytes of kumofs's own expiry and flags at the head of the data (-E, -F).
+const KUMOFS_EXPIRE_LEN: usize = 4;
+const KUMOFS_FLAGS_LEN: usize = 2;
+
+/// What to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// Store the new dbval, and answer so once that is stable.
+    Store(Answer),
+    /// Store a deletion mark.
+    Delete,
+    /// Change nothing, and answer this.
+    Refuse(Mutated<'static>),
+}
+
+/// What success is answered with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// The version.
+    Done,
+    /// The version and the number that incr or decr made.
+    Number(u64),
+    /// The whole new value.
+    Value,
+}
+
+/// The record as clients see it: `None` when there is none, or a mark, or it has expired, or was flushed.
+pub fn live<'a>(body: Option<Body<'a>>, options: u8, now_secs: u64) -> Option<Body<'a>> {
+    body.filter(|body| !expiry::is_gone(expiry_of(body, options), now_secs))
+}
+
+/// When the record expires, also where kumofs's own layout says so.
+fn expiry_of(body: &Body<'_>, options: u8) -> u32 {
+    if body.layout != LAYOUT_KUMOFS || options & option::KUMOFS_EXPIRE == 0 {
+        return body.expiry;
+    }
+    body.data.first_chunk().map_or(expiry::NEVER, |bytes| u32::from_be_bytes(*bytes))
+}
+
+/// Bytes of the data that are not the client's.
+fn prefix_len(body: &Body<'_>, options: u8) -> usize {
+    if body.layout != LAYOUT_KUMOFS {
+        return 0;
+    }
+    let expire = if options & option::KUMOFS_EXPIRE != 0 { KUMOFS_EXPIRE_LEN } else { 0 };
+    let flags = if options & option::KUMOFS_FLAGS != 0 { KUMOFS_FLAGS_LEN } else { 0 };
+    (expire + flags).min(body.data.len())
+}
+
+/// Decides about `request`, whose dbval parsed to `new` (`None` for operations without one). `old` is the record as
+/// [`live`] sees it. What is to be stored is appended to `out`, which is empty.
+pub fn decide(
+    request: &Mutate<'_>,
+    new: Option<Body<'_>>,
+    old: Option<Body<'_>>,
+    max_value: usize,
+    out: &mut Vec<u8>,
+) -> Decision {
+    match (request.op, old, new) {
+        (Op::Set, _, Some(new)) => store(request, new, max_value, out),
+        (Op::Add, Some(_), _) => Decision::Refuse(Mutated::NotStored),
+        (Op::Add, None, Some(new)) => store(request, new, max_value, out),
+        (Op::Replace | Op::Append | Op::Prepend, None, _) => Decision::Refuse(Mutated::NotStored),
+        (Op::Replace, Some(_), Some(new)) => store(request, new, max_value, out),
+        (Op::Cas | Op::Incr | Op::Decr | Op::Touch | Op::GetAndTouch | Op::Delete, None, _) => {
+            Decision::Refuse(Mutated::NotFound)
+        }
+        (Op::Cas, Some(old), _) if old.cas != request.arg => Decision::Refuse(Mutated::Exists),
+        (Op::Cas, Some(_), Some(new)) => store(request, new, max_value, out),
+        (Op::Append | Op::Prepend, Some(old), Some(new)) => join(request, new, old, max_value, out),
+        (Op::Incr, Some(old), _) => count(request, Direction::Up, old, out),
+        (Op::Decr, Some(old), _) => count(request, Direction::Down, old, out),
+        (Op::Touch, Some(old), Some(new)) => touch(request.options, new, old, Answer::Done, out),
+        (Op::GetAndTouch, Some(old), Some(new)) => touch(request.options, new, old, Answer::Value, out),
+        (Op::Delete, Some(_), _) => Decision::Delete,
+        // A store without a value does not get past the parser of requests; answered, it would claim too much.
+        (_, _, None) => Decision::Refuse(Mutated::NotStored),
+    }
+}
+
+fn store(request: &Mutate<'_>, new: Body<'_>, max_value: usize, out: &mut Vec<u8>) -> Decision {
+    if new.data.len() > max_value.saturating_add(prefix_len(&new, request.options)) {
+        return Decision::Refuse(Mutated::TooLarge);
+    }
+    out.extend_from_slice(request.dbval);
+    out[..8].fill(0);
+    Decision::Store(Answer::Done)
+}
+
+/// Appends the head of a changed record: everything but the data stays.
+fn keep_head(old: &Body<'_>, out: &mut Vec<u8>) {
+    let layout = if old.layout == LAYOUT_KUMOFS { LAYOUT_KUMOFS } else { LAYOUT_FULL };
+    record::encode_header(Default::default(), layout, old.flags, old.expiry, 0, out);
+}
+
+fn join(request: &Mutate<'_>, new: Body<'_>, old: Body<'_>, max_value: usize, out: &mut Vec<u8>) -> Decision {
+    let (head, old_data) = old.data.split_at(prefix_len(&old, request.options));
+    let new_data = &new.data[prefix_len(&new, request.options)..];
+    if old_data.len() + new_data.len() > max_value {
+        return Decision::Refuse(Mutated::TooLarge);
+    }
+    keep_head(&old, out);
+    out.extend_from_slice(head);
+    let (first, second) = if request.op == Op::Append { (old_data, new_data) } else { (new_data, old_data) };
+    out.extend_from_slice(first);
+    out.extend_from_slice(second);
+    Decision::Store(Answer::Done)
+}
+
+fn count(request: &Mutate<'_>, direction: Direction, old: Body<'_>, out: &mut Vec<u8>) -> Decision {
+    let (head, old_data) = old.data.split_at(prefix_len(&old, request.options));
+    let Ok(number) = counter::count(old_data, direction, request.arg) else {
+        return Decision::Refuse(Mutated::NotNumber);
+    };
+    keep_head(&old, out);
+    out.extend_from_slice(head);
+    counter::write_data(number, old_data.len(), out);
+    Decision::Store(Answer::Number(number))
+}
+
+fn touch(options: u8, new: Body<'_>, old: Body<'_>, answer: Answer, out: &mut Vec<u8>) -> Decision {
+    if old.layout != LAYOUT_KUMOFS {
+        // memcached's touch leaves the cas unique alone, so it is kept beside the new version.
+        record::encode_header(Default::default(), LAYOUT_CAS, old.flags, new.expiry, old.cas, out);
+        out.extend_from_slice(old.data);
+    } else {
+        record::encode_header(Default::default(), LAYOUT_KUMOFS, 0, 0, 0, out);
+        let start = out.len();
+        out.extend_from_slice(old.data);
+        if options & option::KUMOFS_EXPIRE != 0
+            && let Some(expire) = out[start..].first_chunk_mut::<KUMOFS_EXPIRE_LEN>()
+        {
+            *expire = expiry_of(&new, options).max(new.expiry).to_be_bytes();
+        }
+    }
+    Decision::Store(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logic::clock::ClockTime;
+    use crate::proto::rpc::v1::RequestId;
+
+    const MAX: usize = 10;
+
+    fn dbval(layout: u16, version: u64, flags: u32, expiry: u32, data: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        record::encode_header(ClockTime(version), layout, flags, expiry, 4, &mut out);
+        out.extend_from_slice(data);
+        out
+    }
+
+    /// Decides `op` with `arg` and `new` over `old`, and shows what would be stored.
+    fn run(op: Op, arg: u64, options: u8, new: &[u8], old: Option<&[u8]>) -> (Decision, Vec<u8>) {
+        let request = Mutate { epoch: 1, id: RequestId::default(), op, options, dbkey: b"12345678k", arg, dbval: new };
+        let body = |bytes| record::parse(bytes).and_then(|v| v.body);
+        let mut out = Vec::new();
+        let old = live(old.and_then(body), options, 1000);
+        (decide(&request, body(new), old, MAX, &mut out), out)
+    }
+
+    #[test]
+    fn stores_depend_on_what_is_there() {
+        let new = dbval(LAYOUT_FULL, 0, 7, 0, b"new");
+        let old = dbval(LAYOUT_FULL, 44, 1, 0, b"old");
+        let refused = |m| (Decision::Refuse(m), Vec::new());
+        let stored = (Decision::Store(Answer::Done), new.clone());
+        assert_eq!(run(Op::Set, 0, 0, &new, None), stored);
+        assert_eq!(run(Op::Set, 0, 0, &new, Some(&old)), stored);
+        assert_eq!(run(Op::Add, 0, 0, &new, None), stored);
+        assert_eq!(run(Op::Add, 0, 0, &new, Some(&old)), refused(Mutated::NotStored));
+        assert_eq!(run(Op::Replace, 0, 0, &new, None), refused(Mutated::NotStored));
+        assert_eq!(run(Op::Replace, 0, 0, &new, Some(&old)), stored);
+        assert_eq!(run(Op::Cas, 44, 0, &new, Some(&old)), stored);
+        assert_eq!(run(Op::Cas, 45, 0, &new, Some(&old)), refused(Mutated::Exists));
+        assert_eq!(run(Op::Cas, 44, 0, &new, None), refused(Mutated::NotFound));
+        assert_eq!(run(Op::Delete, 0, 0, b"", None), refused(Mutated::NotFound));
+        assert_eq!(run(Op::Delete, 0, 0, b"", Some(&old)).0, Decision::Delete);
+    }
+
+    #[test]
+    fn what_has_expired_is_not_there() {
+        let new = dbval(LAYOUT_FULL, 0, 7, 0, b"new");
+        let expired = dbval(LAYOUT_FULL, 44, 1, 1000, b"old");
+        assert_eq!(run(Op::Add, 0, 0, &new, Some(&expired)).0, Decision::Store(Answer::Done));
+        let kumofs = dbval(LAYOUT_KUMOFS, 44, 0, 0, &[0, 0, 3, 232, b'x']);
+        assert_eq!(run(Op::Add, 0, option::KUMOFS_EXPIRE, &new, Some(&kumofs)).0, Decision::Store(Answer::Done));
+        assert_eq!(run(Op::Add, 0, 0, &new, Some(&kumofs)).0, Decision::Refuse(Mutated::NotStored));
+    }
+
+    #[test]
+    fn joined_data_keeps_flags_and_expiry_of_what_was_there() {
+        let new = dbval(LAYOUT_FULL, 0, 9, 9, b"new");
+        let old = dbval(LAYOUT_FULL, 44, 1, 2000, b"old");
+        assert_eq!(run(Op::Append, 0, 0, &new, Some(&old)).1, dbval(LAYOUT_FULL, 0, 1, 2000, b"oldnew"));
+        assert_eq!(run(Op::Prepend, 0, 0, &new, Some(&old)).1, dbval(LAYOUT_FULL, 0, 1, 2000, b"newold"));
+        let long = dbval(LAYOUT_FULL, 44, 1, 0, &[b'x'; MAX]);
+        assert_eq!(run(Op::Append, 0, 0, &new, Some(&long)).0, Decision::Refuse(Mutated::TooLarge));
+    }
+
+    #[test]
+    fn kumofs_layouts_keep_their_prefix() {
+        let options = option::KUMOFS_EXPIRE | option::KUMOFS_FLAGS;
+        let new = dbval(LAYOUT_KUMOFS, 0, 0, 0, b"\0\0\0\0\0\x07new");
+        let old = dbval(LAYOUT_KUMOFS, 44, 0, 0, b"\0\0\x09\0\0\x01old");
+        let joined = dbval(LAYOUT_KUMOFS, 0, 0, 0, b"\0\0\x09\0\0\x01oldnew");
+        assert_eq!(run(Op::Append, 0, options, &new, Some(&old)).1, joined);
+        let number = dbval(LAYOUT_KUMOFS, 44, 0, 0, b"\0\0\0\0\0\x0141");
+        let counted = dbval(LAYOUT_KUMOFS, 0, 0, 0, b"\0\0\0\0\0\x0142");
+        assert_eq!(run(Op::Incr, 1, options, b"", Some(&number)), (Decision::Store(Answer::Number(42)), counted));
+    }
+
+    #[test]
+    fn touch_changes_the_expiry_and_leaves_the_cas_unique() {
+        let new = dbval(LAYOUT_FULL, 0, 0, 5000, b"");
+        let old = dbval(LAYOUT_FULL, 44, 3, 0, b"old");
+        let (decision, out) = run(Op::GetAndTouch, 0, 0, &new, Some(&old));
+        let body = record::parse(&out).unwrap().body.unwrap();
+        assert_eq!(decision, Decision::Store(Answer::Value));
+        assert_eq!((body.cas, body.flags, body.expiry, body.data), (44, 3, 5000, &b"old"[..]));
+    }
+
+    #[test]
+    fn values_over_the_limit_are_refused() {
+        let exact = dbval(LAYOUT_FULL, 0, 0, 0, &[b'x'; MAX]);
+        let over = dbval(LAYOUT_FULL, 0, 0, 0, &[b'x'; MAX + 1]);
+        assert_eq!(run(Op::Set, 0, 0, &exact, None).0, Decision::Store(Answer::Done));
+        assert_eq!(run(Op::Set, 0, 0, &over, None).0, Decision::Refuse(Mutated::TooLarge));
+    }
+}

@@ -1,0 +1,174 @@
+//! What a coordinator still has to get to one member: entries in order, numbered without gaps.
+//!
+//! Source: guarantees.md, "Writes": each message holds everything not yet acknowledged, in order, and without gaps.
+//! Entries are kept encoded, one behind the other, until the member has acknowledged them; after a reconnect they
+//! are sent again from the first one that it has not.
+
+use std::collections::VecDeque;
+
+/// Encoded entries of one link.
+#[derive(Debug, Default)]
+pub struct Outlog {
+    /// The entries not acknowledged, behind `head` bytes that are.
+    bytes: Vec<u8>,
+    head: usize,
+    entries: VecDeque<Entry>,
+    /// Number of the last acknowledged entry; the first one ever is 1.
+    acknowledged: u64,
+    /// Number of the last stable entry, and the writes of the acknowledged ones behind it.
+    stable: u64,
+    unstable: VecDeque<u64>,
+    /// How many of `entries`, and bytes of them, are on their way.
+    sent: usize,
+    sent_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    len: u32,
+    write: u64,
+}
+
+/// A run of entries to send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Batch<'a> {
+    /// The number of the first.
+    pub first: u64,
+    /// How many.
+    pub count: usize,
+    /// All of them, encoded.
+    pub bytes: &'a [u8],
+}
+
+impl Outlog {
+    /// Adds an entry that `encode` appends, for the write numbered `write`.
+    pub fn push(&mut self, write: u64, encode: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.bytes.len();
+        encode(&mut self.bytes);
+        let len = u32::try_from(self.bytes.len() - before).expect("an entry is bounded by the largest message");
+        self.entries.push_back(Entry { len, write });
+    }
+
+    /// Takes what was not sent yet, whole entries up to about `limit` bytes but at least one; `None`: nothing waits.
+    pub fn take_batch(&mut self, limit: usize) -> Option<Batch<'_>> {
+        let first = self.next_to_send();
+        let start = self.sent_bytes;
+        let mut count = 0;
+        for entry in self.entries.iter().skip(self.sent) {
+            if count > 0 && self.sent_bytes - start + entry.len as usize > limit {
+                break;
+            }
+            self.sent_bytes += entry.len as usize;
+            count += 1;
+        }
+        self.sent += count;
+        let bytes = &self.bytes[self.head + start..self.head + self.sent_bytes];
+        (count > 0).then_some(Batch { first, count, bytes })
+    }
+
+    /// The number of the first entry that was not sent yet, or will be the next.
+    pub fn next_to_send(&self) -> u64 {
+        self.acknowledged + 1 + self.sent as u64
+    }
+
+    /// The member has all entries up to number `upto`; `done` hears the write of each that is new. Numbers never sent
+    /// are not believed.
+    pub fn acknowledge(&mut self, upto: u64, mut done: impl FnMut(u64)) {
+        while self.acknowledged < upto && self.sent > 0 {
+            let Some(entry) = self.entries.pop_front() else { break };
+            self.acknowledged += 1;
+            self.sent -= 1;
+            self.sent_bytes -= entry.len as usize;
+            self.head += entry.len as usize;
+            self.unstable.push_back(entry.write);
+            done(entry.write);
+        }
+        if self.head == self.bytes.len() {
+            self.bytes.clear();
+            self.head = 0;
+        } else if self.head > self.bytes.len() / 2 {
+            self.bytes.drain(..self.head);
+            self.head = 0;
+        }
+    }
+
+    /// Sends everything not acknowledged again: the connection is a new one.
+    pub fn rewind(&mut self) {
+        self.sent = 0;
+        self.sent_bytes = 0;
+    }
+
+    /// The writes not acknowledged, oldest first.
+    pub fn unacknowledged(&self) -> impl Iterator<Item = u64> + '_ {
+        self.entries.iter().map(|e| e.write)
+    }
+
+    /// The number of the newest entry that is stable, with all before it, when all writes below `first_pending` are.
+    pub fn stable(&mut self, first_pending: u64) -> u64 {
+        while self.unstable.front().is_some_and(|write| *write < first_pending) {
+            self.unstable.pop_front();
+            self.stable += 1;
+        }
+        self.stable
+    }
+
+    /// Bytes kept.
+    pub fn len_bytes(&self) -> usize {
+        self.bytes.len() - self.head
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(entries: &[&[u8]]) -> Outlog {
+        let mut log = Outlog::default();
+        for (i, entry) in entries.iter().enumerate() {
+            log.push(100 + i as u64, |out| out.extend_from_slice(entry));
+        }
+        log
+    }
+
+    #[test]
+    fn entries_leave_in_order_and_are_let_go_when_acknowledged() {
+        let mut log = log(&[b"aa", b"b", b"ccc"]);
+        assert_eq!(log.take_batch(3), Some(Batch { first: 1, count: 2, bytes: b"aab" }));
+        assert_eq!(log.take_batch(1), Some(Batch { first: 3, count: 1, bytes: b"ccc" }));
+        assert_eq!(log.take_batch(1), None);
+        let mut done = Vec::new();
+        log.acknowledge(2, |write| done.push(write));
+        assert_eq!(done, [100, 101]);
+        assert_eq!(log.unacknowledged().collect::<Vec<_>>(), [102]);
+        assert_eq!(log.len_bytes(), 3);
+    }
+
+    #[test]
+    fn a_new_connection_gets_everything_not_acknowledged_again() {
+        let mut log = log(&[b"aa", b"b", b"ccc"]);
+        log.take_batch(100);
+        log.acknowledge(1, |_| ());
+        log.rewind();
+        assert_eq!(log.take_batch(100), Some(Batch { first: 2, count: 2, bytes: b"bccc" }));
+    }
+
+    #[test]
+    fn acknowledgements_of_what_was_never_sent_are_not_believed() {
+        let mut log = log(&[b"aa", b"b"]);
+        log.take_batch(2);
+        let mut done = 0;
+        log.acknowledge(u64::MAX, |_| done += 1);
+        assert_eq!(done, 1);
+        assert_eq!(log.take_batch(9).unwrap().first, 2);
+    }
+
+    #[test]
+    fn what_this_member_has_is_stable_only_when_all_have_it() {
+        let mut log = log(&[b"aa", b"b", b"ccc"]);
+        log.take_batch(100);
+        log.acknowledge(2, |_| ());
+        assert_eq!(log.stable(100), 0);
+        assert_eq!(log.stable(101), 1);
+        assert_eq!(log.stable(999), 2);
+    }
+}

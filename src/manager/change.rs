@@ -1,0 +1,262 @@
+//! What the next epoch may say: each verb of an operator, and each fault, as a change of the text.
+//!
+//! A [`Draft`] starts as the epoch in force with the next number; its methods combine. Sources: guarantees.md, "What an
+//! epoch may do", for who may become full and when; `spec/wire.md`, "Moving data", for the phases.
+
+use crate::logic::address::Address;
+use crate::logic::clock::ClockTime;
+use crate::logic::epoch::{Epoch, Phase, ServerEntry};
+use crate::logic::ring::{HashSpace, Node, Ring};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A server as it introduced itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Newcomer {
+    /// Where it is reached.
+    pub address: Address,
+    /// The random number in its database; 0 for kumofs 0.4.
+    pub disk_id: u64,
+    /// The random number of its start; 0 for kumofs 0.4.
+    pub incarnation: u64,
+    /// How many workers it has.
+    pub workers: u16,
+}
+
+/// The next epoch, being written.
+#[derive(Debug)]
+pub struct Draft {
+    epoch: Epoch,
+    time: ClockTime,
+}
+
+impl Draft {
+    /// Starts with what is in force. `time` stamps the hash spaces that change, and names the replace that starts.
+    pub fn new(current: &Epoch, time: ClockTime) -> Draft {
+        let epoch = Epoch { number: current.number + 1, ..current.clone() };
+        Draft { epoch, time }
+    }
+
+    /// The text so far.
+    pub fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
+    /// The managers and the name of the cluster are given by who decides.
+    pub fn identity(&mut self) -> (&mut Vec<crate::logic::epoch::ManagerEntry>, &mut u64) {
+        (&mut self.epoch.managers, &mut self.epoch.cluster)
+    }
+
+    /// Takes a server for dead. It keeps its place on the ring. Copying starts over, because what it was to send must
+    /// come from others.
+    pub fn remove(&mut self, address: Address) {
+        let was_full = self.epoch.rhs.find(address).is_some_and(|n| n.active);
+        set_active(&mut self.epoch.whs, address, false, self.time);
+        set_active(&mut self.epoch.rhs, address, false, self.time);
+        let number = self.epoch.number;
+        if let Some(entry) = self.epoch.servers.iter_mut().find(|s| s.address == address) {
+            entry.removed = Some(number);
+            if !was_full {
+                // Its disk never held everything, so no later epoch may take it back as it is.
+                entry.disk_id = 0;
+            }
+        }
+        if let Phase::Copying { full, .. } = self.epoch.phase {
+            self.copy(full);
+        }
+    }
+
+    /// Adds a server that is to be filled: appended, or at its old place.
+    pub fn admit(&mut self, server: &Newcomer) {
+        self.enter(server);
+        if self.epoch.whs.find(server.address).is_none() {
+            self.epoch.whs.nodes.push(Node { address: server.address, active: false });
+        }
+        set_active(&mut self.epoch.whs, server.address, true, self.time);
+    }
+
+    /// Takes back a server with all that it holds: full where it was full, filling where it was filling.
+    pub fn revive(&mut self, server: &Newcomer, full: bool) {
+        self.enter(server);
+        set_active(&mut self.epoch.whs, server.address, true, self.time);
+        if full {
+            set_active(&mut self.epoch.rhs, server.address, true, self.time);
+        }
+        if let Phase::Copying { full, .. } = self.epoch.phase {
+            self.copy(full);
+        }
+    }
+
+    fn enter(&mut self, server: &Newcomer) {
+        let Newcomer { address, disk_id, incarnation, workers } = *server;
+        let entry = ServerEntry { address, disk_id, incarnation, workers: workers.max(1), removed: None };
+        match self.epoch.servers.iter_mut().find(|s| s.address == address) {
+            Some(old) => *old = entry,
+            None => self.epoch.servers.push(entry),
+        }
+    }
+
+    /// Lets the dead go from the write space; from the read space they go when the copying is done.
+    pub fn detach_faults(&mut self) {
+        let before = self.epoch.whs.nodes.len();
+        self.epoch.whs.nodes.retain(|n| n.active);
+        if self.epoch.whs.nodes.len() != before {
+            self.epoch.whs.timestamp = self.time;
+        }
+    }
+
+    /// Starts a replace. Where nobody is full yet, all are at once, and repair each other: they may hold backups.
+    pub fn replace(&mut self, full: bool) {
+        let was_full = matches!(self.epoch.phase, Phase::Copying { full: true, .. });
+        let nobody_full = !self.epoch.rhs.nodes.iter().any(|n| n.active);
+        if nobody_full {
+            self.epoch.rhs.nodes.clone_from(&self.epoch.whs.nodes);
+            self.epoch.rhs.timestamp = self.time;
+        }
+        self.copy(full || nobody_full || was_full);
+    }
+
+    fn copy(&mut self, full: bool) {
+        if !self.epoch.whs.nodes.iter().any(|n| n.active) {
+            self.epoch.phase = Phase::Idle;
+            return;
+        }
+        self.epoch.whs.timestamp = self.time;
+        self.epoch.phase = Phase::Copying { time: self.time, full };
+    }
+
+    /// All have copied: what was filling is full.
+    pub fn finish_copying(&mut self) {
+        if let Phase::Copying { time, .. } = self.epoch.phase {
+            self.epoch.rhs = self.epoch.whs.clone();
+            self.epoch.phase = Phase::Deleting { time };
+        }
+    }
+
+    /// All have dropped what they no longer own.
+    pub fn finish_deleting(&mut self) {
+        self.epoch.phase = Phase::Idle;
+    }
+
+    /// All records stamped before this epoch are gone; a flush that was to come later is not to come.
+    pub fn flush(&mut self) {
+        self.epoch.flushed = self.epoch.number;
+        self.epoch.flush_at = None;
+    }
+
+    /// Flushes at a UNIX time in seconds, instead of any earlier wish.
+    pub fn flush_at(&mut self, unix_secs: u64) {
+        self.epoch.flush_at = Some(unix_secs);
+    }
+
+    /// Takes both spaces as a kumofs 0.4 manager decided them. Servers that are not known speak version 0.
+    pub fn take_spaces(&mut self, whs: HashSpace, rhs: HashSpace) {
+        for node in whs.nodes.iter().chain(&rhs.nodes) {
+            if self.epoch.server(node.address).is_none() {
+                self.enter(&Newcomer { address: node.address, disk_id: 0, incarnation: 0, workers: 1 });
+            }
+        }
+        (self.epoch.whs, self.epoch.rhs) = (whs, rhs);
+        let number = self.epoch.number;
+        let (whs, rhs) = (&self.epoch.whs, &self.epoch.rhs);
+        for entry in &mut self.epoch.servers {
+            let active = [whs, rhs].iter().any(|s| s.find(entry.address).is_some_and(|n| n.active));
+            entry.removed = if active { None } else { entry.removed.or(Some(number)) };
+        }
+    }
+
+    /// The finished text.
+    pub fn finish(mut self) -> Epoch {
+        let (whs, rhs) = (&self.epoch.whs, &self.epoch.rhs);
+        self.epoch.servers.retain(|s| whs.find(s.address).is_some() || rhs.find(s.address).is_some());
+        self.epoch
+    }
+}
+
+fn set_active(space: &mut HashSpace, address: Address, active: bool, time: ClockTime) {
+    if let Some(node) = space.nodes.iter_mut().find(|n| n.address == address) {
+        node.active = active;
+        space.timestamp = time;
+    }
+}
+
+/// Whether a server is active in either space.
+pub fn is_active(epoch: &Epoch, address: Address) -> bool {
+    [&epoch.whs, &epoch.rhs].iter().any(|s| s.find(address).is_some_and(|n| n.active))
+}
+
+/// Whether a server is active in the read space.
+pub fn is_full(epoch: &Epoch, address: Address) -> bool {
+    epoch.rhs.find(address).is_some_and(|n| n.active)
+}
+
+/// Whether every range has a server that `counts` among its active full ones.
+pub fn covered(epoch: &Epoch, counts: impl Fn(Address) -> bool) -> bool {
+    let ring = Ring::new(&epoch.rhs.nodes);
+    let good: Vec<bool> = epoch.rhs.nodes.iter().map(|n| counts(n.address)).collect();
+    let arcs = ring.points().len();
+    arcs > 0 && (0..arcs).all(|arc| ring.walk(arc).as_slice().iter().any(|n| good[usize::from(*n)]))
+}
+
+/// The servers of ranges that have an active full server, but none that `counts`.
+pub fn endangered(epoch: &Epoch, counts: impl Fn(Address) -> bool) -> BTreeSet<Address> {
+    let nodes = &epoch.rhs.nodes;
+    let ring = Ring::new(nodes);
+    let good: Vec<bool> = nodes.iter().map(|n| n.active && counts(n.address)).collect();
+    let mut found = BTreeSet::new();
+    for arc in 0..ring.points().len() {
+        let replicas = ring.walk(arc);
+        if !replicas.as_slice().iter().any(|n| good[usize::from(*n)]) {
+            let active = replicas.as_slice().iter().map(|n| &nodes[usize::from(*n)]).filter(|n| n.active);
+            found.extend(active.map(|n| n.address));
+        }
+    }
+    found
+}
+
+/// The servers of ranges without an active full one, with what they may claim (guarantees.md, "What an epoch may do").
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Claims {
+    /// Removed last from every one of their ranges, so that they hold all that was acknowledged there.
+    pub good: BTreeSet<Address>,
+    /// The other ones: they miss something in one range, but may be the best that is left in another.
+    pub doubtful: BTreeSet<Address>,
+}
+
+/// Finds out who may come back full.
+pub fn claims(epoch: &Epoch) -> Claims {
+    let nodes = &epoch.rhs.nodes;
+    let ring = Ring::new(nodes);
+    let entries: BTreeMap<Address, &ServerEntry> = epoch.servers.iter().map(|s| (s.address, s)).collect();
+    // When each was removed while it was full; a disk that never was full has no id and no say.
+    let removed: Vec<Option<u64>> = nodes
+        .iter()
+        .map(|n| entries.get(&n.address).filter(|e| e.disk_id != 0 || e.incarnation == 0).and_then(|e| e.removed))
+        .collect();
+    let (mut named, mut missed) = (BTreeSet::new(), BTreeSet::new());
+    for arc in 0..ring.points().len() {
+        let replicas = ring.walk(arc);
+        let places: Vec<usize> = replicas.as_slice().iter().map(|n| usize::from(*n)).collect();
+        if places.iter().any(|p| nodes[*p].active) {
+            missed.extend(places);
+            continue;
+        }
+        let last = places.iter().filter_map(|p| removed[*p]).max();
+        for place in places {
+            if removed[place].is_some() {
+                named.insert(place);
+            }
+            if removed[place] != last {
+                missed.insert(place);
+            }
+        }
+    }
+    let mut claims = Claims::default();
+    for place in named {
+        let set = if missed.contains(&place) { &mut claims.doubtful } else { &mut claims.good };
+        set.insert(nodes[place].address);
+    }
+    claims
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,313 @@
+//! The methods of a manager: what each asks, who may ask it, and what is answered.
+//!
+//! Sources: `spec/wire.md`, "Methods, version 0", and `doc/protocol.md` for version 1. Commands are answered when the
+//! epoch that they brought about is on disk; a manager whose partner decides passes them on.
+
+use super::links::LinkKind;
+use super::run::Manager;
+use super::state::{ConnId, Now, Refused, State};
+use crate::logic::clock::ClockTime;
+use crate::logic::epoch::Epoch;
+use crate::net::rpc::{CallError, Incoming, Reply};
+use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_raw, write_uint};
+use crate::proto::rpc::{error, v0, v1};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long the partner may take over a command: less than a tool waits.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long a server may take over a backup before that is worth a warning.
+const BACKUP_TIMEOUT: Duration = Duration::from_secs(600);
+/// Longest suffix of a backup in bytes: what file systems leave of a name.
+const MAX_SUFFIX: usize = 64;
+
+/// What comes of a request.
+enum Outcome {
+    /// A result, encoded.
+    Result(Vec<u8>),
+    /// Error 6.
+    Refused,
+    /// Error 6, and nothing more is to be said to this peer.
+    Dismissed,
+    /// The partner decides, and is to be asked.
+    ForPartner,
+}
+
+/// `Err`: the method is not known, or not for this peer, or its parameters are of other types.
+type Handled = Result<Outcome, DecodeError>;
+
+/// Handles one request.
+pub(super) fn handle(manager: &Rc<Manager>, id: ConnId, request: Incoming) {
+    let kind = manager.links.borrow().kind(id);
+    let Incoming { method, params, reply } = request;
+    if kind == LinkKind::Server {
+        manager.with_state(|state, now| {
+            state.alive(now, id);
+            if method >> 16 == 0 {
+                state.spoke_old(now, id);
+            }
+        });
+    }
+    let caller = Caller { manager, id, kind, method, params: &params };
+    let handled = match kind {
+        LinkKind::Server | LinkKind::Partner | LinkKind::Spare => caller.node(),
+        LinkKind::New | LinkKind::Client | LinkKind::OldGateway | LinkKind::Gateway => caller.client(),
+    };
+    match handled {
+        Ok(Outcome::Result(result)) => reply.success(|out| out.extend_from_slice(&result)),
+        Ok(Outcome::Refused) => reply.error(error::SERVER),
+        Ok(Outcome::Dismissed) => {
+            reply.error(error::SERVER);
+            manager.links.borrow().hang_up(id);
+        }
+        Ok(Outcome::ForPartner) => forward(manager, method, &params, reply),
+        Err(_) => reply.protocol_error(),
+    }
+}
+
+/// Has the partner carry out a command, and passes its answer on.
+fn forward(manager: &Rc<Manager>, method: u32, params: &[u8], reply: Reply) {
+    let Some(partner) = manager.links.borrow().partner_conn() else { return reply.error(error::SERVER) };
+    let call = partner.call(method, |out| out.extend_from_slice(params), FORWARD_TIMEOUT);
+    tokio::task::spawn_local(async move {
+        match call.await {
+            Ok(result) => reply.success(|out| out.extend_from_slice(&result)),
+            Err(CallError::Refused(number, _)) => reply.error(number),
+            Err(e) => reply.error(e.number()),
+        }
+    });
+}
+
+fn result(write: impl FnOnce(&mut Vec<u8>)) -> Handled {
+    let mut out = Vec::new();
+    write(&mut out);
+    Ok(Outcome::Result(out))
+}
+
+/// A request, and whose it is.
+struct Caller<'a> {
+    manager: &'a Rc<Manager>,
+    id: ConnId,
+    kind: LinkKind,
+    method: u32,
+    params: &'a [u8],
+}
+
+impl Caller<'_> {
+    fn node(&self) -> Handled {
+        let is_server = self.kind == LinkKind::Server;
+        match self.method {
+            v0::method::KEEP_ALIVE => self.keep_alive(),
+            v0::method::WHS_REQUEST => self.tell(|state, out| v0::write_seed(out, &state.epoch().whs)),
+            v0::method::RHS_REQUEST => self.tell(|state, out| v0::write_seed(out, &state.epoch().rhs)),
+            v0::method::REPLACE_COPY_END if is_server => self.report(State::copy_ended),
+            v0::method::REPLACE_DELETE_END if is_server => self.report(State::delete_ended),
+            v0::method::HASH_SPACE_SYNC if !is_server => self.spaces(),
+            v0::method::REPLACE_ELECTION if !is_server => self.election(),
+            v1::method::JOIN if is_server => self.join(),
+            v1::method::CONNECT => self.connect(),
+            v1::method::GET_EPOCH => self.get_epoch(),
+            v1::method::EPOCH_PUSH => self.epoch_push(),
+            v1::method::LOST => self.lost(),
+            // What the partner passes on.
+            _ if !is_server => self.command(),
+            _ => Err(DecodeError::Type),
+        }
+    }
+
+    fn client(&self) -> Handled {
+        match self.method {
+            v0::method::HASH_SPACE_REQUEST => {
+                // Only who asks for both spaces wants to hear of changes: that is a gateway.
+                if self.kind == LinkKind::Client {
+                    self.manager.links.borrow_mut().set_kind(self.id, LinkKind::OldGateway);
+                }
+                self.tell(|state, out| {
+                    write_array(out, 2);
+                    v0::write_seed(out, &state.epoch().whs);
+                    v0::write_seed(out, &state.epoch().rhs);
+                })
+            }
+            v0::method::GET_NODES_INFO => self.tell(|state, out| {
+                let newcomers = state.newcomers();
+                write_array(out, 2);
+                v0::write_seed(out, &state.epoch().whs);
+                write_array(out, newcomers.len());
+                newcomers.iter().for_each(|n| v0::write_address(out, n.address));
+            }),
+            v1::method::CONNECT => self.connect(),
+            v1::method::GET_EPOCH => self.get_epoch(),
+            _ => self.command(),
+        }
+    }
+
+    /// What an operator or a gateway wants done.
+    fn command(&self) -> Handled {
+        match self.method {
+            v0::method::ATTACH_NEW_SERVERS => {
+                let replace = self.reader(1)?.bool()?;
+                self.change(|state, now| state.attach(now, replace))
+            }
+            v0::method::DETACH_FAULT_SERVERS => {
+                let replace = self.reader(1)?.bool()?;
+                self.change(|state, now| state.detach(now, replace))
+            }
+            v0::method::START_REPLACE => {
+                let mut params = self.reader(0)?;
+                let full = !params.rest().is_empty() && params.bool()?;
+                self.change(|state, now| state.replace(now, full))
+            }
+            v1::method::FLUSH_ALL => {
+                let delay = self.reader(1)?.u64()?;
+                self.change(|state, now| state.flush_all(now, delay))
+            }
+            v0::method::SET_AUTO_REPLACE => self.set_auto_replace(),
+            v0::method::CREATE_BACKUP => self.create_backup(),
+            _ => Err(DecodeError::Type),
+        }
+    }
+
+    /// Before the first of at least so many parameters. Further ones are for versions to come.
+    fn reader(&self, at_least: usize) -> Result<Reader<'_>, DecodeError> {
+        let mut reader = Reader::new(self.params);
+        if reader.array()? < at_least { Err(DecodeError::Type) } else { Ok(reader) }
+    }
+
+    fn tell(&self, write: impl FnOnce(&State, &mut Vec<u8>)) -> Handled {
+        result(|out| write(&self.manager.state.borrow(), out))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State, Now) -> Result<(), Refused>) -> Handled {
+        match self.manager.with_state(change) {
+            Ok(()) => result(write_nil),
+            // Two managers that each take the other for the one who decides do not send a command to and fro.
+            Err(Refused::NotLeading) if self.kind != LinkKind::Partner => Ok(Outcome::ForPartner),
+            Err(why) => {
+                tracing::warn!("a command is refused: {why}");
+                Ok(Outcome::Refused)
+            }
+        }
+    }
+
+    fn keep_alive(&self) -> Handled {
+        let counter = self.reader(1)?.u32()?;
+        self.manager.state.borrow_mut().observe_counter(counter);
+        result(write_nil)
+    }
+
+    fn report(&self, ended: fn(&mut State, Now, ConnId, ClockTime)) -> Handled {
+        let mut params = self.reader(2)?;
+        let (time, counter) = (ClockTime(params.u64()?), params.u32()?);
+        self.manager.with_state(|state, now| {
+            state.observe_counter(counter);
+            ended(state, now, self.id, time);
+        });
+        result(|out| write_bool(out, true))
+    }
+
+    fn spaces(&self) -> Handled {
+        let mut params = self.reader(3)?;
+        let (whs, rhs) = (v0::read_seed(&mut params)?, v0::read_seed(&mut params)?);
+        let counter = params.u32()?;
+        let taken = self.manager.with_state(|state, now| {
+            state.observe_counter(counter);
+            state.partner_spaces(now, whs, rhs)
+        });
+        result(|out| if taken { write_bool(out, true) } else { write_nil(out) })
+    }
+
+    /// A kumofs 0.4 partner asks who is to replace: who has the lower address.
+    fn election(&self) -> Handled {
+        v0::read_seed(&mut self.reader(2)?)?;
+        let config = &self.manager.config;
+        if config.partner.is_some_and(|partner| partner < config.listen) {
+            return result(|out| write_bool(out, true));
+        }
+        self.manager.with_state(|state, now| state.replace(now, false)).ok();
+        result(write_nil)
+    }
+
+    fn join(&self) -> Handled {
+        let join = v1::Join::read(self.params)?;
+        match self.manager.with_state(|state, now| state.joined(now, self.id, &join)) {
+            Ok(()) => result(|out| write_bool(out, true)),
+            Err(_) => Ok(Outcome::Dismissed),
+        }
+    }
+
+    fn connect(&self) -> Handled {
+        let connect = v1::Connect::read(self.params)?;
+        if self.kind == LinkKind::Client && connect.peer == v1::Peer::Gateway {
+            self.manager.links.borrow_mut().set_kind(self.id, LinkKind::Gateway);
+        }
+        if self.kind == LinkKind::Partner {
+            self.manager.links.borrow_mut().partner_is_old = false;
+        }
+        let connected = v1::Connected {
+            incarnation: self.manager.config.dice[0],
+            disk_id: self.manager.disk_id,
+            workers: 1,
+            epoch: self.manager.state.borrow().epoch().number,
+        };
+        result(|out| connected.write(out))
+    }
+
+    fn get_epoch(&self) -> Handled {
+        let known = self.reader(1)?.u64()?;
+        self.tell(|state, out| {
+            if state.epoch().number > known {
+                write_raw(out, &state.epoch().encode());
+            } else {
+                write_nil(out);
+            }
+        })
+    }
+
+    fn epoch_push(&self) -> Handled {
+        let epoch = Epoch::decode(self.reader(1)?.raw()?).map_err(|_| DecodeError::Type)?;
+        let by_partner = self.kind == LinkKind::Partner;
+        match self.manager.with_state(|state, now| state.shown(now, epoch, by_partner)) {
+            Ok(number) => result(|out| write_uint(out, number)),
+            Err(_) => Ok(Outcome::Refused),
+        }
+    }
+
+    fn lost(&self) -> Handled {
+        let address = v0::read_address(&mut self.reader(1)?)?;
+        self.manager.with_state(|state, _| state.hint_lost(address));
+        result(write_nil)
+    }
+
+    fn set_auto_replace(&self) -> Handled {
+        let on = self.reader(1)?.bool()?;
+        self.manager.state.borrow_mut().set_auto_replace(on);
+        if let (LinkKind::Client, Some(partner)) = (self.kind, self.manager.links.borrow().partner_conn()) {
+            partner.notify(v0::method::SET_AUTO_REPLACE, |out| out.extend_from_slice(self.params));
+        }
+        result(|out| if on { write_bool(out, true) } else { write_nil(out) })
+    }
+
+    /// Every server that is connected makes a backup; how that went is told in the log, for it may take long.
+    fn create_backup(&self) -> Handled {
+        let suffix = self.reader(1)?.raw()?.to_vec();
+        let plain = |b: &u8| b.is_ascii_graphic() && *b != b'/';
+        if suffix.is_empty() || suffix.len() > MAX_SUFFIX || !suffix.iter().all(plain) {
+            return Ok(Outcome::Refused);
+        }
+        let params = |out: &mut Vec<u8>| {
+            write_array(out, 1);
+            write_raw(out, &suffix);
+        };
+        for server in self.manager.links.borrow().servers() {
+            let call = server.call(v0::method::SERVER_CREATE_BACKUP, params, BACKUP_TIMEOUT);
+            let server = server.clone();
+            tokio::task::spawn_local(async move {
+                match call.await {
+                    Ok(_) => tracing::info!("backup made by {:?}", server.peer()),
+                    Err(e) => tracing::warn!("backup failed at {:?}: {e}", server.peer()),
+                }
+            });
+        }
+        result(write_nil)
+    }
+}

@@ -1,0 +1,382 @@
+//! A manager among sockets: listens, dials its partner, pings, checks, and carries out what [`State`] says.
+//!
+//! [`run`] is handed bound listeners and a stop signal and runs as local tasks of one thread. An epoch is synced to the
+//! state file before anybody is told of it; a manager that cannot do that stops.
+
+use super::links::{Link, LinkKind, Links};
+use super::persist::{PersistError, StateFile};
+use super::requests;
+use super::state::{Action, ConnId, Level, Now, Setup, State};
+use crate::logic::address::Address;
+use crate::net::listen;
+use crate::net::rpc::{CallError, Event, Handler, Limits, Peer, RpcConn};
+use crate::proto::rpc::frame::Role;
+use crate::proto::rpc::msgpack::{write_array, write_uint};
+use crate::proto::rpc::{error, v0, v1};
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::path::PathBuf;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{self, Instant, MissedTickBehavior};
+
+/// How long a server may be silent (guarantees.md, "The promise", 6: 2 s in all), at least.
+pub const LOST_AFTER: Duration = Duration::from_millis(1500);
+/// How often the state looks at the time.
+const TICK: Duration = Duration::from_millis(25);
+/// A server that has not said by then that it speaks version 1 does not.
+const JOIN_WITHIN: Duration = Duration::from_secs(1);
+
+/// What a manager is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `-l`: this manager, as other nodes reach it.
+    pub listen: Address,
+    /// `-p`: the other manager of a pair.
+    pub partner: Option<Address>,
+    /// `-a`: attach and detach without an operator.
+    pub auto_replace: bool,
+    /// `-Rs`: how long to wait for more servers to come or go.
+    pub replace_delay: Duration,
+    /// `-k`: how often servers are pinged.
+    pub keepalive_interval: Duration,
+    /// `-Ys`: how long connecting may take.
+    pub connect_timeout: Duration,
+    /// `-Yn`: how often connecting is tried again.
+    pub connect_retry_limit: u32,
+    /// `--state`: where the newest epoch is kept. Without it a restarted manager learns from its partner and servers.
+    pub state: Option<PathBuf>,
+    /// Random numbers: this start's, a new state file's, a new cluster's.
+    pub dice: [u64; 3],
+    /// The wall clock: UNIX seconds.
+    pub unix_secs: fn() -> u64,
+}
+
+impl Config {
+    /// The defaults of kumo-manager.
+    pub fn new(listen: Address, dice: [u64; 3], unix_secs: fn() -> u64) -> Config {
+        Config {
+            listen,
+            partner: None,
+            auto_replace: false,
+            replace_delay: Duration::from_secs(4),
+            keepalive_interval: Duration::from_millis(500),
+            connect_timeout: Duration::from_millis(500),
+            connect_retry_limit: 2,
+            state: None,
+            dice,
+            unix_secs,
+        }
+    }
+
+    /// How long a peer may leave a ping unanswered.
+    fn lost_after(&self) -> Duration {
+        LOST_AFTER.max(self.keepalive_interval * 3)
+    }
+}
+
+/// A running manager, as its tasks share it.
+pub(super) struct Manager {
+    pub(super) config: Config,
+    pub(super) disk_id: u64,
+    pub(super) state: RefCell<State>,
+    pub(super) links: RefCell<Links>,
+    file: Option<StateFile>,
+    started: Instant,
+    dialling: Cell<bool>,
+    failed: watch::Sender<bool>,
+    failure: Cell<Option<PersistError>>,
+}
+
+/// Runs a manager until `shutdown` says true or its sender is gone. Needs a `LocalSet` or local runtime.
+///
+/// # Errors
+/// When the state file cannot be opened, or cannot be written any more.
+pub async fn run(
+    config: Config,
+    listeners: Vec<TcpListener>,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), PersistError> {
+    let manager = Manager::open(config)?;
+    tracing::info!("start manager {}", manager.config.listen);
+    let mut tasks = tokio::task::JoinSet::new();
+    for listener in listeners {
+        tasks.spawn_local(manager.clone().accept(listener));
+    }
+    tasks.spawn_local(manager.clone().tick());
+    tasks.spawn_local(manager.clone().ping());
+    let mut failed = manager.failed.subscribe();
+    tokio::select! {
+        // An error says that nobody is left who could ask to stop: stop as well.
+        _ = shutdown.wait_for(|stop| *stop) => {}
+        _ = failed.wait_for(|failed| *failed) => {}
+    }
+    tasks.shutdown().await;
+    manager.links.borrow().close_all();
+    manager.failure.take().map_or(Ok(()), Err)
+}
+
+impl Manager {
+    fn open(config: Config) -> Result<Rc<Manager>, PersistError> {
+        let [_, fresh_disk_id, new_cluster] = config.dice;
+        let (file, remembered) = match &config.state {
+            Some(path) => StateFile::open(path, fresh_disk_id).map(|(file, epoch)| (Some(file), epoch))?,
+            None => (None, None),
+        };
+        let disk_id = file.as_ref().map_or(fresh_disk_id, StateFile::disk_id);
+        let setup = Setup {
+            own: config.listen,
+            disk_id,
+            new_cluster: new_cluster.max(1),
+            partner: config.partner,
+            lost_after: config.lost_after(),
+            replace_delay: config.replace_delay,
+        };
+        Ok(Rc::new(Manager {
+            state: RefCell::new(State::new(setup, remembered, config.auto_replace)),
+            links: RefCell::default(),
+            file,
+            disk_id,
+            started: Instant::now(),
+            dialling: Cell::new(false),
+            failed: watch::Sender::new(false),
+            failure: Cell::new(None),
+            config,
+        }))
+    }
+
+    pub(super) fn now(&self) -> Now {
+        Now { since_start: self.started.elapsed(), unix_secs: (self.config.unix_secs)() }
+    }
+
+    /// Lets the state see something, and does what it says then.
+    pub(super) fn with_state<T>(self: &Rc<Self>, event: impl FnOnce(&mut State, Now) -> T) -> T {
+        let answer = event(&mut self.state.borrow_mut(), self.now());
+        self.act();
+        answer
+    }
+
+    async fn accept(self: Rc<Self>, listener: TcpListener) {
+        loop {
+            let (stream, _) = listen::accept(&listener).await;
+            let id = self.links.borrow_mut().reserve();
+            let conn = RpcConn::accept(stream, self.hello(), Limits::default(), self.handler(id));
+            self.links.borrow_mut().add(id, Link::new(conn, false));
+        }
+    }
+
+    fn hello(&self) -> (Address, Role) {
+        (self.config.listen, Role::Manager)
+    }
+
+    fn handler(self: &Rc<Self>, id: ConnId) -> Handler {
+        // Weak, because the manager holds the connections and each of them its handler.
+        let manager: Weak<Manager> = Rc::downgrade(self);
+        Rc::new(move |conn: &RpcConn, event: Event| {
+            let Some(manager) = manager.upgrade() else { return };
+            match event {
+                Event::Opened(Peer::Node(address, Role::Server)) => manager.server_opened(id, address),
+                Event::Opened(Peer::Node(address, Role::Manager)) => manager.manager_opened(id, conn, address),
+                Event::Opened(Peer::Client) => manager.links.borrow_mut().set_kind(id, LinkKind::Client),
+                Event::Request(request) => requests::handle(&manager, id, request),
+                Event::Closed(_) => manager.closed(id),
+            }
+        })
+    }
+
+    fn server_opened(self: &Rc<Self>, id: ConnId, address: Address) {
+        self.links.borrow_mut().set_kind(id, LinkKind::Server);
+        self.with_state(|state, now| state.server_opened(now, id, address));
+    }
+
+    fn manager_opened(self: &Rc<Self>, id: ConnId, conn: &RpcConn, address: Address) {
+        if self.config.partner != Some(address) {
+            tracing::warn!("unknown partner {address}: give it to this manager with --partner, or keep it away");
+            conn.close();
+            return;
+        }
+        let other = self.links.borrow().partner();
+        if let Some((other, other_dialled)) = other {
+            // Both dialled at once: both keep the connection that the lower address opened.
+            let keep_dialled = self.config.listen < address;
+            if other_dialled == keep_dialled {
+                self.links.borrow_mut().set_kind(id, LinkKind::Spare);
+                conn.close();
+                return;
+            }
+            self.links.borrow_mut().retire(other);
+        }
+        self.links.borrow_mut().set_kind(id, LinkKind::Partner);
+        if other.is_none() {
+            self.with_state(|state, _| state.partner_opened(address));
+        }
+        tokio::task::spawn_local(self.clone().learn_version(id, conn.clone()));
+    }
+
+    /// Asks the partner whether it is one of ours, and shows it our epoch.
+    async fn learn_version(self: Rc<Self>, id: ConnId, conn: RpcConn) {
+        let connect = v1::Connect {
+            peer: v1::Peer::Manager,
+            incarnation: self.config.dice[0],
+            workers: 1,
+            from_worker: 0,
+            worker: 0,
+        };
+        // An old partner hangs up on what it does not know: it is not asked twice.
+        let answer = if self.links.borrow().partner_is_old {
+            Err(CallError::Refused(error::PROTOCOL, Vec::new()))
+        } else {
+            conn.call_with(|out, msgid| connect.write(out, msgid), self.config.lost_after()).await
+        };
+        if self.links.borrow().partner().map(|(partner, _)| partner) != Some(id) {
+            return;
+        }
+        match answer.map(|result| v1::Connected::read(&result)) {
+            Ok(Ok(connected)) => self.state.borrow_mut().partner_is_ours(connected.disk_id),
+            Err(CallError::Refused(error::PROTOCOL, _)) => {
+                self.links.borrow_mut().partner_is_old = true;
+                self.state.borrow_mut().partner_is_old();
+            }
+            // It will be asked again on the next connection.
+            Ok(Err(_)) | Err(_) => return conn.close(),
+        }
+        self.tell(&[id]);
+    }
+
+    fn closed(self: &Rc<Self>, id: ConnId) {
+        let link = self.links.borrow_mut().remove(id);
+        match link.map(|l| l.kind) {
+            Some(LinkKind::Server) => self.with_state(|state, now| state.server_closed(now, id)),
+            Some(LinkKind::Partner) => self.with_state(|state, now| state.partner_closed(now)),
+            _ => {}
+        }
+    }
+
+    async fn tick(self: Rc<Self>) {
+        let mut tick = time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.with_state(|state, now| {
+                state.tick(now);
+                if let Some(then) = now.since_start.checked_sub(JOIN_WITHIN) {
+                    for conn in state.silent_since(then) {
+                        state.spoke_old(now, conn);
+                    }
+                }
+            });
+        }
+    }
+
+    async fn ping(self: Rc<Self>) {
+        let mut interval = time::interval(self.config.keepalive_interval);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            for (id, conn, kind) in self.links.borrow().nodes() {
+                tokio::task::spawn_local(self.clone().ping_one(id, conn, kind));
+            }
+            if self.config.partner.is_some() && self.links.borrow().partner().is_none() && !self.dialling.get() {
+                tokio::task::spawn_local(self.clone().dial_partner());
+            }
+        }
+    }
+
+    async fn ping_one(self: Rc<Self>, id: ConnId, conn: RpcConn, kind: LinkKind) {
+        let counter = self.state.borrow().counter();
+        let params = |out: &mut Vec<u8>| {
+            write_array(out, 1);
+            write_uint(out, u64::from(counter));
+        };
+        let answer = conn.call(v0::method::KEEP_ALIVE, params, self.config.lost_after()).await;
+        match (answer, kind) {
+            (Ok(_), LinkKind::Server) => self.with_state(|state, now| state.alive(now, id)),
+            (Err(CallError::Timeout), LinkKind::Partner) => conn.close(),
+            // A silent server meets its deadline; a broken connection is told otherwise.
+            _ => {}
+        }
+    }
+
+    async fn dial_partner(self: Rc<Self>) {
+        let Some(partner) = self.config.partner else { return };
+        self.dialling.set(true);
+        let id = self.links.borrow_mut().reserve();
+        let (to, timeout) = (partner.socket_addr(), self.config.connect_timeout);
+        let dialled = RpcConn::connect_node(to, self.hello(), timeout, Limits::default(), self.handler(id)).await;
+        if let Ok(conn) = dialled {
+            self.links.borrow_mut().add(id, Link::new(conn, true));
+        }
+        self.dialling.set(false);
+    }
+
+    /// Does what the state says until it says nothing more.
+    fn act(self: &Rc<Self>) {
+        loop {
+            let actions = self.state.borrow_mut().take_actions();
+            if actions.is_empty() {
+                return;
+            }
+            if actions.contains(&Action::Spread) && !self.save() {
+                return;
+            }
+            for action in actions {
+                match action {
+                    Action::Log(Level::Info, line) => tracing::info!("{line}"),
+                    Action::Log(Level::Warn, line) => tracing::warn!("{line}"),
+                    Action::Spread => {
+                        let everybody = self.links.borrow().all();
+                        self.tell(&everybody);
+                    }
+                    Action::Tell(id) => self.tell(&[id]),
+                    Action::Close(id) => self.links.borrow().close(id),
+                    Action::Check(address) => {
+                        tokio::task::spawn_local(self.clone().check(address));
+                    }
+                    Action::Hint(address) => self.links.borrow().hint_partner(address),
+                }
+            }
+        }
+    }
+
+    /// Syncs the epoch in force. False: it cannot be, and the manager stops without having told anybody.
+    fn save(&self) -> bool {
+        let epoch = self.state.borrow().epoch().clone();
+        match self.file.as_ref().map_or(Ok(()), |file| file.save(&epoch)) {
+            Ok(()) => true,
+            Err(e) => {
+                self.failure.set(Some(e));
+                self.failed.send_replace(true);
+                false
+            }
+        }
+    }
+
+    /// Tells some connections the epoch in force, each in its own words.
+    pub(super) fn tell(&self, ids: &[ConnId]) {
+        self.links.borrow_mut().tell(ids, &self.state.borrow());
+    }
+
+    async fn check(self: Rc<Self>, address: Address) {
+        let began = self.now().since_start;
+        let mut reachable = true;
+        for _ in 0..=self.config.connect_retry_limit {
+            let attempt = TcpStream::connect(address.socket_addr());
+            if let Ok(outcome) = time::timeout(self.config.connect_timeout, attempt).await {
+                reachable = !outcome.is_err_and(|e| is_refusal(&e));
+                break;
+            }
+        }
+        self.with_state(|state, now| state.checked(now, began, address, reachable));
+    }
+}
+
+/// Whether connecting failed because of the other side. A timeout, or trouble of our own, proves nothing.
+fn is_refusal(e: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, HostUnreachable};
+    matches!(e.kind(), ConnectionRefused | ConnectionReset | HostUnreachable)
+}
+
+#[cfg(test)]
+mod tests;

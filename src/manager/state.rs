@@ -1,0 +1,484 @@
+//! What a manager knows and does about it, without sockets, clocks or dice: events in, [`Action`]s out.
+//!
+//! [`State`] holds the epoch in force and the [`Roster`] of servers seen. Each event method notes what happened and
+//! leaves actions in an outbox, which [`State::take_actions`] empties. [`settle`] draws the consequences: who is
+//! removed, who comes back by itself, when a phase is done. [`super::change`] writes the texts, [`super::decide`]
+//! makes them facts. An epoch is on disk before anybody is told of it: [`Action::Spread`] says so.
+
+use super::change::{self, Draft, Newcomer};
+use super::decide;
+use super::roster::{Kind, Roster};
+use crate::logic::address::Address;
+use crate::logic::clock::{Clock, ClockTime};
+use crate::logic::epoch::{Epoch, ManagerEntry, Phase};
+use crate::proto::rpc::v1::Join;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+mod command;
+mod pair;
+mod settle;
+
+/// Numbers the connections of a manager.
+pub type ConnId = u64;
+
+/// The time of an event.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Since the manager started; never jumps.
+    pub since_start: Duration,
+    /// The wall clock: UNIX seconds.
+    pub unix_secs: u64,
+}
+
+/// What does not change while a manager runs.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// This manager, as other nodes reach it.
+    pub own: Address,
+    /// The random number in its state file.
+    pub disk_id: u64,
+    /// Names the cluster, if this manager is the one that founds it. Not 0.
+    pub new_cluster: u64,
+    /// The other manager of a pair.
+    pub partner: Option<Address>,
+    /// How long a server may be silent.
+    pub lost_after: Duration,
+    /// How long to wait for more servers before acting on those that came.
+    pub replace_delay: Duration,
+}
+
+/// How loud a line of the log is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Level {
+    /// With `-v`.
+    Info,
+    /// Always.
+    Warn,
+}
+
+/// What is to be done in the world.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// A newer epoch is in force: sync it to disk, and then tell partner, servers and gateways.
+    Spread,
+    /// Tell one connection the epoch in force.
+    Tell(ConnId),
+    /// Connect to a server's address, and report whether that is refused.
+    Check(Address),
+    /// Close a connection.
+    Close(ConnId),
+    /// Tell the partner, who leads, that a server seems dead.
+    Hint(Address),
+    /// Write to the log.
+    Log(Level, String),
+}
+
+/// Why something is refused, with error 6.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refused {
+    /// The epoch shown belongs to another cluster.
+    #[error("it belongs to another cluster")]
+    Foreign,
+    /// The epoch shown is none.
+    #[error("the epoch on its disk is damaged: {0}")]
+    Damaged(String),
+    /// The connection is no server's.
+    #[error("it sent no hello as a server")]
+    NoServer,
+    /// The partner leads.
+    #[error("the partner decides")]
+    NotLeading,
+    /// A kumofs 0.4 server cannot do that.
+    #[error("a kumofs 0.4 server cannot do that")]
+    OldServer,
+}
+
+/// The partner of a pair, while it is connected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Partner {
+    /// Not connected.
+    Away,
+    /// Connected; what it speaks is not known yet.
+    Greeted,
+    /// kumofs 0.4: each decides, the newer hash space counts.
+    Old,
+    /// Ours, with the random number in its state file.
+    Ours(u64),
+}
+
+/// A manager.
+#[derive(Debug)]
+pub struct State {
+    setup: Setup,
+    epoch: Rc<Epoch>,
+    clock: Clock,
+    roster: Roster,
+    partner: Partner,
+    partner_disk: u64,
+    auto_replace: bool,
+    /// Whether a newer epoch than ours may exist somewhere is ruled out as far as one manager can: see
+    /// [`settle::State::judge_trust`].
+    trusted: bool,
+    /// Whether the epoch came from this manager's own disk.
+    remembered: bool,
+    partner_met: bool,
+    /// An operator has said that those present are to be taken.
+    forced: bool,
+    /// Incarnations that an epoch removed: never to be admitted again.
+    burnt: BTreeSet<u64>,
+    /// Who has reported the end of the phase under way.
+    reported: BTreeSet<Address>,
+    gone_since: Option<Duration>,
+    returned_since: Option<Duration>,
+    claimed_since: Option<Duration>,
+    auto_since: Option<Duration>,
+    last_tick: Duration,
+    actions: Vec<Action>,
+}
+
+impl State {
+    /// Starts with what the state file held. `auto_replace` can be changed later.
+    pub fn new(setup: Setup, remembered: Option<Epoch>, auto_replace: bool) -> State {
+        let from_disk = remembered.is_some();
+        let epoch = Rc::new(remembered.unwrap_or_default());
+        let mut state = State {
+            clock: Clock::starting_after(epoch.whs.timestamp.max(epoch.rhs.timestamp)),
+            roster: Roster::new(setup.lost_after),
+            setup,
+            epoch,
+            partner: Partner::Away,
+            partner_disk: 0,
+            auto_replace,
+            trusted: false,
+            remembered: from_disk,
+            partner_met: false,
+            forced: false,
+            burnt: BTreeSet::new(),
+            reported: BTreeSet::new(),
+            gone_since: None,
+            returned_since: None,
+            claimed_since: None,
+            auto_since: None,
+            last_tick: Duration::ZERO,
+            actions: Vec::new(),
+        };
+        state.expect_servers(Duration::ZERO);
+        state
+    }
+
+    /// The epoch in force.
+    pub fn epoch(&self) -> &Rc<Epoch> {
+        &self.epoch
+    }
+
+    /// The logical counter, as version 0 messages carry it.
+    pub fn counter(&self) -> u32 {
+        self.clock.counter()
+    }
+
+    /// Raises the logical counter to what another node sent.
+    pub fn observe_counter(&mut self, counter: u32) {
+        self.clock.observe_counter(counter);
+    }
+
+    /// What is to be done since the last call.
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Whether this manager decides now, and not its partner.
+    pub fn leads(&self) -> bool {
+        let connected = matches!(self.partner, Partner::Ours(_)).then_some(self.setup.partner).flatten();
+        decide::leads(self.setup.own, connected)
+    }
+
+    /// Whether new servers are attached and dead ones detached without an operator.
+    pub fn auto_replace(&self) -> bool {
+        self.auto_replace
+    }
+
+    /// Turns that on or off.
+    pub fn set_auto_replace(&mut self, on: bool) {
+        self.auto_replace = on;
+        self.auto_since = None;
+    }
+
+    /// The servers that are connected and not attached, in the order of coming.
+    pub fn newcomers(&self) -> Vec<Newcomer> {
+        let mut found: Vec<(u64, Newcomer)> = self
+            .roster
+            .iter()
+            .filter_map(|(address, seen)| Some((seen.arrival, seen.newcomer(address)?)))
+            .filter(|(_, n)| !change::is_active(&self.epoch, n.address) && self.is_fresh(n))
+            .collect();
+        found.sort_unstable_by_key(|(arrival, _)| *arrival);
+        found.into_iter().map(|(_, n)| n).collect()
+    }
+
+    fn is_fresh(&self, server: &Newcomer) -> bool {
+        server.incarnation == 0 || !self.burnt.contains(&server.incarnation)
+    }
+
+    /// Whether the server of a connection gets version 1 messages, and this epoch concerns it.
+    pub fn follows_epochs(&self, conn: ConnId) -> bool {
+        let Some(address) = self.roster.by_conn(conn) else { return false };
+        match self.roster.get(address).map(|s| s.kind) {
+            Some(Kind::Joined { has_epoch, .. }) => has_epoch || self.epoch.server(address).is_some(),
+            _ => false,
+        }
+    }
+
+    /// Whether the server of a connection speaks version 0 only.
+    pub fn is_old(&self, conn: ConnId) -> bool {
+        let seen = self.roster.by_conn(conn).and_then(|a| self.roster.get(a));
+        seen.is_some_and(|s| s.kind == Kind::Old)
+    }
+
+    fn log(&mut self, level: Level, line: String) {
+        self.actions.push(Action::Log(level, line));
+    }
+
+    /// A server's hello came.
+    pub fn server_opened(&mut self, now: Now, conn: ConnId, address: Address) {
+        if let Some(old) = self.roster.opened(now.since_start, address, conn) {
+            self.actions.push(Action::Close(old));
+        }
+        self.log(Level::Info, format!("new node 1 {address}"));
+        self.log(Level::Info, format!("server connected {address}"));
+    }
+
+    /// A server introduced itself, as version 1 does.
+    ///
+    /// # Errors
+    /// When it has nothing to do here; the connection is then of no use.
+    pub fn joined(&mut self, now: Now, conn: ConnId, join: &Join) -> Result<(), Refused> {
+        let address = self.roster.by_conn(conn).ok_or(Refused::NoServer)?;
+        if let Some(bytes) = &join.epoch {
+            let theirs = Epoch::decode(bytes).map_err(|e| Refused::Damaged(e.to_string()));
+            let met = theirs.and_then(|theirs| {
+                let burnt = theirs.server(address).is_some_and(|s| s.incarnation == join.incarnation);
+                self.met(now, theirs).map(|()| burnt)
+            });
+            match met {
+                // It runs on an epoch that named it so, and the one in force does not.
+                Ok(true) if !self.is_recorded(address, join.incarnation) => {
+                    self.burnt.insert(join.incarnation);
+                }
+                Ok(_) => {}
+                Err(why) => {
+                    self.log(Level::Warn, format!("server refused {address}: {why}"));
+                    self.roster.closed(conn);
+                    self.forget_strangers();
+                    return Err(why);
+                }
+            }
+        }
+        let twin = self.epoch.servers.iter().find(|s| s.disk_id == join.disk_id && s.address != address);
+        if let Some(old) = twin.map(|t| t.address) {
+            self.log(Level::Warn, format!("server {address} has the disk of {old}: it counts as a new server"));
+        }
+        let kind = Kind::Joined {
+            disk_id: join.disk_id,
+            incarnation: join.incarnation,
+            workers: join.workers,
+            has_epoch: join.epoch.is_some(),
+        };
+        self.roster.introduced(conn, kind);
+        self.roster.alive(now.since_start, conn);
+        if self.epoch.number > 0 {
+            self.actions.push(Action::Tell(conn));
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    fn is_recorded(&self, address: Address, incarnation: u64) -> bool {
+        let entry = self.epoch.server(address);
+        entry.is_some_and(|s| s.incarnation == incarnation && s.removed.is_none())
+    }
+
+    /// A server sent something other than JOIN first, or nothing for too long: it is a kumofs 0.4 server.
+    pub fn spoke_old(&mut self, now: Now, conn: ConnId) {
+        let known = self.roster.by_conn(conn).and_then(|a| self.roster.get(a)).map(|s| s.kind);
+        if known == Some(Kind::Silent) {
+            self.roster.introduced(conn, Kind::Old);
+            if self.epoch.number > 0 {
+                self.actions.push(Action::Tell(conn));
+            }
+            self.settle(now);
+        }
+    }
+
+    /// Something was heard on a server's connection.
+    pub fn alive(&mut self, now: Now, conn: ConnId) {
+        self.roster.alive(now.since_start, conn);
+    }
+
+    /// A server's connection is gone.
+    pub fn server_closed(&mut self, now: Now, conn: ConnId) {
+        let Some(address) = self.roster.closed(conn) else { return };
+        if change::is_active(&self.epoch, address) {
+            self.actions.push(Action::Check(address));
+        } else {
+            self.log_lost(address);
+            self.forget_strangers();
+        }
+        self.settle(now);
+    }
+
+    fn log_lost(&mut self, address: Address) {
+        self.log(Level::Warn, format!("lost node 1 {address}"));
+        self.log(Level::Warn, format!("server lost {address}"));
+    }
+
+    /// Connecting to a server was tried; that `began` at a time since the start. A server that came back meanwhile lives.
+    pub fn checked(&mut self, now: Now, began: Duration, address: Address, reachable: bool) {
+        let came_back = self.roster.get(address).is_some_and(|s| s.conn.is_some() && s.opened >= began);
+        if !reachable && !came_back && change::is_active(&self.epoch, address) {
+            self.bury(now, address);
+            self.settle(now);
+        }
+    }
+
+    /// Another server has lost its link to this one.
+    pub fn hint_lost(&mut self, address: Address) {
+        if change::is_active(&self.epoch, address) {
+            self.actions.push(Action::Check(address));
+        }
+    }
+
+    fn bury(&mut self, now: Now, address: Address) {
+        let (new, conn) = self.roster.bury(now.since_start, address);
+        self.actions.extend(conn.map(Action::Close));
+        if new {
+            self.log_lost(address);
+        }
+        if new && !self.leads() && change::is_active(&self.epoch, address) {
+            self.actions.push(Action::Hint(address));
+        }
+    }
+
+    /// A server has copied what the replace of `time` asked of it.
+    pub fn copy_ended(&mut self, now: Now, conn: ConnId, time: ClockTime) {
+        if matches!(self.epoch.phase, Phase::Copying { time: t, .. } if t == time) {
+            self.report(now, conn);
+        }
+    }
+
+    /// A server has dropped what the replace of `time` took from it.
+    pub fn delete_ended(&mut self, now: Now, conn: ConnId, time: ClockTime) {
+        if matches!(self.epoch.phase, Phase::Deleting { time: t } if t == time) {
+            self.report(now, conn);
+        }
+    }
+
+    fn report(&mut self, now: Now, conn: ConnId) {
+        self.roster.alive(now.since_start, conn);
+        self.reported.extend(self.roster.by_conn(conn));
+        self.settle(now);
+    }
+
+    fn draft(&mut self, now: Now) -> Draft {
+        Draft::new(&self.epoch, self.clock.tick(now.unix_secs))
+    }
+
+    /// Decides what was drafted, if it changes anything.
+    fn decide(&mut self, now: Now, draft: Draft) {
+        let same_text = Epoch { number: self.epoch.number, ..draft.epoch().clone() } == *self.epoch;
+        let nobody = draft.epoch().servers.is_empty() && self.epoch.servers.is_empty();
+        if !same_text && !nobody {
+            self.decide_anyway(now, draft);
+        }
+    }
+
+    fn decide_anyway(&mut self, now: Now, mut draft: Draft) {
+        let (managers, cluster) = draft.identity();
+        *managers = self.managers();
+        if *cluster == 0 {
+            *cluster = self.setup.new_cluster;
+        }
+        match decide::decide(&self.epoch, draft.finish()) {
+            Ok(next) => self.put_in_force(now, next),
+            Err(e) => self.log(Level::Warn, format!("a change is dropped: {e}")),
+        }
+    }
+
+    fn managers(&self) -> Vec<ManagerEntry> {
+        let mut managers = vec![ManagerEntry { address: self.setup.own, disk_id: self.setup.disk_id }];
+        if let Some(address) = self.setup.partner {
+            let recorded = self.epoch.managers.iter().find(|m| m.address == address).map_or(0, |m| m.disk_id);
+            let disk_id = if self.partner_disk == 0 { recorded } else { self.partner_disk };
+            managers.push(ManagerEntry { address, disk_id });
+        }
+        managers.sort_unstable_by_key(|m| m.address);
+        managers
+    }
+
+    /// Makes a decided epoch the one that this manager goes by.
+    fn put_in_force(&mut self, now: Now, next: Epoch) {
+        let before = std::mem::replace(&mut self.epoch, Rc::new(next));
+        let active = before.servers.iter().filter(|s| s.removed.is_none());
+        let removed = active.filter(|s| !self.is_recorded(s.address, s.incarnation)).map(|s| s.incarnation);
+        let removed: Vec<u64> = removed.filter(|i| *i != 0).collect();
+        self.burnt.extend(removed);
+        self.clock.observe_counter(self.epoch.whs.timestamp.counter().max(self.epoch.rhs.timestamp.counter()));
+        if self.epoch.phase != before.phase {
+            self.reported.clear();
+            self.log_phase(before.phase);
+        }
+        self.expect_servers(now.since_start);
+        self.forget_strangers();
+        self.actions.push(Action::Spread);
+    }
+
+    fn log_phase(&mut self, before: Phase) {
+        match (before, self.epoch.phase) {
+            (_, Phase::Copying { full, .. }) => self.log(Level::Info, format!("start replace copy; full={full}")),
+            (_, Phase::Deleting { time }) => self.log(Level::Info, format!("start replace delete time({})", time.0)),
+            (Phase::Deleting { time }, Phase::Idle) => {
+                self.log(Level::Info, format!("replace finished time({})", time.0));
+            }
+            _ => {}
+        }
+    }
+
+    /// Active servers that were never heard are given some time.
+    fn expect_servers(&mut self, now: Duration) {
+        let deadline = now + self.setup.replace_delay.max(self.setup.lost_after);
+        for server in &self.epoch.servers {
+            if change::is_active(&self.epoch, server.address) {
+                self.roster.expect(server.address, deadline);
+            }
+        }
+    }
+
+    fn forget_strangers(&mut self) {
+        self.roster.retain(|address| change::is_active(&self.epoch, address));
+    }
+
+    /// Time passes. Called many times a second.
+    pub fn tick(&mut self, now: Now) {
+        if now.since_start.saturating_sub(self.last_tick) > self.setup.lost_after / 2 {
+            self.roster.excuse(now.since_start);
+        }
+        self.last_tick = now.since_start;
+        for address in self.roster.overdue(now.since_start) {
+            self.bury(now, address);
+        }
+        self.forget_strangers();
+        self.settle(now);
+        self.flush_when_due(now);
+        self.replace_by_itself(now);
+    }
+
+    /// The connections of servers that have said hello before `since_start` and nothing since.
+    pub fn silent_since(&self, since_start: Duration) -> Vec<ConnId> {
+        let silent = self.roster.iter().filter(|(_, s)| s.kind == Kind::Silent && s.opened <= since_start);
+        silent.filter_map(|(_, s)| s.conn).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+//! The consequences of who is there and who is not.
+//!
+//! Three rules, each for the manager that leads: active servers that are gone are removed, unless that would leave a
+//! range without a full server while one of its own comes back; a range without a full server takes back those that
+//! were removed last from it; a phase that all have finished is over. guarantees.md, "What an epoch may do".
+
+use super::{Draft, Level, Now, State};
+use crate::logic::address::Address;
+use crate::logic::epoch::Phase;
+use crate::manager::change::{self, Newcomer};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Deaths within this time are one: processes killed together are removed by one epoch, so that each of them may come
+/// back with what it has. Short against the 0.3 s in which a death is to be over.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// What became of a server that the epoch calls active.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    /// Connected, and the incarnation that was admitted.
+    Present,
+    /// Not heard, and not given up.
+    Unknown,
+    /// Taken for dead, or another disk has its address now.
+    Dead,
+    /// Started anew with the disk it had.
+    Returned(Newcomer),
+}
+
+impl State {
+    pub(super) fn settle(&mut self, now: Now) {
+        if self.epoch.number == 0 || !self.leads() {
+            return;
+        }
+        let standing = self.standing();
+        self.judge_trust(&standing);
+        if !self.trusted {
+            return;
+        }
+        self.part_with_the_gone(now, &standing);
+        self.take_back_the_last(now);
+        self.finish_phase(now);
+    }
+
+    fn standing(&self) -> BTreeMap<Address, Standing> {
+        let active = self.epoch.servers.iter().filter(|s| change::is_active(&self.epoch, s.address));
+        active
+            .map(|recorded| {
+                let seen = self.roster.get(recorded.address);
+                let standing = match seen.and_then(|s| s.newcomer(recorded.address)) {
+                    Some(n) if n.incarnation == recorded.incarnation => Standing::Present,
+                    Some(n) if n.disk_id == recorded.disk_id && n.disk_id != 0 && self.is_fresh(&n) => {
+                        Standing::Returned(n)
+                    }
+                    Some(_) => Standing::Dead,
+                    None if seen.is_some_and(|s| s.dead_since.is_some()) => Standing::Dead,
+                    None => Standing::Unknown,
+                };
+                (recorded.address, standing)
+            })
+            .collect()
+    }
+
+    /// A manager without a memory of its own, or one whose partner may have gone on without it, may hold an old epoch:
+    /// acting on that could bring back a server that others went on without. It waits until it has heard every active
+    /// server, or more than half of them as they were admitted, or the partner, or an operator.
+    fn judge_trust(&mut self, standing: &BTreeMap<Address, Standing>) {
+        if self.trusted {
+            return;
+        }
+        let count = |is: fn(&Standing) -> bool| standing.values().filter(|s| is(s)).count();
+        let heard = count(|s| matches!(s, Standing::Present | Standing::Returned(_)));
+        let present = count(|s| matches!(s, Standing::Present));
+        self.trusted = (self.remembered && (self.setup.partner.is_none() || self.partner_met))
+            || self.epoch.servers.is_empty()
+            || (heard == standing.len() && heard > 0)
+            || present * 2 > standing.len();
+    }
+
+    fn part_with_the_gone(&mut self, now: Now, standing: &BTreeMap<Address, Standing>) {
+        let is = |address: &Address, wanted: Standing| standing.get(address) == Some(&wanted);
+        let gone = |s: &Standing| matches!(s, Standing::Dead | Standing::Returned(_));
+        let returned: BTreeMap<Address, Newcomer> = standing
+            .iter()
+            .filter_map(|(a, s)| if let Standing::Returned(n) = s { Some((*a, *n)) } else { None })
+            .collect();
+        note_since(&mut self.gone_since, now, standing.values().any(gone));
+        note_since(&mut self.returned_since, now, !returned.is_empty());
+        let Some(since) = self.gone_since else { return };
+        if now.since_start < since + GATHER {
+            return;
+        }
+        let endangered = change::endangered(&self.epoch, |a| is(&a, Standing::Present));
+        // They may come back, or turn out to have died together with the others.
+        if !self.forced && endangered.iter().any(|a| is(a, Standing::Unknown)) {
+            return;
+        }
+        let reviving: BTreeSet<Address> = endangered.iter().copied().filter(|a| returned.contains_key(a)).collect();
+        if !reviving.is_empty() {
+            let complete = endangered.iter().all(|a| returned.contains_key(a));
+            let there = |a: Address| is(&a, Standing::Present) || reviving.contains(&a);
+            let waited = self.waited(now, self.returned_since);
+            if !(complete || self.forced || waited && change::covered(&self.epoch, there)) {
+                return;
+            }
+        }
+        let mut draft = self.draft(now);
+        for (address, standing) in standing.iter().filter(|(_, s)| gone(s)) {
+            let filling = !change::is_full(&self.epoch, *address);
+            match standing {
+                // A filling server that restarts with all others is filled anew, without an operator.
+                Standing::Returned(n) if reviving.contains(address) || filling && !reviving.is_empty() => {
+                    self.log(Level::Info, format!("server {address} is taken back"));
+                    draft.revive(n, !filling);
+                }
+                _ => {
+                    // A death was logged when it was found; what took its place so soon that none was found was not.
+                    if self.roster.get(*address).is_some_and(|s| s.dead_since.is_none()) {
+                        self.log_lost(*address);
+                    }
+                    draft.remove(*address);
+                }
+            }
+        }
+        self.gone_since = None;
+        self.returned_since = None;
+        self.decide(now, draft);
+    }
+
+    fn take_back_the_last(&mut self, now: Now) {
+        let unserved = change::claims(&self.epoch).good;
+        let there: Vec<Newcomer> = self.newcomers().into_iter().filter(|n| self.may_claim(n, &unserved)).collect();
+        if unserved.is_empty() || there.is_empty() {
+            self.claimed_since = None;
+            return;
+        }
+        self.claimed_since.get_or_insert(now.since_start);
+        let covered = |a| change::is_full(&self.epoch, a) || there.iter().any(|n| n.address == a);
+        let waited = self.waited(now, self.claimed_since);
+        if !(there.len() == unserved.len() || self.forced || waited && change::covered(&self.epoch, covered)) {
+            return;
+        }
+        self.claimed_since = None;
+        let mut draft = self.draft(now);
+        for newcomer in &there {
+            self.log(Level::Info, format!("server {} is taken back", newcomer.address));
+            draft.revive(newcomer, true);
+        }
+        self.decide(now, draft);
+    }
+
+    fn may_claim(&self, server: &Newcomer, unserved: &BTreeSet<Address>) -> bool {
+        let same_disk = |s: &crate::logic::epoch::ServerEntry| s.disk_id == server.disk_id && s.disk_id != 0;
+        unserved.contains(&server.address) && self.epoch.server(server.address).is_some_and(same_disk)
+    }
+
+    fn waited(&self, now: Now, since: Option<Duration>) -> bool {
+        since.is_some_and(|since| now.since_start >= since + self.setup.replace_delay)
+    }
+
+    fn finish_phase(&mut self, now: Now) {
+        if self.epoch.phase == Phase::Idle {
+            return;
+        }
+        let mut active = self.epoch.whs.nodes.iter().filter(|n| n.active);
+        if active.any(|n| !self.reported.contains(&n.address)) {
+            return;
+        }
+        let mut draft: Draft = self.draft(now);
+        match self.epoch.phase {
+            Phase::Copying { .. } => draft.finish_copying(),
+            Phase::Deleting { .. } => draft.finish_deleting(),
+            Phase::Idle => return,
+        }
+        self.decide(now, draft);
+    }
+
+    /// With `-a`: attaches newcomers and detaches the dead, some time after the first of them was noticed. Never while
+    /// a range has no full server, because that would end the claim of those who could still bring its records back.
+    pub(super) fn replace_by_itself(&mut self, now: Now) {
+        let moving = matches!(self.epoch.phase, Phase::Copying { .. });
+        let founding = self.epoch.servers.is_empty();
+        let safe = founding || self.trusted && change::covered(&self.epoch, |a| change::is_full(&self.epoch, a));
+        let newcomers = self.newcomers();
+        let faults = self.epoch.whs.nodes.iter().any(|n| !n.active);
+        let due = self.auto_replace && self.leads() && !moving && safe && (faults || !newcomers.is_empty());
+        note_since(&mut self.auto_since, now, due);
+        if self.waited(now, self.auto_since) {
+            self.auto_since = None;
+            self.attach_and_detach(now, true, true, true);
+        }
+    }
+}
+
+/// Remembers since when something is the case.
+fn note_since(since: &mut Option<Duration>, now: Now, is: bool) {
+    *since = if is { since.or(Some(now.since_start)) } else { None };
+}

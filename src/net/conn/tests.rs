@@ -1,0 +1,107 @@
+//! Connections over loopback: batches, partial messages, peers that do not read.
+
+use super::*;
+use crate::net::cores::event_loop;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+/// Runs a test with the two ends of a connection: ours as a `Conn` with its reading half, and the peer's stream.
+fn with_pair<F: Future<Output = ()>>(test: impl FnOnce(Rc<Conn>, OwnedReadHalf, TcpStream) -> F) {
+    event_loop().unwrap().block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (ours, _) = listener.accept().await.unwrap();
+        let turn = Turn::new();
+        tokio::task::spawn_local(turn.clone().run(|| ()));
+        let (conn, read) = Conn::new(ours, &turn);
+        tokio::time::timeout(Duration::from_secs(20), test(conn, read, peer)).await.expect("the test hangs");
+    });
+}
+
+/// Messages of the tests: a length byte, then so many bytes; echoed whole.
+fn echo(conn: &Rc<Conn>, bytes: &[u8]) -> Received {
+    let mut used = 0;
+    while let Some(&len) = bytes.get(used) {
+        let Some(message) = bytes.get(used..used + 1 + usize::from(len)) else {
+            return Received { used, need: 1 + usize::from(len), then: Then::Read };
+        };
+        conn.write(|out| out.extend_from_slice(message));
+        used += message.len();
+    }
+    Received::used(used)
+}
+
+#[test]
+fn messages_cut_anywhere_come_back_whole() {
+    with_pair(|conn, read, mut peer| async move {
+        let loops = tokio::task::spawn_local(async move {
+            let echoed = conn.clone();
+            read_loop(&conn, read, &Scratch::new(), |bytes| echo(&echoed, bytes)).await
+        });
+        let sent: Vec<u8> = (0..100u8).flat_map(|n| std::iter::once(n).chain((0..n).rev())).collect();
+        for chunk in sent.chunks(7) {
+            peer.write_all(chunk).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let mut came = vec![0; sent.len()];
+        peer.read_exact(&mut came).await.unwrap();
+        assert_eq!(came, sent);
+        drop(peer);
+        assert!(matches!(loops.await.unwrap(), Ended::Eof));
+    });
+}
+
+#[test]
+fn output_that_the_peer_does_not_read_waits_and_then_arrives() {
+    const LEN: usize = 30 << 20;
+    with_pair(|conn, read, mut peer| async move {
+        conn.write(|out| out.resize(LEN, b'x'));
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+        assert!(conn.backlog() > 0, "the system takes less than all at once");
+        conn.close_when_written();
+        let mut came = Vec::new();
+        peer.read_to_end(&mut came).await.unwrap();
+        assert_eq!(came.len(), LEN);
+        assert!(conn.is_closed());
+        drop(read);
+    });
+}
+
+#[test]
+fn a_waiting_reader_goes_on_where_it_stopped() {
+    with_pair(|conn, read, mut peer| async move {
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let (log, reader) = (seen.clone(), conn.clone());
+        tokio::task::spawn_local(async move {
+            let receive = |bytes: &[u8]| {
+                log.borrow_mut().push(bytes.len());
+                if log.borrow().len() == 1 { Received::wait(1) } else { Received::used(bytes.len()) }
+            };
+            read_loop(&reader, read, &Scratch::new(), receive).await
+        });
+        peer.write_all(b"abcdef").await.unwrap();
+        while seen.borrow().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        peer.write_all(b"ghi").await.unwrap();
+        conn.resume();
+        while seen.borrow().iter().skip(1).sum::<usize>() < 8 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(seen.borrow()[..2], [6, 5], "what was left is shown again before anything new");
+    });
+}
+
+#[test]
+fn closing_from_here_ends_the_reading_loop() {
+    with_pair(|conn, read, peer| async move {
+        let closer = conn.clone();
+        let scratch = Scratch::new();
+        let reading = read_loop(&conn, read, &scratch, |bytes| Received::used(bytes.len()));
+        let (ended, ()) = tokio::join!(reading, async move { closer.close() });
+        assert!(matches!(ended, Ended::Closed));
+        drop(peer);
+    });
+}

@@ -1,0 +1,13 @@
+//! Sockets and threads: where bytes meet the operating system.
+//!
+//! A worker is one thread with its own event loop ([`cores`]). Each connection has a task that reads ([`conn`]); what
+//! the tasks of a turn produce is finished and written by one more, once ([`turn`]). No channel, lock or
+//! task is spent on a single command. What is not hot (managers, tools) speaks through [`rpc`]; [`listen`] turns what
+//! operators type into addresses and sockets.
+
+pub mod conn;
+pub mod cores;
+pub mod listen;
+pub mod rpc;
+pub mod time;
+pub mod turn;

@@ -1,0 +1,85 @@
+//! The end of a turn: what the tasks woken together have produced is finished and written, once.
+//!
+//! An event loop wakes tasks in the order of their events. The first one that has something to finish wakes the
+//! turn's task, which so runs after all tasks that were woken before it: one append to the store, one message
+//! to each peer and one write to each connection serve them all.
+
+use super::conn::Conn;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+/// Buffers kept for reuse, and the largest one worth keeping, in bytes.
+const POOLED: usize = 64;
+const POOLED_CAPACITY: usize = 256 << 10;
+
+/// What is to be finished at the end of this turn of an event loop.
+#[derive(Default)]
+pub struct Turn {
+    dirty: RefCell<Vec<Rc<Conn>>>,
+    woken: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    pool: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Turn {
+    /// A turn whose task is not running yet: see [`run`](Turn::run).
+    pub fn new() -> Rc<Turn> {
+        Rc::new(Turn::default())
+    }
+
+    /// Asks for the end of this turn to be run.
+    #[inline]
+    pub fn wake(&self) {
+        if !self.woken.replace(true)
+            && let Some(waker) = &*self.waker.borrow()
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Notes that `conn` has output to write.
+    pub(super) fn mark(&self, conn: Rc<Conn>) {
+        self.dirty.borrow_mut().push(conn);
+        self.wake();
+    }
+
+    /// An empty buffer, warm if possible.
+    pub(super) fn take_buffer(&self) -> Vec<u8> {
+        self.pool.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes back a buffer whose content was written.
+    pub(super) fn give_buffer(&self, mut buffer: Vec<u8>) {
+        let mut pool = self.pool.borrow_mut();
+        if pool.len() < POOLED && buffer.capacity() <= POOLED_CAPACITY && buffer.capacity() > 0 {
+            buffer.clear();
+            pool.push(buffer);
+        }
+    }
+
+    /// The task that ends turns: calls `finish`, then writes what connections have to send. Never returns.
+    pub async fn run(self: Rc<Self>, mut finish: impl FnMut()) {
+        // Sockets that are always ready must not make this task yield between two of them.
+        let turns = poll_fn::<(), _>(|cx| {
+            let mut waker = self.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+            drop(waker);
+            if self.woken.replace(false) {
+                finish();
+                let mut dirty = std::mem::take(&mut *self.dirty.borrow_mut());
+                for conn in dirty.drain(..) {
+                    conn.flush();
+                }
+                let mut marked_meanwhile = self.dirty.borrow_mut();
+                dirty.append(&mut marked_meanwhile);
+                *marked_meanwhile = dirty;
+            }
+            Poll::Pending
+        });
+        tokio::task::coop::unconstrained(turns).await;
+    }
+}

@@ -1,0 +1,40 @@
+//! What memcached clients speak: requests, replies, and the dialects that carry them.
+//!
+//! [`Request`] and [`Reply`] belong to no dialect; a gateway executes the one and makes the other. [`text`] is the
+//! classic text protocol. Dialects differ in the first byte of a command (the binary one starts with 0x80, meta
+//! commands are text lines whose first word is `m` and one letter), so that one port can take them all. What is
+//! answered how, and where it differs from memcached 1.6, is in `doc/memcached.md`.
+
+mod reply;
+mod request;
+pub mod text;
+
+pub use reply::{Reply, Trouble};
+pub use request::{Keys, Request, StatsTopic, Verb};
+
+use crate::logic::record::MAX_KEY_LEN;
+
+/// What a client may send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Most bytes of data in a value; at most [`Limits::MAX_VALUE_BYTES`].
+    pub value_bytes: usize,
+    /// Most bytes of a retrieval's line (get, gets, gat, gats) that is waited for. memcached sets none; ours bounds
+    /// what a client can make us keep, at about 4,000 of the longest keys.
+    pub get_line_bytes: usize,
+}
+
+impl Limits {
+    /// Longest key in bytes, as in memcached.
+    pub const KEY_BYTES: usize = MAX_KEY_LEN;
+    /// Most bytes of any other command line that is waited for, as in memcached.
+    pub const LINE_BYTES: usize = 2048;
+    /// The largest `value_bytes` that the rest of the system is made for.
+    pub const MAX_VALUE_BYTES: usize = 128 << 20;
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { value_bytes: 1 << 20, get_line_bytes: 1 << 20 }
+    }
+}

@@ -1,0 +1,254 @@
+//! What clients ask for. Keys and data borrow from the buffer that was parsed.
+
+use crate::logic::counter::Direction;
+use memchr::memchr;
+
+/// A command, whatever dialect it came in. `noreply`: the client reads no answer, so none may be sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request<'a> {
+    /// Each key's value, if it has one, in the order of the keys; then [`Reply::End`](super::Reply::End).
+    Get {
+        /// At least one.
+        keys: Keys<'a>,
+        /// Whether the values carry their cas unique.
+        with_cas: bool,
+    },
+    /// As `Get`, and sets the expiry of what it finds.
+    GetAndTouch {
+        /// The new expiry, see [`expiry_of`](crate::logic::expiry::expiry_of).
+        exptime: i64,
+        /// May be none: then the end follows at once.
+        keys: Keys<'a>,
+        /// Whether the values carry their cas unique.
+        with_cas: bool,
+    },
+    /// Writes a value.
+    Store {
+        /// On what condition, and where the data goes.
+        verb: Verb,
+        /// The key.
+        key: &'a [u8],
+        /// The client's own; append and prepend leave what is stored.
+        flags: u32,
+        /// See [`expiry_of`](crate::logic::expiry::expiry_of); append and prepend leave what is stored.
+        exptime: i64,
+        /// At most [`Limits::value_bytes`](super::Limits) bytes.
+        data: &'a [u8],
+        /// No answer is wanted.
+        noreply: bool,
+    },
+    /// Removes a key.
+    Delete {
+        /// The key.
+        key: &'a [u8],
+        /// No answer is wanted.
+        noreply: bool,
+    },
+    /// Counts a decimal number up or down, see [`counter`](crate::logic::counter).
+    Count {
+        /// `incr` or `decr`.
+        direction: Direction,
+        /// The key.
+        key: &'a [u8],
+        /// By how much.
+        delta: u64,
+        /// No answer is wanted.
+        noreply: bool,
+    },
+    /// Sets the expiry.
+    Touch {
+        /// The key.
+        key: &'a [u8],
+        /// The new expiry, see [`expiry_of`](crate::logic::expiry::expiry_of).
+        exptime: i64,
+        /// No answer is wanted.
+        noreply: bool,
+    },
+    /// Hides everything stored before a moment, see [`flush_time`](crate::logic::expiry::flush_time).
+    FlushAll {
+        /// Seconds from now, or UNIX time; 0 and less is now.
+        delay: i64,
+        /// No answer is wanted.
+        noreply: bool,
+    },
+    /// Figures about the service.
+    Stats(StatsTopic),
+    /// The version's text.
+    Version,
+    /// Sets how much memcached logs; answered OK and otherwise without effect.
+    Verbosity {
+        /// No answer is wanted.
+        noreply: bool,
+    },
+    /// Closes the connection after all earlier answers.
+    Quit,
+}
+
+impl Request<'_> {
+    /// Whether the client reads no answer.
+    pub fn noreply(&self) -> bool {
+        match self {
+            Request::Store { noreply, .. }
+            | Request::Delete { noreply, .. }
+            | Request::Count { noreply, .. }
+            | Request::Touch { noreply, .. }
+            | Request::FlushAll { noreply, .. }
+            | Request::Verbosity { noreply } => *noreply,
+            Request::Get { .. }
+            | Request::GetAndTouch { .. }
+            | Request::Stats(_)
+            | Request::Version
+            | Request::Quit => false,
+        }
+    }
+}
+
+/// How a value is stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verb {
+    /// In any case.
+    Set,
+    /// Only where there is none.
+    Add,
+    /// Only over one that is there.
+    Replace,
+    /// After the data that is there. memcached answers "not stored" also where the sum is too large.
+    Append,
+    /// Before the data that is there, otherwise as `Append`.
+    Prepend,
+    /// Only over the value with this cas unique.
+    Cas(u64),
+}
+
+/// Which figures `stats` is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StatsTopic {
+    /// `stats`.
+    General,
+    /// `stats settings`.
+    Settings,
+    /// `stats items`.
+    Items,
+    /// `stats slabs`.
+    Slabs,
+    /// `stats sizes`.
+    Sizes,
+    /// `stats conns`.
+    Conns,
+    /// `stats reset`: sets the counters to zero, answered by [`Reply::Reset`](super::Reply::Reset).
+    Reset,
+}
+
+/// The keys of a retrieval, in the order they were sent, repetitions included. Iterating allocates nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Keys<'a> {
+    /// The keys left, separated by spaces; neither starts nor ends with one.
+    area: &'a [u8],
+    left: usize,
+}
+
+impl<'a> Keys<'a> {
+    /// One key, which may hold any bytes.
+    pub fn one(key: &'a [u8]) -> Keys<'a> {
+        Keys { area: key, left: 1 }
+    }
+
+    /// The words of `area`; `None` when one of them is longer than `max_key_bytes`.
+    pub(super) fn split(area: &'a [u8], max_key_bytes: usize) -> Option<Keys<'a>> {
+        let area = area.trim_ascii_spaces();
+        let mut left = 0;
+        let mut rest = area;
+        while !rest.is_empty() {
+            let end = memchr(b' ', rest).unwrap_or(rest.len());
+            if end > max_key_bytes {
+                return None;
+            }
+            left += 1;
+            rest = rest[end..].trim_leading_spaces();
+        }
+        Some(Keys { area, left })
+    }
+}
+
+impl<'a> Iterator for Keys<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        match self.left {
+            0 => None,
+            1 => {
+                self.left = 0;
+                Some(self.area)
+            }
+            _ => {
+                self.left -= 1;
+                let end = memchr(b' ', self.area).unwrap_or(self.area.len());
+                let (key, rest) = self.area.split_at(end);
+                self.area = rest.trim_leading_spaces();
+                Some(key)
+            }
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Keys<'_> {}
+
+/// Spaces separate the words of a line; tabs and the like are bytes of a word.
+pub(super) trait Spaces {
+    /// Without the spaces in front.
+    fn trim_leading_spaces(&self) -> &Self;
+    /// Without the spaces at both ends.
+    fn trim_ascii_spaces(&self) -> &Self;
+}
+
+impl Spaces for [u8] {
+    fn trim_leading_spaces(&self) -> &[u8] {
+        let start = self.iter().position(|b| *b != b' ').unwrap_or(self.len());
+        &self[start..]
+    }
+
+    fn trim_ascii_spaces(&self) -> &[u8] {
+        let trimmed = self.trim_leading_spaces();
+        let end = trimmed.iter().rposition(|b| *b != b' ').map_or(0, |last| last + 1);
+        &trimmed[..end]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(area: &[u8]) -> Vec<&[u8]> {
+        let keys = Keys::split(area, 250).unwrap();
+        let (len, keys) = (keys.len(), keys.collect::<Vec<_>>());
+        assert_eq!(len, keys.len());
+        keys
+    }
+
+    #[test]
+    fn keys_come_in_order_with_repetitions() {
+        assert_eq!(split(b"a"), [b"a"]);
+        assert_eq!(split(b"  a   bb a "), [&b"a"[..], b"bb", b"a"]);
+        assert_eq!(split(b" a\tb \xff"), [&b"a\tb"[..], b"\xff"]);
+        assert!(split(b"").is_empty());
+        assert!(split(b"    ").is_empty());
+    }
+
+    #[test]
+    fn one_key_too_long_refuses_all() {
+        let longest = [b'k'; 250];
+        assert_eq!(split(&longest), [&longest[..]]);
+        let mut area = b"a ".to_vec();
+        area.extend([b'k'; 251]);
+        assert_eq!(Keys::split(&area, 250), None);
+    }
+
+    #[test]
+    fn a_single_key_may_hold_spaces() {
+        assert_eq!(Keys::one(b" a b ").collect::<Vec<_>>(), [b" a b "]);
+    }
+}

@@ -1,0 +1,383 @@
+//! The classic text protocol: a line of words, for stores a block of data after it.
+//!
+//! Source: memcached's protocol.txt, and memcached 1.6.18 as it behaves where that is silent; `tests/vectors/text.txt`
+//! holds what was found out. [`parse`] decides nothing but the form: what it lets through is a [`Request`] to execute,
+//! what it refuses carries the answer. It looks only at the first command of the buffer; call it again after what it
+//! used. What it says does not depend on how the bytes arrived, with one exception, which is memcached's: a line over
+//! [`Limits::LINE_BYTES`] is served when it is there to its end and ends the connection when it is not.
+
+mod encode;
+#[cfg(test)]
+mod tests;
+
+pub use encode::encode;
+
+use super::request::Spaces;
+use super::{Keys, Limits, Request, StatsTopic, Trouble, Verb};
+use crate::logic::counter::Direction;
+use crate::logic::decimal::{parse_i64, parse_u32, parse_u64};
+use memchr::{memchr, memchr2};
+
+/// The longest data that memcached accepts as a length at all; beyond it the line is malformed.
+const MAX_LENGTH: i64 = i32::MAX as i64 - 2;
+/// Spaces before a retrieval that memcached puts up with in a long line.
+const MAX_LEADING_SPACES: usize = 100;
+/// Most words in any command whose words are counted (cas with noreply), not counting the command itself.
+const MAX_WORDS: usize = 6;
+
+/// What stands at the head of a buffer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Parsed<'a> {
+    /// The beginning of a command.
+    Incomplete {
+        /// Bytes the buffer must hold in all before it is worth parsing again.
+        needed_bytes: usize,
+    },
+    /// A command to execute.
+    Request {
+        /// The command.
+        request: Request<'a>,
+        /// Bytes of the buffer that were the command.
+        used_bytes: usize,
+    },
+    /// A command that is not executed.
+    Refused {
+        /// What to answer; `None` when the client wants no answer, or the connection is closed without one.
+        reply: Option<Trouble>,
+        /// Bytes of the buffer to drop.
+        used_bytes: usize,
+        /// How the connection goes on.
+        then: Then<'a>,
+    },
+}
+
+/// How a connection goes on after a refused command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Then<'a> {
+    /// With what follows in the buffer.
+    GoOn,
+    /// With what follows after these bytes, which are dropped unread as they come.
+    Swallow {
+        /// How many.
+        bytes: u64,
+        /// A key whose value is removed: it was to be replaced, and serving the old one would be wrong.
+        stale_key: Option<&'a [u8]>,
+    },
+    /// Closed, after earlier answers and this one were sent.
+    Close,
+}
+
+/// Why a line is refused: the answer, and whether the client wants it.
+struct Refusal {
+    trouble: Trouble,
+    noreply: bool,
+}
+
+impl From<Trouble> for Refusal {
+    fn from(trouble: Trouble) -> Refusal {
+        Refusal { trouble, noreply: false }
+    }
+}
+
+impl Trouble {
+    fn unless(self, noreply: bool) -> Refusal {
+        Refusal { trouble: self, noreply }
+    }
+}
+
+/// What a line is, before its data.
+enum Line<'a> {
+    Whole(Request<'a>),
+    Store(StoreLine<'a>),
+    /// Speaks HTTP: there is no use in going on.
+    Http,
+}
+
+struct StoreLine<'a> {
+    verb: Verb,
+    key: &'a [u8],
+    flags: u32,
+    exptime: i64,
+    data_bytes: usize,
+    noreply: bool,
+}
+
+/// Parses the first command in `buf`.
+pub fn parse<'a>(buf: &'a [u8], limits: &Limits) -> Parsed<'a> {
+    let Some((line, used_bytes)) = find_line(buf) else {
+        return unfinished(buf, limits);
+    };
+    match parse_line(line) {
+        Ok(Line::Whole(request)) => Parsed::Request { request, used_bytes },
+        Ok(Line::Store(store)) => finish_store(store, buf, used_bytes, limits),
+        Ok(Line::Http) => Parsed::Refused { reply: None, used_bytes, then: Then::Close },
+        Err(Refusal { trouble, noreply }) => {
+            let reply = (!noreply).then_some(trouble);
+            Parsed::Refused { reply, used_bytes, then: Then::GoOn }
+        }
+    }
+}
+
+/// The first line without its end, and how many bytes it takes with it. As in memcached, a line's text ends at a NUL.
+fn find_line(buf: &[u8]) -> Option<(&[u8], usize)> {
+    let end = memchr2(b'\n', 0, buf)?;
+    if buf[end] == 0 {
+        let newline = end + memchr(b'\n', &buf[end..])?;
+        return Some((&buf[..end], newline + 1));
+    }
+    let line = &buf[..end];
+    Some((line.strip_suffix(b"\r").unwrap_or(line), end + 1))
+}
+
+/// A line without an end: worth waiting for, or not.
+fn unfinished<'a>(buf: &'a [u8], limits: &Limits) -> Parsed<'a> {
+    let incomplete = Parsed::Incomplete { needed_bytes: buf.len() + 1 };
+    if buf.len() <= Limits::LINE_BYTES {
+        return incomplete;
+    }
+    let line = buf.trim_leading_spaces();
+    let retrieval = [&b"get "[..], b"gets ", b"gat ", b"gats "].iter().any(|c| line.starts_with(c));
+    let reply = if !retrieval || buf.len() - line.len() > MAX_LEADING_SPACES {
+        None
+    } else if buf.len() > limits.get_line_bytes {
+        Some(Trouble::LineTooLong)
+    } else {
+        return incomplete;
+    };
+    Parsed::Refused { reply, used_bytes: buf.len(), then: Then::Close }
+}
+
+/// A store's data follows its line at `line_bytes`.
+fn finish_store<'a>(store: StoreLine<'a>, buf: &'a [u8], line_bytes: usize, limits: &Limits) -> Parsed<'a> {
+    let StoreLine { verb, key, flags, exptime, data_bytes, noreply } = store;
+    let refused = |trouble, used_bytes, then| {
+        let reply = (!noreply).then_some(trouble);
+        Parsed::Refused { reply, used_bytes, then }
+    };
+    if data_bytes > limits.value_bytes {
+        let stale_key = (verb == Verb::Set).then_some(key);
+        let then = Then::Swallow { bytes: data_bytes as u64 + 2, stale_key };
+        return refused(Trouble::TooLarge, line_bytes, then);
+    }
+    let used_bytes = line_bytes + data_bytes + 2;
+    let Some(block) = buf.get(line_bytes..used_bytes) else {
+        return Parsed::Incomplete { needed_bytes: used_bytes };
+    };
+    match block.strip_suffix(b"\r\n") {
+        Some(data) => {
+            let request = Request::Store { verb, key, flags, exptime, data, noreply };
+            Parsed::Request { request, used_bytes }
+        }
+        None => refused(Trouble::BadDataChunk, used_bytes, Then::GoOn),
+    }
+}
+
+/// The words after a command.
+struct Words<'a> {
+    words: [&'a [u8]; MAX_WORDS],
+    /// How many there are; one more than fit stands for any larger number.
+    len: usize,
+}
+
+impl<'a> Words<'a> {
+    fn split(mut rest: &'a [u8]) -> Words<'a> {
+        let mut words = Words { words: [&[]; MAX_WORDS], len: 0 };
+        loop {
+            let word;
+            (word, rest) = split_word(rest);
+            if word.is_empty() {
+                return words;
+            }
+            match words.words.get_mut(words.len) {
+                Some(place) => *place = word,
+                None => return Words { len: MAX_WORDS + 1, ..words },
+            }
+            words.len += 1;
+        }
+    }
+
+    /// The words, if their number is one of `allowed`.
+    fn counted(rest: &'a [u8], allowed: std::ops::RangeInclusive<usize>) -> Result<Words<'a>, Refusal> {
+        let words = Words::split(rest);
+        if allowed.contains(&words.len) { Ok(words) } else { Err(Trouble::NoCommand.into()) }
+    }
+
+    /// Whether the last word says that no answer is wanted. memcached looks no further: `set k 0 0 noreply` is a line
+    /// with a bad length that is not answered.
+    fn noreply(&self) -> bool {
+        self.len.checked_sub(1).is_some_and(|last| self.words.get(last) == Some(&&b"noreply"[..]))
+    }
+}
+
+/// The first word of `text`, and what stands behind it. Empty when there is none.
+fn split_word(text: &[u8]) -> (&[u8], &[u8]) {
+    let text = text.trim_leading_spaces();
+    let end = text.iter().position(|b| *b == b' ').unwrap_or(text.len());
+    text.split_at(end)
+}
+
+/// The last word of `text`; empty when there is none.
+fn last_word(text: &[u8]) -> &[u8] {
+    text.rsplit(|b| *b == b' ').find(|word| !word.is_empty()).unwrap_or_default()
+}
+
+fn parse_line(line: &[u8]) -> Result<Line<'_>, Refusal> {
+    let (command, rest) = split_word(line);
+    let request = match command {
+        b"get" | b"bget" => get(rest, false),
+        b"set" => return store(rest, Verb::Set),
+        b"gets" => get(rest, true),
+        b"gat" => get_and_touch(rest, false),
+        b"gats" => get_and_touch(rest, true),
+        b"add" => return store(rest, Verb::Add),
+        b"replace" => return store(rest, Verb::Replace),
+        b"append" => return store(rest, Verb::Append),
+        b"prepend" => return store(rest, Verb::Prepend),
+        b"cas" => return cas(rest),
+        b"incr" => count(rest, Direction::Up),
+        b"decr" => count(rest, Direction::Down),
+        b"delete" => delete(rest),
+        b"touch" => touch(rest),
+        b"flush_all" => flush_all(rest),
+        b"verbosity" => verbosity(rest),
+        b"stats" => stats(rest),
+        b"version" => Ok(Request::Version),
+        b"quit" => Ok(Request::Quit),
+        _ if last_word(line).starts_with(b"HTTP/") => return Ok(Line::Http),
+        _ => Err(not_served(command, rest)),
+    };
+    request.map(Line::Whole)
+}
+
+fn key(word: &[u8], noreply: bool) -> Result<&[u8], Refusal> {
+    if word.len() <= Limits::KEY_BYTES { Ok(word) } else { Err(Trouble::BadFormat.unless(noreply)) }
+}
+
+fn get(rest: &[u8], with_cas: bool) -> Result<Request<'_>, Refusal> {
+    let keys = Keys::split(rest, Limits::KEY_BYTES).ok_or(Trouble::BadFormat)?;
+    if keys.len() == 0 {
+        return Err(Trouble::NoCommand.into());
+    }
+    Ok(Request::Get { keys, with_cas })
+}
+
+fn get_and_touch(rest: &[u8], with_cas: bool) -> Result<Request<'_>, Refusal> {
+    let (word, rest) = split_word(rest);
+    if word.is_empty() {
+        return Err(Trouble::NoCommand.into());
+    }
+    let exptime = parse_i64(word).ok_or(Trouble::InvalidExptime)?;
+    let keys = Keys::split(rest, Limits::KEY_BYTES).ok_or(Trouble::BadFormat)?;
+    Ok(Request::GetAndTouch { exptime, keys, with_cas })
+}
+
+fn store(rest: &[u8], verb: Verb) -> Result<Line<'_>, Refusal> {
+    let words = Words::counted(rest, 4..=5)?;
+    store_line(&words, |_| Some(verb))
+}
+
+fn cas(rest: &[u8]) -> Result<Line<'_>, Refusal> {
+    let words = Words::counted(rest, 5..=6)?;
+    store_line(&words, |words| parse_u64(words.words[4]).map(Verb::Cas))
+}
+
+/// The line of a store. A further word that is not `noreply` is ignored, as in memcached.
+fn store_line<'a>(words: &Words<'a>, verb: impl Fn(&Words<'a>) -> Option<Verb>) -> Result<Line<'a>, Refusal> {
+    let noreply = words.noreply();
+    let bad_format = || Trouble::BadFormat.unless(noreply);
+    let [key_word, flags, exptime, length, ..] = words.words;
+    Ok(Line::Store(StoreLine {
+        key: key(key_word, noreply)?,
+        flags: parse_u32(flags).ok_or_else(bad_format)?,
+        exptime: parse_i64(exptime).ok_or_else(bad_format)?,
+        data_bytes: parse_i64(length)
+            .filter(|length| *length <= MAX_LENGTH)
+            .and_then(|length| usize::try_from(length).ok())
+            .ok_or_else(bad_format)?,
+        verb: verb(words).ok_or_else(bad_format)?,
+        noreply,
+    }))
+}
+
+fn count(rest: &[u8], direction: Direction) -> Result<Request<'_>, Refusal> {
+    let words = Words::counted(rest, 2..=3)?;
+    let noreply = words.noreply();
+    let key = key(words.words[0], noreply)?;
+    let delta = parse_u64(words.words[1]).ok_or_else(|| Trouble::InvalidDelta.unless(noreply))?;
+    Ok(Request::Count { direction, key, delta, noreply })
+}
+
+/// `delete KEY [0] [noreply]`: the 0 is left from a time when deletes could be delayed.
+fn delete(rest: &[u8]) -> Result<Request<'_>, Refusal> {
+    let words = Words::counted(rest, 1..=3)?;
+    let zero = words.len > 1 && words.words[1] == b"0";
+    let noreply = words.len > 1 && words.noreply();
+    let valid = match words.len {
+        1 => true,
+        2 => zero || noreply,
+        _ => zero && noreply,
+    };
+    if !valid {
+        return Err(Trouble::DeleteUsage.unless(noreply));
+    }
+    Ok(Request::Delete { key: key(words.words[0], noreply)?, noreply })
+}
+
+fn touch(rest: &[u8]) -> Result<Request<'_>, Refusal> {
+    let words = Words::counted(rest, 2..=3)?;
+    let noreply = words.noreply();
+    let key = key(words.words[0], noreply)?;
+    let exptime = parse_i64(words.words[1]).ok_or_else(|| Trouble::InvalidExptime.unless(noreply))?;
+    Ok(Request::Touch { key, exptime, noreply })
+}
+
+fn flush_all(rest: &[u8]) -> Result<Request<'_>, Refusal> {
+    let words = Words::counted(rest, 0..=2)?;
+    let noreply = words.noreply();
+    let delay = match words.len - usize::from(noreply) {
+        0 => 0,
+        _ => parse_i64(words.words[0]).ok_or_else(|| Trouble::InvalidExptime.unless(noreply))?,
+    };
+    Ok(Request::FlushAll { delay, noreply })
+}
+
+fn verbosity(rest: &[u8]) -> Result<Request<'_>, Refusal> {
+    let words = Words::counted(rest, 1..=2)?;
+    let noreply = words.noreply();
+    match parse_u64(words.words[0]) {
+        Some(_) => Ok(Request::Verbosity { noreply }),
+        None => Err(Trouble::BadFormat.unless(noreply)),
+    }
+}
+
+fn stats(rest: &[u8]) -> Result<Request<'_>, Refusal> {
+    let topic = match split_word(rest).0 {
+        b"" => StatsTopic::General,
+        b"settings" => StatsTopic::Settings,
+        b"items" => StatsTopic::Items,
+        b"slabs" => StatsTopic::Slabs,
+        b"sizes" => StatsTopic::Sizes,
+        b"conns" => StatsTopic::Conns,
+        b"reset" => StatsTopic::Reset,
+        b"cachedump" => return Err(Trouble::CachedumpDisabled.into()),
+        _ => return Err(Trouble::NoCommand.into()),
+    };
+    Ok(Request::Stats(topic))
+}
+
+/// The answer to what is no command, and to memcached's commands about its own insides, which have nothing to act
+/// on here: they are answered as by a memcached where they are switched off, and not at all after `noreply`.
+fn not_served(command: &[u8], rest: &[u8]) -> Refusal {
+    let words = Words::split(rest);
+    let unless_noreply = |trouble: Trouble| trouble.unless(last_word(rest) == b"noreply");
+    match (command, words.words[0], words.len) {
+        (b"cache_memlimit", limit, 1..=2) if parse_u64(limit).is_some() => unless_noreply(Trouble::MemlimitFailed),
+        (b"cache_memlimit", _, 1..=2) => unless_noreply(Trouble::NoCommand),
+        (b"lru_crawler", b"crawl" | b"metadump" | b"mgdump", 2) => Trouble::CrawlerDisabled.into(),
+        (b"slabs", b"reassign", 3) => Trouble::ReassignDisabled.into(),
+        (b"slabs", b"automove", 2..) | (b"lru" | b"extstore", _, 1..) => unless_noreply(Trouble::NoCommand),
+        (b"watch", _, _) => unless_noreply(Trouble::WatchDisabled),
+        (b"shutdown", _, _) => Trouble::ShutdownDisabled.into(),
+        _ => Trouble::NoCommand.into(),
+    }
+}

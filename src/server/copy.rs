@@ -1,0 +1,231 @@
+//! Moving records when the ring changes: copying them to servers that lack them, dropping what went elsewhere.
+//!
+//! Both go through the shard in slices between which the worker serves. A record that is pending is left out of a copy: the
+//! link to each member of its group, new ones too, is delivering it. Records arrive beside live writes and
+//! overwrite nothing newer.
+
+use super::shared::{Shared, moving};
+use super::stream::{self, Outgoing};
+use super::worker::{State, Worker};
+use crate::logic::address::Address;
+use crate::logic::clock::ClockTime;
+use crate::logic::epoch::Phase;
+use crate::logic::record::Stamp;
+use crate::logic::record::{HASH_LEN, dbkey_hash};
+use crate::proto::rpc::msgpack::{write_array, write_raw, write_uint};
+use crate::proto::rpc::v0::{self, method};
+use crate::proto::rpc::{frame::write_request, v1};
+use crate::store::Record;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Records of a slice.
+const SLICE: usize = 256;
+/// Bytes gathered for one server before they leave.
+const BATCH_BYTES: usize = 64 << 10;
+/// The pause after a copy that failed, before it is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// A copy that a phase demands.
+pub struct Job {
+    /// Names the phase.
+    pub time: ClockTime,
+    /// Everything goes to all of its replicas, not only what is missing.
+    pub full: bool,
+    /// Told when all is stored there.
+    pub done: oneshot::Sender<()>,
+}
+
+/// Where a record has to go.
+type Target = (Address, u64);
+
+/// Encoded records by target, and the position to go on from.
+type Slice = (BTreeMap<Target, Vec<u8>>, Option<u64>);
+
+/// Starts to copy this worker's part.
+pub(super) fn start(worker: Rc<Worker>, job: Job) {
+    tokio::task::spawn_local(async move {
+        worker.shared.moving.fetch_or(moving::COPYING, Ordering::Relaxed);
+        while worker.is_copying(job.time) {
+            match copy(&worker, &job).await {
+                Ok(()) => {
+                    let _ = job.done.send(());
+                    return;
+                }
+                Err(why) => {
+                    tracing::warn!("a copy to {} failed and is tried again: {}", why.0, why.1);
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    });
+}
+
+async fn copy(worker: &Rc<Worker>, job: &Job) -> Result<(), (Address, &'static str)> {
+    let mut streams: BTreeMap<Target, (Vec<u8>, Outgoing)> = BTreeMap::new();
+    let mut from = Some(0);
+    while let Some(position) = from {
+        if !worker.is_copying(job.time) {
+            return Ok(());
+        }
+        let (slice, next) = worker.gather(position, job.full).map_err(|e| {
+            tracing::error!("cannot read what is to be copied: {e}");
+            (worker.shared.config.address, "the store cannot be read")
+        })?;
+        from = next;
+        for (target, bytes) in slice {
+            let (gathered, outgoing) = match streams.entry(target) {
+                Entry::Occupied(stream) => stream.into_mut(),
+                Entry::Vacant(place) => {
+                    let outgoing = worker.offer(target).ok_or((target.0, "there is no connection to it"))?;
+                    place.insert((Vec::new(), outgoing))
+                }
+            };
+            gathered.extend_from_slice(&bytes);
+            if gathered.len() >= BATCH_BYTES {
+                outgoing.send(std::mem::take(gathered)).await.map_err(|why| (target.0, why))?;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    for (target, (gathered, outgoing)) in streams {
+        outgoing.finish(gathered).await.map_err(|why| (target.0, why))?;
+    }
+    Ok(())
+}
+
+impl Worker {
+    /// Whether the phase that `time` names is still on.
+    fn is_copying(&self, time: ClockTime) -> bool {
+        let state = self.state.borrow();
+        state.view.me.is_some() && matches!(state.view.epoch.phase, Phase::Copying { time: now, .. } if now == time)
+    }
+
+    /// Encodes the records of a slice for those who are to have them.
+    fn gather(&self, from: u64, full: bool) -> Result<Slice, crate::store::StoreError> {
+        let state = self.state.borrow();
+        let mut shard = self.shard().lock().expect("no holder of a shard panics");
+        let mut slice: BTreeMap<Target, Vec<u8>> = BTreeMap::new();
+        let next = shard.scan(from, SLICE, &mut |dbkey, record| {
+            let Ok(record) = record else { return };
+            let Some(hash) = dbkey_hash(dbkey) else { return };
+            if state.pending.blocking(hash).is_some() || record.epoch < state.view.epoch.flushed {
+                return;
+            }
+            state.targets(hash, full, |target| {
+                write_element(slice.entry(target).or_default(), dbkey, record, target.1 == 0);
+            });
+        })?;
+        Ok((slice, next))
+    }
+
+    /// Offers a stream to another server.
+    fn offer(&self, target: Target) -> Option<Outgoing> {
+        let mut state = self.state.borrow_mut();
+        let epoch = state.view.epoch.number;
+        let link = state.links.iter().find(|(_, l)| (l.address, l.incarnation) == target && l.is_up())?.0;
+        let outgoing = stream::register(&self.shared, target.0);
+        let own = self.shared.config.stream;
+        let link = state.links.get_mut(link)?;
+        let offered = link.notify(|out, id| {
+            if target.1 == 0 {
+                write_request(out, id, method::REPLACE_OFFER);
+                write_array(out, 1);
+            } else {
+                write_request(out, id, v1::method::OFFER);
+                write_array(out, 2);
+                write_uint(out, epoch);
+            }
+            v0::write_address(out, own);
+        });
+        offered.then_some(outgoing)
+    }
+}
+
+/// Appends an element of the stream: `[dbkey, dbval]`, for ours with the epoch as a third.
+fn write_element(out: &mut Vec<u8>, dbkey: &[u8], record: Record<'_>, version0: bool) {
+    write_array(out, if version0 { 2 } else { 3 });
+    write_raw(out, dbkey);
+    write_raw(out, record.dbval);
+    if !version0 {
+        write_uint(out, record.epoch);
+    }
+}
+
+impl State {
+    /// Calls `to` with each server that this one has to send a record to.
+    fn targets(&self, hash: u64, full: bool, mut to: impl FnMut(Target)) {
+        let Some(me) = self.view.me else { return };
+        let group = self.range(hash).group;
+        let receivers = match (full, group.coordinator() == Some(me)) {
+            (true, _) => group.members(),
+            (false, true) => group.filling(),
+            (false, false) => return,
+        };
+        for server in receivers.iter().filter(|server| **server != me) {
+            if let Some(entry) = self.view.epoch.servers.get(usize::from(*server)) {
+                to((entry.address, entry.incarnation));
+            }
+        }
+    }
+}
+
+/// Starts to drop what this worker holds and the epoch gives to others.
+pub(super) fn start_drop(worker: Rc<Worker>, done: oneshot::Sender<()>) {
+    tokio::task::spawn_local(async move {
+        worker.shared.moving.fetch_or(moving::DELETING, Ordering::Relaxed);
+        let mut from = Some(0);
+        let mut dropped = 0;
+        while let Some(position) = from {
+            match worker.drop_slice(position) {
+                Ok((count, next)) => (dropped, from) = (dropped + count, next),
+                Err(e) => {
+                    tracing::error!("cannot drop what moved away: {e}");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        if dropped > 0 {
+            tracing::info!("dropped {dropped} records that moved away");
+        }
+        let _ = done.send(());
+    });
+}
+
+impl Worker {
+    fn drop_slice(&self, from: u64) -> Result<(u64, Option<u64>), crate::store::StoreError> {
+        let state = self.state.borrow();
+        let Some(me) = state.view.me else { return Ok((0, None)) };
+        if !matches!(state.view.epoch.phase, Phase::Deleting { .. }) {
+            return Ok((0, None));
+        }
+        let mut shard = self.shard().lock().expect("no holder of a shard panics");
+        let mut gone: Vec<(Vec<u8>, Stamp)> = Vec::new();
+        let next = shard.scan(from, SLICE, &mut |dbkey, record| {
+            let (Ok(record), true) = (record, dbkey.len() >= HASH_LEN) else { return };
+            let Some(hash) = dbkey_hash(dbkey) else { return };
+            if !state.range(hash).group.members().contains(&me) {
+                gone.push((dbkey.to_vec(), record.stamp()));
+            }
+        })?;
+        for (dbkey, stamp) in &gone {
+            shard.forget(dbkey, *stamp)?;
+        }
+        drop(shard);
+        if !gone.is_empty() {
+            // What was dropped is committed with the turn.
+            self.turn.wake();
+        }
+        Ok((gone.len() as u64, next))
+    }
+}
+
+/// The bits of GetStatus that tell how far a server is with moving records.
+pub fn clear(shared: &Shared, bit: u8) {
+    shared.moving.fetch_and(!bit, Ordering::Relaxed);
+}

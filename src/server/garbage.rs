@@ -1,0 +1,183 @@
+//! Collecting deletion marks, and deleting what has expired unasked.
+//!
+//! Source: `spec/cli.md`, `-gN -gX -gS`, and the guide: a mark goes when it is older than `-gX`; when the memory
+//! for remembering marks exceeds `-gS`, also when it is older than `-gN`. Marks beyond that memory, and those that
+//! were there at the start, are found by the sweep that goes through the shard all the time, slowly. Nothing is
+//! collected while records move.
+
+use super::request::hash_of;
+use super::shared::Config;
+use super::worker::{State, Worker};
+use crate::logic::epoch::Phase;
+use crate::logic::expiry;
+use crate::logic::record::{self, Stamp, dbkey_hash};
+use crate::store::{Shard, StoreError};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How often the sweep takes a slice, and of how many records.
+const SWEEP: Duration = Duration::from_millis(250);
+const SLICE: usize = 512;
+/// The pause after the sweep has been through the whole shard.
+const REST: Duration = Duration::from_secs(10);
+/// Bytes that remembering a mark takes beside its dbkey.
+const MARK_OVERHEAD: usize = 48;
+
+/// The marks remembered, oldest first.
+pub struct Marks {
+    queue: VecDeque<(u64, Stamp, Box<[u8]>)>,
+    bytes: usize,
+    min_secs: u64,
+    max_secs: u64,
+    memory: usize,
+}
+
+impl Marks {
+    /// None yet.
+    pub fn new(config: &Config) -> Marks {
+        Marks {
+            queue: VecDeque::new(),
+            bytes: 0,
+            min_secs: config.garbage_min.as_secs(),
+            max_secs: config.garbage_max.as_secs(),
+            memory: config.garbage_memory / usize::from(config.workers.max(1)),
+        }
+    }
+
+    /// Remembers a mark made or stored at `now_secs`. Beyond twice the memory it is left to the sweep.
+    pub fn note(&mut self, now_secs: u64, dbkey: &[u8], stamp: Stamp) {
+        if self.bytes < self.memory.saturating_mul(2) {
+            self.bytes += dbkey.len() + MARK_OVERHEAD;
+            self.queue.push_back((now_secs, stamp, dbkey.into()));
+        }
+    }
+
+    /// Takes the oldest mark if its time has come.
+    fn take_due(&mut self, now_secs: u64) -> Option<(Stamp, Box<[u8]>)> {
+        let (noted, _, _) = self.queue.front()?;
+        let age = now_secs.saturating_sub(*noted);
+        if age < self.max_secs && (self.bytes <= self.memory || age < self.min_secs) {
+            return None;
+        }
+        let (_, stamp, dbkey) = self.queue.pop_front()?;
+        self.bytes -= dbkey.len() + MARK_OVERHEAD;
+        Some((stamp, dbkey))
+    }
+}
+
+/// Goes through the worker's shard for ever, slowly.
+pub(super) async fn sweep(worker: Rc<Worker>) {
+    let mut from = 0;
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let next = {
+            let mut state = worker.state.borrow_mut();
+            let mut shard = worker.shard().lock().expect("no holder of a shard panics");
+            state.set_time();
+            let swept =
+                collect_due(&mut state, &mut *shard).and_then(|()| sweep_slice(&worker, &mut state, &mut *shard, from));
+            worker.turn.wake();
+            swept.unwrap_or_else(|e| {
+                tracing::error!("cannot collect garbage: {e}");
+                None
+            })
+        };
+        if next.is_none() {
+            tokio::time::sleep(REST).await;
+        }
+        from = next.unwrap_or(0);
+    }
+}
+
+/// Whether marks may go: everybody holds what the ring says.
+fn is_settled(state: &State) -> bool {
+    let epoch = &state.view.epoch;
+    state.view.me.is_some() && epoch.phase == Phase::Idle && epoch.whs.same_nodes(&epoch.rhs)
+}
+
+fn collect_due(state: &mut State, shard: &mut dyn Shard) -> Result<(), StoreError> {
+    if !is_settled(state) {
+        return Ok(());
+    }
+    for _ in 0..SLICE {
+        let Some((stamp, dbkey)) = state.marks.take_due(state.now_secs) else { break };
+        // A mark that is still on its way is left to the sweep.
+        if hash_of(&dbkey).is_ok_and(|hash| state.pending.blocking(hash).is_none()) {
+            shard.forget(&dbkey, stamp)?;
+        }
+    }
+    Ok(())
+}
+
+fn sweep_slice(
+    worker: &Rc<Worker>,
+    state: &mut State,
+    shard: &mut dyn Shard,
+    from: u64,
+) -> Result<Option<u64>, StoreError> {
+    let settled = is_settled(state);
+    let (mut old, mut expired) = (Vec::new(), Vec::new());
+    let next = shard.scan(from, SLICE, &mut |dbkey, record| {
+        let Ok(record) = record else { return };
+        let age = state.now_secs.saturating_sub(record.stamp().version.unix_secs());
+        let flushed = record.epoch < state.view.epoch.flushed;
+        match record::parse(record.dbval) {
+            Some(record::Value { version, body: Some(body) }) if !flushed => {
+                if expiry::is_gone(body.expiry, state.now_secs) {
+                    expired.push((dbkey.to_vec(), version));
+                }
+            }
+            Some(_) if settled && age >= state.marks.max_secs => old.push((dbkey.to_vec(), record.stamp())),
+            Some(_) | None => {}
+        }
+    })?;
+    for (dbkey, stamp) in old {
+        if dbkey_hash(&dbkey).is_some_and(|hash| state.pending.blocking(hash).is_none()) {
+            shard.forget(&dbkey, stamp)?;
+        }
+    }
+    for (dbkey, version) in expired {
+        let Some(hash) = dbkey_hash(&dbkey) else { continue };
+        // The coordinator alone changes a key, also this way.
+        if state.range(hash).open {
+            worker.delete_expired(state, shard, hash, &dbkey, version);
+        }
+    }
+    Ok(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marks(memory: usize) -> Marks {
+        Marks { queue: VecDeque::new(), bytes: 0, min_secs: 60, max_secs: 3600, memory }
+    }
+
+    #[test]
+    fn a_mark_goes_when_it_is_old() {
+        let mut marks = marks(1 << 20);
+        marks.note(1000, b"12345678k", Stamp::default());
+        assert_eq!(marks.take_due(4599), None);
+        assert!(marks.take_due(4600).is_some());
+        assert_eq!((marks.take_due(9999), marks.bytes), (None, 0));
+    }
+
+    #[test]
+    fn above_the_memory_it_goes_earlier_but_not_too_early() {
+        let mut marks = marks(10);
+        marks.note(1000, b"12345678k", Stamp::default());
+        assert_eq!(marks.take_due(1059), None);
+        assert!(marks.take_due(1060).is_some());
+    }
+
+    #[test]
+    fn far_above_the_memory_marks_are_left_to_the_sweep() {
+        let mut marks = marks(1000);
+        for _ in 0..1000 {
+            marks.note(1000, b"12345678k", Stamp::default());
+        }
+        assert!(marks.bytes < 3000);
+    }
+}

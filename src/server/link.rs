@@ -1,0 +1,593 @@
+//! From a coordinator to one worker of another server: replication, leases, and the odd question.
+//!
+//! A link lives as long as both incarnations are in the epoch; its connection is made anew whenever it breaks, and
+//! everything not acknowledged is sent again. A server of kumofs 0.4 gets ReplicateSet and ReplicateDelete instead, one
+//! for each entry, and grants no leases.
+
+use super::worker::{Answer, State, Worker};
+use crate::logic::address::Address;
+use crate::logic::clock::ClockTime;
+use crate::logic::lease::{Held, RENEW_MICROS};
+use crate::logic::outlog::Outlog;
+use crate::logic::record;
+use crate::net::conn::{Conn, Received, Then, read_loop};
+use crate::proto::rpc::frame::{self, Frame, Role, Scanner, write_request};
+use crate::proto::rpc::msgpack::{Reader, write_array, write_raw, write_uint};
+use crate::proto::rpc::v1::{Connect, Connected, Peer, ReplicateHead, method, read_entry};
+use crate::proto::rpc::{error, v0};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Bytes of entries in one message; a longer single entry goes alone.
+const BATCH_BYTES: usize = 1 << 20;
+/// The first and the longest pause before connecting again.
+const RECONNECT_MIN: Duration = Duration::from_millis(5);
+const RECONNECT_MAX: Duration = Duration::from_millis(200);
+/// How long a refused batch waits to be sent again, in microseconds.
+const REFUSED_MICROS: u64 = 2_000;
+/// After so long without an answer the managers are told.
+const OVERDUE_MICROS: u64 = 1_000_000;
+/// The message id of Connect; requests count on from there.
+const CONNECT_ID: u32 = 0;
+
+/// What a question to another server is for.
+pub enum Call {
+    /// To mend a damaged record: its dbkey.
+    Mend(Vec<u8>),
+    /// A request that was passed on: who asked, and how its answer is made of the other's.
+    Pass(Answer, fn(&mut Vec<u8>, u32, Result<&[u8], u32>)),
+    /// A takeover report.
+    Report {
+        /// The epoch that it is for.
+        epoch: u64,
+        /// The link's own place.
+        place: usize,
+    },
+}
+
+/// One link.
+pub struct Link {
+    /// The other server.
+    pub address: Address,
+    /// Its life.
+    pub incarnation: u64,
+    /// Its worker.
+    pub worker: u16,
+    /// Its place in the epoch.
+    pub server: u16,
+    conn: Option<Rc<Conn>>,
+    log: Outlog,
+    lease: Held,
+    next_id: u32,
+    /// Requests without an answer: their ids, the number of their last entry, and when they left.
+    in_flight: VecDeque<(u32, u64, u64)>,
+    calls: BTreeMap<u32, Call>,
+    last_sent_micros: u64,
+    not_before_micros: u64,
+    dirty: bool,
+    overdue_told_micros: u64,
+}
+
+impl Link {
+    fn new(address: Address, incarnation: u64, worker: u16, server: u16) -> Link {
+        Link {
+            address,
+            incarnation,
+            worker,
+            server,
+            conn: None,
+            log: Outlog::default(),
+            lease: Held::default(),
+            next_id: CONNECT_ID + 1,
+            in_flight: VecDeque::new(),
+            calls: BTreeMap::new(),
+            last_sent_micros: 0,
+            not_before_micros: 0,
+            dirty: false,
+            overdue_told_micros: 0,
+        }
+    }
+
+    /// Until when the member's lease may be relied on.
+    #[inline]
+    pub fn leased_until(&self) -> u64 {
+        if self.is_version0() { u64::MAX } else { self.lease.until_micros() }
+    }
+
+    /// Whether the other is a kumofs 0.4 server.
+    pub fn is_version0(&self) -> bool {
+        self.incarnation == 0
+    }
+
+    /// Whether a connection is established.
+    pub fn is_up(&self) -> bool {
+        self.conn.is_some()
+    }
+
+    /// The writes that the member has not acknowledged.
+    pub fn unacknowledged(&self) -> impl Iterator<Item = u64> + '_ {
+        self.log.unacknowledged()
+    }
+
+    fn take_id(&mut self) -> u32 {
+        let id = self.next_id;
+        self.next_id = id.checked_add(1).unwrap_or(CONNECT_ID + 1);
+        id
+    }
+
+    /// Asks the other something; false when there is no connection.
+    pub fn call(&mut self, call: Call, write: impl FnOnce(&mut Vec<u8>, u32)) -> bool {
+        let Some(conn) = self.conn.clone() else { return false };
+        let id = self.take_id();
+        self.calls.insert(id, call);
+        conn.write(|out| write(out, id));
+        true
+    }
+
+    /// Sends a request that is never answered; false when there is no connection.
+    pub fn notify(&mut self, write: impl FnOnce(&mut Vec<u8>, u32)) -> bool {
+        let Some(conn) = self.conn.clone() else { return false };
+        let id = self.take_id();
+        conn.write(|out| write(out, id));
+        true
+    }
+
+    fn send(&mut self, epoch: u64, first_pending: u64, now_micros: u64) {
+        let Some(conn) = self.conn.clone() else { return };
+        if now_micros < self.not_before_micros {
+            return;
+        }
+        self.dirty = false;
+        if self.is_version0() {
+            return self.send_version0(&conn, now_micros);
+        }
+        let stable = self.log.stable(first_pending);
+        let mut sent = false;
+        loop {
+            let id = self.take_id();
+            let Some(batch) = self.log.take_batch(BATCH_BYTES) else { break };
+            let head = ReplicateHead { epoch, stable, first: batch.first };
+            conn.write(|out| {
+                head.write(out, id, batch.count);
+                out.extend_from_slice(batch.bytes);
+            });
+            self.in_flight.push_back((id, batch.first + batch.count as u64 - 1, now_micros));
+            self.lease.ask(id, now_micros);
+            sent = true;
+        }
+        if !sent && now_micros >= self.last_sent_micros + RENEW_MICROS {
+            let id = self.take_id();
+            let head = ReplicateHead { epoch, stable, first: self.log.next_to_send() };
+            conn.write(|out| head.write(out, id, 0));
+            self.in_flight.push_back((id, 0, now_micros));
+            self.lease.ask(id, now_micros);
+            sent = true;
+        }
+        if sent {
+            self.last_sent_micros = now_micros;
+        }
+    }
+
+    fn send_version0(&mut self, conn: &Rc<Conn>, now_micros: u64) {
+        while let Some(batch) = self.log.take_batch(BATCH_BYTES) {
+            let mut r = Reader::new(batch.bytes);
+            for number in batch.first..batch.first + batch.count as u64 {
+                let (dbkey, _, dbval) = read_entry(&mut r).expect("the log holds what this server has encoded");
+                let id = self.next_id;
+                self.next_id = id.checked_add(1).unwrap_or(CONNECT_ID + 1);
+                conn.write(|out| write_version0(out, id, dbkey, dbval));
+                self.in_flight.push_back((id, number, now_micros));
+            }
+        }
+    }
+}
+
+/// Appends ReplicateSet, or for a mark ReplicateDelete.
+fn write_version0(out: &mut Vec<u8>, id: u32, dbkey: &[u8], dbval: &[u8]) {
+    let version = record::version_of(dbval).unwrap_or_default();
+    let mark = record::is_mark(dbval);
+    write_request(out, id, if mark { v0::method::REPLICATE_DELETE } else { v0::method::REPLICATE_SET });
+    write_array(out, 4);
+    write_uint(out, u64::from(ClockTime(version.0).counter()));
+    write_uint(out, 0);
+    if mark {
+        write_uint(out, version.0);
+        write_raw(out, dbkey);
+    } else {
+        write_raw(out, dbkey);
+        write_raw(out, dbval);
+    }
+}
+
+/// All links of a worker.
+#[derive(Default)]
+pub struct Links {
+    list: Vec<Option<Link>>,
+    /// By server and its worker: places in `list`.
+    table: Vec<Vec<Option<usize>>>,
+    dirty: Vec<usize>,
+    /// Records being mended.
+    mending: Vec<Vec<u8>>,
+}
+
+impl Links {
+    /// The link to the worker of a server that `worker` chooses, told how many that has.
+    #[inline]
+    pub fn of(&self, server: u16, worker: impl FnOnce(u16) -> u16) -> Option<usize> {
+        let workers = self.table.get(usize::from(server))?;
+        let worker = if workers.len() == 1 { 0 } else { worker(u16::try_from(workers.len()).ok()?) };
+        *workers.get(usize::from(worker))?
+    }
+
+    /// A link.
+    pub fn get(&self, link: usize) -> Option<&Link> {
+        self.list.get(link)?.as_ref()
+    }
+
+    /// A link, to change it.
+    pub fn get_mut(&mut self, link: usize) -> Option<&mut Link> {
+        self.list.get_mut(link)?.as_mut()
+    }
+
+    /// All links with their places.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Link)> {
+        self.list.iter().enumerate().filter_map(|(place, link)| Some((place, link.as_ref()?)))
+    }
+
+    /// Bytes that the member has not acknowledged.
+    pub fn backlog(&self, link: usize) -> usize {
+        self.get(link).map_or(0, |link| link.log.len_bytes())
+    }
+
+    /// Adds an entry for `write`, which `encode` appends.
+    #[inline]
+    pub fn push(&mut self, place: usize, write: u64, encode: impl FnOnce(&mut Vec<u8>)) {
+        let Some(Some(link)) = self.list.get_mut(place) else { return };
+        link.log.push(write, encode);
+        if !std::mem::replace(&mut link.dirty, true) {
+            self.dirty.push(place);
+        }
+    }
+
+    fn mark(&mut self, place: usize) {
+        if let Some(link) = self.get_mut(place)
+            && !std::mem::replace(&mut link.dirty, true)
+        {
+            self.dirty.push(place);
+        }
+    }
+
+    /// Marks the links that should send although they have nothing new; true when there are any.
+    pub fn renewal_due(&mut self, now_micros: u64) -> bool {
+        for place in 0..self.list.len() {
+            if let Some(link) = self.get(place)
+                && link.is_up()
+                && now_micros >= link.last_sent_micros + RENEW_MICROS
+                && !link.is_version0()
+            {
+                self.mark(place);
+            }
+        }
+        !self.dirty.is_empty()
+    }
+
+    /// Has every link tell its member at once which epoch this server is in, giving back what it held.
+    pub fn give_back_leases(&mut self) {
+        for place in 0..self.list.len() {
+            if let Some(link) = self.get_mut(place) {
+                link.lease.give_back();
+                link.last_sent_micros = 0;
+                link.not_before_micros = 0;
+                self.mark(place);
+            }
+        }
+    }
+
+    /// Makes the links be those to `wanted` (address, incarnation, worker, server), in an epoch with `servers` servers
+    /// that have so many workers each. Returns the places of new ones.
+    pub fn arrange(&mut self, wanted: &[(Address, u64, u16, u16)], workers: &[u16]) -> Vec<usize> {
+        for slot in &mut self.list {
+            let keep = |l: &Link| wanted.iter().any(|w| (w.0, w.1, w.2) == (l.address, l.incarnation, l.worker));
+            if let Some(gone) = slot.take_if(|link| !keep(link))
+                && let Some(conn) = gone.conn
+            {
+                conn.close();
+            }
+        }
+        self.table = workers.iter().map(|n| vec![None; usize::from(*n)]).collect();
+        let mut new = Vec::new();
+        for &(address, incarnation, worker, server) in wanted {
+            let same = |l: &Link| (l.address, l.incarnation, l.worker) == (address, incarnation, worker);
+            let place = self.list.iter().position(|slot| slot.as_ref().is_some_and(same)).unwrap_or_else(|| {
+                let free = self.list.iter().position(Option::is_none).unwrap_or(self.list.len());
+                if free == self.list.len() {
+                    self.list.push(None);
+                }
+                self.list[free] = Some(Link::new(address, incarnation, worker, server));
+                new.push(free);
+                free
+            });
+            if let Some(link) = &mut self.list[place] {
+                link.server = server;
+            }
+            self.table[usize::from(server)][usize::from(worker)] = Some(place);
+        }
+        new
+    }
+}
+
+impl State {
+    /// Sends what waits for other members.
+    pub(super) fn send_to_members(&mut self, worker: &Worker) {
+        let epoch = self.view.epoch.number;
+        let first_pending = self.pending.first();
+        let mut delayed = Vec::new();
+        for place in std::mem::take(&mut self.links.dirty) {
+            let Some(link) = self.links.get_mut(place) else { continue };
+            link.send(epoch, first_pending, self.now_micros);
+            if link.dirty && link.is_up() {
+                delayed.push(place);
+            } else {
+                link.dirty = false;
+            }
+            if let Some((_, _, left)) = link.in_flight.front()
+                && self.now_micros > left + OVERDUE_MICROS
+                && self.now_micros > link.overdue_told_micros + OVERDUE_MICROS
+            {
+                link.overdue_told_micros = self.now_micros;
+                let _ = worker.shared.lost.send(link.address);
+            }
+        }
+        self.links.dirty = delayed;
+    }
+}
+
+impl Worker {
+    /// Starts the task that keeps a link connected.
+    pub(super) fn start_link(self: &Rc<Self>, place: usize) {
+        let worker = self.clone();
+        tokio::task::spawn_local(async move { worker.keep_link(place).await });
+    }
+
+    async fn keep_link(self: Rc<Self>, place: usize) {
+        let target = |worker: &Worker| {
+            let state = worker.state.borrow();
+            state.links.get(place).map(|link| (link.address, link.incarnation, link.worker))
+        };
+        let Some(wanted) = target(&self) else { return };
+        let mut pause = RECONNECT_MIN;
+        // The place may be given to another link; that has its own task.
+        while target(&self) == Some(wanted) {
+            let connecting = tokio::net::TcpStream::connect(wanted.0.socket_addr());
+            if let Ok(Ok(stream)) = tokio::time::timeout(self.shared.config.connect_timeout, connecting).await
+                && target(&self) == Some(wanted)
+                && self.run_link(place, wanted, stream).await
+            {
+                pause = RECONNECT_MIN;
+            }
+            if target(&self) == Some(wanted) {
+                let _ = self.shared.lost.send(wanted.0);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RECONNECT_MAX);
+            }
+        }
+    }
+
+    /// Serves a link's new connection until it ends; true when it was of use.
+    async fn run_link(
+        self: &Rc<Self>,
+        place: usize,
+        wanted: (Address, u64, u16),
+        stream: tokio::net::TcpStream,
+    ) -> bool {
+        let (conn, read) = Conn::new(stream, &self.turn);
+        let own = self.shared.config.address;
+        conn.write(|out| {
+            frame::write_hello(out, own, Role::Server);
+            if wanted.1 != 0 {
+                let incarnation = self.shared.incarnation();
+                let workers = self.shared.config.workers;
+                let (from_worker, worker) = (self.number, wanted.2);
+                Connect { peer: Peer::Server, incarnation, workers, from_worker, worker }.write(out, CONNECT_ID);
+            }
+        });
+        let mut scanner = Scanner::default();
+        let mut useful = false;
+        let (receiver, scratch) = (conn.clone(), self.scratch.clone());
+        let receive = |bytes: &[u8]| {
+            self.state.borrow_mut().set_time();
+            let mut used = 0;
+            loop {
+                match scanner.advance(&bytes[used..]) {
+                    Ok(Some(len)) => {
+                        let message = &bytes[used..used + len];
+                        used += len;
+                        scanner = Scanner::default();
+                        match self.receive_answer(place, wanted, &receiver, message) {
+                            Ok(up) => useful |= up,
+                            Err(()) => return Received::close(),
+                        }
+                    }
+                    Ok(None) => return Received { used, need: scanner.needed(), then: Then::Read },
+                    Err(_) => return Received::close(),
+                }
+            }
+        };
+        let _ = read_loop(&conn, read, &scratch, receive).await;
+        let mut state = self.state.borrow_mut();
+        if let Some(link) = state.links.get_mut(place)
+            && link.conn.as_ref().is_some_and(|own| Rc::ptr_eq(own, &conn))
+        {
+            link.conn = None;
+            link.log.rewind();
+            link.lease.forget_requests();
+            link.in_flight.clear();
+            let calls = std::mem::take(&mut link.calls);
+            drop(state);
+            for call in calls.into_values() {
+                self.finish_call(call, Err(error::TRANSPORT_LOST));
+            }
+        }
+        useful
+    }
+
+    /// Takes in a message on a link; true when it shows that the link works. An error ends the connection.
+    fn receive_answer(
+        self: &Rc<Self>,
+        place: usize,
+        wanted: (Address, u64, u16),
+        conn: &Rc<Conn>,
+        message: &[u8],
+    ) -> Result<bool, ()> {
+        match frame::parse(message).map_err(drop)? {
+            Frame::Hello { .. } => {
+                if wanted.1 == 0 {
+                    self.link_up(place, wanted, conn);
+                }
+                Ok(false)
+            }
+            Frame::Request { .. } => Err(()),
+            Frame::Response { msgid: CONNECT_ID, error, result } => {
+                let connected = Connected::read(result).map_err(drop);
+                if error.is_some() || connected?.incarnation != wanted.1 {
+                    return Err(());
+                }
+                self.link_up(place, wanted, conn);
+                Ok(true)
+            }
+            Frame::Response { msgid, error, result } => self.receive_outcome(place, conn, msgid, error, result),
+        }
+    }
+
+    fn link_up(self: &Rc<Self>, place: usize, wanted: (Address, u64, u16), conn: &Rc<Conn>) {
+        let mut state = self.state.borrow_mut();
+        let Some(link) = state.links.get_mut(place) else { return conn.close() };
+        if (link.address, link.incarnation, link.worker) != wanted {
+            return conn.close();
+        }
+        link.conn = Some(conn.clone());
+        link.last_sent_micros = 0;
+        link.not_before_micros = 0;
+        state.links.mark(place);
+        self.turn.wake();
+    }
+
+    fn receive_outcome(
+        self: &Rc<Self>,
+        place: usize,
+        conn: &Rc<Conn>,
+        msgid: u32,
+        error: Option<u32>,
+        result: &[u8],
+    ) -> Result<bool, ()> {
+        let mut state = self.state.borrow_mut();
+        let state_ref = &mut *state;
+        let Some(link) = state_ref.links.get_mut(place) else { return Err(()) };
+        if !link.conn.as_ref().is_some_and(|own| Rc::ptr_eq(own, conn)) {
+            return Err(());
+        }
+        if let Some(call) = link.calls.remove(&msgid) {
+            drop(state);
+            self.finish_call(call, error.map_or(Ok(result), Err));
+            return Ok(true);
+        }
+        let Some(asked) = link.in_flight.iter().position(|(id, _, _)| *id == msgid) else { return Err(()) };
+        link.in_flight.remove(asked);
+        let was_leased = link.lease.until_micros() > state_ref.now_micros;
+        let acknowledged = match (error, link.is_version0()) {
+            (None, true) => link.in_flight.front().map_or(u64::MAX, |(_, number, _)| number - 1),
+            (None, false) => {
+                link.lease.granted(msgid);
+                let mut r = Reader::new(result);
+                r.array_of(1).and_then(|()| r.u64()).map_err(drop)?
+            }
+            (Some(_), _) => {
+                link.lease.refused(msgid);
+                link.log.rewind();
+                link.not_before_micros = state_ref.now_micros + REFUSED_MICROS;
+                if Reader::new(result).u64().is_ok_and(|epoch| epoch > state_ref.view.epoch.number) {
+                    self.shared.behind.notify_one();
+                }
+                state_ref.links.mark(place);
+                self.wake_later();
+                return Ok(true);
+            }
+        };
+        let pending = &mut state_ref.pending;
+        link.log.acknowledge(acknowledged, |write| pending.arrived(write, Answer::send));
+        state_ref.unpark |= !was_leased;
+        if !was_leased {
+            self.turn.wake();
+        }
+        Ok(true)
+    }
+
+    /// Ends a turn a little later, for what was refused.
+    fn wake_later(self: &Rc<Self>) {
+        let worker = self.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(Duration::from_micros(REFUSED_MICROS)).await;
+            worker.turn.wake();
+        });
+    }
+
+    fn finish_call(self: &Rc<Self>, call: Call, result: Result<&[u8], u32>) {
+        match call {
+            Call::Pass(answer, write) => answer.conn.write(|out| write(out, answer.msgid, result)),
+            Call::Report { epoch, place } => self.report_answered(epoch, place, result.is_ok()),
+            Call::Mend(dbkey) => self.mended(&dbkey, result),
+        }
+    }
+
+    /// Fetches a damaged record from another member of its group.
+    pub(super) fn mend(self: &Rc<Self>, state: &mut State, hash: u64, dbkey: &[u8]) {
+        if state.links.mending.iter().any(|key| key == dbkey) {
+            return;
+        }
+        let group = state.range(hash).group;
+        let links: Vec<usize> = state.links_for(&group, hash).collect();
+        for place in links {
+            let asked = state.links.get_mut(place).is_some_and(|link| {
+                !link.is_version0()
+                    && link.call(Call::Mend(dbkey.to_vec()), |out, id| {
+                        write_request(out, id, method::FETCH);
+                        write_array(out, 1);
+                        write_raw(out, dbkey);
+                    })
+            });
+            if asked {
+                state.links.mending.push(dbkey.to_vec());
+                return;
+            }
+        }
+    }
+
+    fn mended(self: &Rc<Self>, dbkey: &[u8], result: Result<&[u8], u32>) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        state.links.mending.retain(|key| key != dbkey);
+        let Ok(result) = result else { return };
+        let mut shard = self.shard().lock().expect("no holder of a shard panics");
+        let mut r = Reader::new(result);
+        let put = if r.take_nil() {
+            // The other has none. A mark in the place of what was damaged says the same.
+            let version = state.clock.tick(state.now_secs);
+            let epoch = state.view.epoch.number;
+            shard.put(dbkey, crate::store::Record { epoch, dbval: &version.0.to_be_bytes() })
+        } else {
+            match r.array_of(2).and_then(|()| Ok((r.u64()?, r.raw()?))) {
+                Ok((epoch, dbval)) if record::parse(dbval).is_some() => {
+                    shard.put(dbkey, crate::store::Record { epoch, dbval })
+                }
+                _ => return,
+            }
+        };
+        match put {
+            Ok(()) => tracing::warn!("a damaged record was mended from a replica"),
+            Err(e) => tracing::error!("cannot mend a damaged record: {e}"),
+        }
+        state.unpark = true;
+        self.turn.wake();
+    }
+}

@@ -1,0 +1,553 @@
+//! A server's connections to its managers, and what comes from there: epochs, phases of a replace, backups.
+//!
+//! With managers of ours a server says who it is (Join) and gets epochs; with those of kumofs 0.4 it gets hash spaces,
+//! which are treated as an epoch without a number.
+
+use super::copy::{self, Job};
+use super::shared::{Mail, Shared, View, moving};
+use crate::logic::address::Address;
+use crate::logic::clock::ClockTime;
+use crate::logic::epoch::{Epoch, Phase, ServerEntry};
+use crate::logic::ring::HashSpace;
+use crate::net::rpc::{CallError, Event, Handler, Incoming, Limits, RpcConn};
+use crate::proto::rpc::error;
+use crate::proto::rpc::frame::Role;
+use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_uint};
+use crate::proto::rpc::v0::{self, method};
+use crate::proto::rpc::v1::{self, Join};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// How long a manager may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The first and the longest pause before connecting again.
+const RECONNECT_MIN: Duration = Duration::from_millis(20);
+const RECONNECT_MAX: Duration = Duration::from_millis(500);
+/// Longest suffix of a backup, in bytes.
+const SUFFIX_MAX: usize = 64;
+
+/// The control plane of a server.
+pub struct Control {
+    shared: Arc<Shared>,
+    /// Open connections to managers, and whether each speaks version 1.
+    managers: RefCell<Vec<(Address, RpcConn, bool)>>,
+    /// Phases that were finished, to be told again to a manager that comes back.
+    copied: Cell<Option<ClockTime>>,
+    deleted: Cell<Option<ClockTime>>,
+    /// Phases under way.
+    copying: Cell<Option<ClockTime>>,
+    deleting: Cell<Option<ClockTime>>,
+}
+
+impl Control {
+    /// A control plane without connections.
+    pub fn new(shared: Arc<Shared>) -> Rc<Control> {
+        Rc::new(Control {
+            shared,
+            managers: RefCell::default(),
+            copied: Cell::new(None),
+            deleted: Cell::new(None),
+            copying: Cell::new(None),
+            deleting: Cell::new(None),
+        })
+    }
+
+    /// Keeps a connection to each manager, tells them of lost servers, and asks for epochs that others seem to know.
+    pub fn start(self: &Rc<Self>, lost: mpsc::UnboundedReceiver<Address>) {
+        for manager in self.shared.config.managers.clone() {
+            tokio::task::spawn_local(self.clone().keep_manager(manager));
+        }
+        tokio::task::spawn_local(self.clone().tell_losses(lost));
+        tokio::task::spawn_local(self.clone().catch_up());
+    }
+
+    async fn keep_manager(self: Rc<Self>, manager: Address) {
+        let mut pause = RECONNECT_MIN;
+        let mut version1 = true;
+        loop {
+            let own = (self.shared.config.address, Role::Server);
+            let to = manager.socket_addr();
+            let timeout = self.shared.config.connect_timeout;
+            let connected = RpcConn::connect_node(to, own, timeout, Limits::default(), self.handler(manager)).await;
+            if let Ok(conn) = connected {
+                match self.greet(manager, &conn, version1).await {
+                    Ok(()) => pause = RECONNECT_MIN,
+                    // An old manager answers error 5 to Join, or hangs up.
+                    Err(CallError::Refused(error::PROTOCOL, _)) => version1 = false,
+                    Err(e) => tracing::info!("manager {manager}: {e}"),
+                }
+                if conn.is_open() {
+                    self.keep_alive(&conn).await;
+                }
+                conn.close();
+                let mut managers = self.managers.borrow_mut();
+                let known = managers.len();
+                managers.retain(|(address, _, _)| *address != manager);
+                if managers.len() < known {
+                    tracing::info!("lost node 0 {manager}");
+                }
+            } else {
+                version1 = true;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RECONNECT_MAX);
+        }
+    }
+
+    async fn greet(self: &Rc<Self>, manager: Address, conn: &RpcConn, version1: bool) -> Result<(), CallError> {
+        if version1 {
+            self.join(conn).await?;
+        } else {
+            self.fetch_spaces(conn).await?;
+        }
+        tracing::info!("new node 0 {manager}");
+        self.managers.borrow_mut().push((manager, conn.clone(), version1));
+        for (method, time) in
+            [(method::REPLACE_COPY_END, self.copied.get()), (method::REPLACE_DELETE_END, self.deleted.get())]
+        {
+            if let Some(time) = time {
+                self.notify_end(conn, method, time);
+            }
+        }
+        Ok(())
+    }
+
+    async fn join(&self, conn: &RpcConn) -> Result<(), CallError> {
+        let shared = &self.shared;
+        let view = shared.view();
+        let join = Join {
+            disk_id: shared.store.disk_id(),
+            incarnation: shared.incarnation(),
+            workers: shared.config.workers,
+            stream: shared.config.stream,
+            epoch: (view.epoch.number > 0).then(|| view.epoch.encode()),
+        };
+        conn.call_with(|out, msgid| join.write(out, msgid), PATIENCE).await.map(drop)
+    }
+
+    async fn fetch_spaces(self: &Rc<Self>, conn: &RpcConn) -> Result<(), CallError> {
+        let mut spaces = Vec::new();
+        for method in [method::WHS_REQUEST, method::RHS_REQUEST] {
+            let seed = conn.call(method, |out| write_array(out, 0), PATIENCE).await?;
+            let space = v0::read_seed(&mut Reader::new(&seed));
+            spaces.push(space.map_err(|_| CallError::Refused(error::PROTOCOL, Vec::new()))?);
+        }
+        if let [whs, rhs] = &mut spaces[..] {
+            self.adopt_spaces(std::mem::take(whs), std::mem::take(rhs));
+        }
+        Ok(())
+    }
+
+    /// Pings a manager until it no longer answers.
+    async fn keep_alive(&self, conn: &RpcConn) {
+        loop {
+            tokio::select! {
+                _ = conn.closed() => return,
+                () = tokio::time::sleep(self.shared.config.keepalive) => {}
+            }
+            let clock = self.shared.clock.load(Ordering::Relaxed);
+            let ping = |out: &mut Vec<u8>| {
+                write_array(out, 1);
+                write_uint(out, clock & u64::from(u32::MAX));
+            };
+            if conn.call(method::KEEP_ALIVE, ping, PATIENCE).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn tell_losses(self: Rc<Self>, mut lost: mpsc::UnboundedReceiver<Address>) {
+        while let Some(first) = lost.recv().await {
+            let mut addresses = BTreeSet::from([first]);
+            while let Ok(address) = lost.try_recv() {
+                addresses.insert(address);
+            }
+            let tell = |out: &mut Vec<u8>, address: Address| {
+                write_array(out, 1);
+                v0::write_address(out, address);
+            };
+            for (_, conn, _) in self.managers.borrow().iter().filter(|(_, _, version1)| *version1) {
+                for address in &addresses {
+                    conn.notify(v1::method::LOST, |out| tell(out, *address));
+                }
+            }
+            // Many links to one server break together.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn catch_up(self: Rc<Self>) {
+        loop {
+            self.shared.behind.notified().await;
+            let known = self.shared.view().epoch.number;
+            let managers: Vec<RpcConn> = self.managers.borrow().iter().filter(|m| m.2).map(|m| m.1.clone()).collect();
+            for conn in managers {
+                let ask = |out: &mut Vec<u8>| {
+                    write_array(out, 1);
+                    write_uint(out, known);
+                };
+                let Ok(result) = conn.call(v1::method::GET_EPOCH, ask, PATIENCE).await else { continue };
+                if let Ok(bytes) = Reader::new(&result).raw() {
+                    self.take_epoch(bytes);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn handler(self: &Rc<Self>, manager: Address) -> Handler {
+        let control = self.clone();
+        Rc::new(move |_, event| match event {
+            Event::Request(request) => control.execute(manager, request),
+            Event::Opened(_) | Event::Closed(_) => {}
+        })
+    }
+
+    fn execute(self: &Rc<Self>, manager: Address, request: Incoming) {
+        let mut r = Reader::new(&request.params);
+        let executed = match request.method {
+            method::KEEP_ALIVE => Ok(Some(nil as fn(&mut Vec<u8>))),
+            v1::method::EPOCH_PUSH => r.array_of(1).and_then(|()| r.raw()).map(|bytes| {
+                self.take_epoch(bytes);
+                None
+            }),
+            method::HASH_SPACE_SYNC => self.hash_space_sync(&mut r).map(|fresh| Some(if fresh { yes } else { nil })),
+            method::REPLACE_COPY_START => self.copy_start(&mut r).map(|()| Some(yes as fn(&mut Vec<u8>))),
+            method::REPLACE_DELETE_START => self.delete_start(&mut r).map(|()| Some(yes as fn(&mut Vec<u8>))),
+            method::SERVER_CREATE_BACKUP => {
+                let suffix = r.array_of(1).and_then(|()| r.raw()).map(<[u8]>::to_vec);
+                match suffix {
+                    Ok(suffix) => {
+                        tokio::task::spawn_local(self.clone().backup(suffix, request));
+                        return;
+                    }
+                    Err(e) => Err(e),
+                }
+            }
+            _ => Err(DecodeError::Type),
+        };
+        match executed {
+            Ok(Some(result)) => request.reply.success(result),
+            Ok(None) => {
+                let number = self.shared.view().epoch.number;
+                request.reply.success(|out| write_uint(out, number));
+            }
+            Err(_) => {
+                tracing::warn!("manager {manager} sent a malformed or unknown request {}", request.method);
+                request.reply.protocol_error();
+            }
+        }
+    }
+
+    /// Takes in an encoded epoch; one that is malformed or older is left alone.
+    fn take_epoch(self: &Rc<Self>, bytes: &[u8]) {
+        match Epoch::decode(bytes) {
+            Ok(epoch) => self.adopt(epoch),
+            Err(e) => tracing::warn!("not adopted: {e}"),
+        }
+    }
+
+    /// Acts by an epoch from now on, if it is newer than the one known: keeps it on disk, then tells the workers.
+    fn adopt(self: &Rc<Self>, epoch: Epoch) {
+        let shared = &self.shared;
+        let known = shared.view();
+        let stranger = known.epoch.cluster != 0 && epoch.cluster != 0 && known.epoch.cluster != epoch.cluster;
+        if epoch.number <= known.epoch.number || stranger {
+            if stranger {
+                tracing::warn!("an epoch of another cluster was refused");
+            }
+            return;
+        }
+        if let Err(e) = save_epoch(shared.store.dir(), &epoch) {
+            tracing::error!("cannot keep epoch {}: {e}", epoch.number);
+            return;
+        }
+        let view = View::new(epoch, shared.config.address, shared.incarnation());
+        let removed = known.me.is_some() && view.me.is_none();
+        tracing::info!("epoch {}{}", view.epoch.number, if view.me.is_none() { ", not in it" } else { "" });
+        self.act_on(view);
+        if removed {
+            // This life is over; the next one has to be admitted like any other newcomer.
+            match random_id() {
+                Ok(id) => shared.incarnation.store(id, Ordering::Relaxed),
+                Err(e) => tracing::error!("no random numbers: {e}"),
+            }
+            for (_, conn, _) in self.managers.borrow().iter().filter(|(_, _, version1)| *version1) {
+                let (control, conn) = (self.clone(), conn.clone());
+                tokio::task::spawn_local(async move { control.join(&conn).await });
+            }
+        }
+    }
+
+    fn act_on(self: &Rc<Self>, view: View) {
+        let shared = &self.shared;
+        let view = Arc::new(view);
+        *shared.view.lock().expect("no holder panics") = view.clone();
+        for worker in 0..shared.mailboxes.len() {
+            shared.tell(worker, Mail::Adopt(view.clone()));
+        }
+        if view.me.is_none() {
+            return;
+        }
+        match view.epoch.phase {
+            Phase::Copying { time, full } => self.start_copy(time, full),
+            Phase::Deleting { time } => self.start_delete(time),
+            Phase::Idle => {}
+        }
+    }
+
+    /// Has all workers copy, and tells the managers when they have.
+    fn start_copy(self: &Rc<Self>, time: ClockTime, full: bool) {
+        if self.copying.replace(Some(time)) == Some(time) {
+            return;
+        }
+        tracing::info!("start replace copy for time({})", time.0);
+        let workers = self.ask_all(|done| Mail::Copy(Job { time, full, done }));
+        let control = self.clone();
+        tokio::task::spawn_local(async move {
+            // A phase that ended before its copies did tells nobody.
+            let finished = all(workers).await;
+            copy::clear(&control.shared, moving::COPYING);
+            if finished {
+                tracing::info!("finish replace copy for time({})", time.0);
+                control.copied.set(Some(time));
+                control.tell_end(method::REPLACE_COPY_END, time);
+            }
+        });
+    }
+
+    /// Has all workers drop what is not theirs, and tells the managers when they have.
+    fn start_delete(self: &Rc<Self>, time: ClockTime) {
+        if self.deleting.replace(Some(time)) == Some(time) {
+            return;
+        }
+        tracing::info!("start replace delete for time({})", time.0);
+        let workers = self.ask_all(Mail::Drop);
+        let control = self.clone();
+        tokio::task::spawn_local(async move {
+            let finished = all(workers).await;
+            copy::clear(&control.shared, moving::DELETING);
+            if finished {
+                tracing::info!("finish replace for time({})", time.0);
+                control.deleted.set(Some(time));
+                control.tell_end(method::REPLACE_DELETE_END, time);
+            }
+        });
+    }
+
+    fn ask_all(&self, mail: impl Fn(oneshot::Sender<()>) -> Mail) -> Vec<oneshot::Receiver<()>> {
+        let ask = |worker| {
+            let (done, finished) = oneshot::channel();
+            self.shared.tell(worker, mail(done));
+            finished
+        };
+        (0..self.shared.mailboxes.len()).map(ask).collect()
+    }
+
+    fn tell_end(&self, method: u32, time: ClockTime) {
+        for (_, conn, _) in self.managers.borrow().iter() {
+            self.notify_end(conn, method, time);
+        }
+    }
+
+    fn notify_end(&self, conn: &RpcConn, method: u32, time: ClockTime) {
+        conn.notify(method, |out| {
+            write_array(out, 2);
+            write_uint(out, time.0);
+            write_uint(out, self.shared.clock.load(Ordering::Relaxed) & u64::from(u32::MAX));
+        });
+    }
+
+    async fn backup(self: Rc<Self>, suffix: Vec<u8>, request: Incoming) {
+        let path = match backup_path(&self.shared.config.backup, &suffix) {
+            Ok(path) => path,
+            Err(why) => {
+                tracing::error!("no backup: {why}");
+                return request.reply.error(error::SERVER);
+            }
+        };
+        all(self.ask_all(Mail::Flush)).await;
+        let store = self.shared.store.clone();
+        let target = path.clone();
+        let copied = tokio::task::spawn_blocking(move || store.backup(&target)).await;
+        match copied {
+            Ok(Ok(())) => {
+                tracing::info!("backup {}", path.display());
+                request.reply.success(yes);
+            }
+            Ok(Err(e)) => {
+                tracing::error!("no backup: {e}");
+                request.reply.error(error::SERVER);
+            }
+            Err(e) => {
+                tracing::error!("no backup: {e}");
+                request.reply.error(error::SERVER);
+            }
+        }
+    }
+}
+
+/// What kumofs 0.4 managers say.
+impl Control {
+    fn adopt_spaces(self: &Rc<Self>, whs: HashSpace, rhs: HashSpace) {
+        let known = self.shared.view();
+        if known.epoch.number > 0 {
+            return;
+        }
+        let phase = known.epoch.phase;
+        self.act_on_spaces(whs, rhs, phase);
+    }
+
+    fn act_on_spaces(self: &Rc<Self>, whs: HashSpace, rhs: HashSpace, phase: Phase) {
+        let mut addresses: Vec<Address> = whs.nodes.iter().chain(&rhs.nodes).map(|n| n.address).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let entry = |address| ServerEntry { address, disk_id: 0, incarnation: 0, workers: 1, removed: None };
+        let servers = addresses.into_iter().map(entry).collect();
+        let epoch = Epoch { servers, whs, rhs, phase, ..Epoch::default() };
+        self.act_on(View::new(epoch, self.shared.config.address, self.shared.incarnation()));
+    }
+
+    fn hash_space_sync(self: &Rc<Self>, r: &mut Reader<'_>) -> Result<bool, DecodeError> {
+        r.array_of(3)?;
+        let (whs, rhs, _clock) = (v0::read_seed(r)?, v0::read_seed(r)?, r.u32()?);
+        let known = self.shared.view();
+        let fresh = known.epoch.number == 0
+            && whs.timestamp >= known.epoch.whs.timestamp
+            && rhs.timestamp >= known.epoch.rhs.timestamp;
+        if fresh {
+            self.adopt_spaces(whs, rhs);
+        }
+        Ok(fresh)
+    }
+
+    fn copy_start(self: &Rc<Self>, r: &mut Reader<'_>) -> Result<(), DecodeError> {
+        let len = r.array()?;
+        let (whs, _clock) = (v0::read_seed(r)?, r.u32()?);
+        let full = len == 3 && r.bool()?;
+        let known = self.shared.view();
+        if known.epoch.number == 0 {
+            let phase = Phase::Copying { time: whs.timestamp, full };
+            self.act_on_spaces(whs, known.epoch.rhs.clone(), phase);
+        }
+        Ok(())
+    }
+
+    fn delete_start(self: &Rc<Self>, r: &mut Reader<'_>) -> Result<(), DecodeError> {
+        r.array_of(2)?;
+        let (space, _clock) = (v0::read_seed(r)?, r.u32()?);
+        let known = self.shared.view();
+        if known.epoch.number == 0 {
+            let phase = Phase::Deleting { time: space.timestamp };
+            self.act_on_spaces(known.epoch.whs.clone(), space, phase);
+        }
+        Ok(())
+    }
+}
+
+fn yes(out: &mut Vec<u8>) {
+    write_bool(out, true);
+}
+
+fn nil(out: &mut Vec<u8>) {
+    write_nil(out);
+}
+
+/// Waits for all; false when one will never come.
+async fn all(receivers: Vec<oneshot::Receiver<()>>) -> bool {
+    let mut finished = true;
+    for receiver in receivers {
+        finished &= receiver.await.is_ok();
+    }
+    finished
+}
+
+/// Where a backup goes: the store's path with the suffix behind it, as kumofs does. A suffix that would lead elsewhere is
+/// refused.
+fn backup_path(base: &Path, suffix: &[u8]) -> Result<PathBuf, &'static str> {
+    let suffix = std::str::from_utf8(suffix).map_err(|_| "the suffix is not text")?;
+    if suffix.len() > SUFFIX_MAX || suffix.contains(['/', '\0']) {
+        return Err("the suffix is too long or has a slash in it");
+    }
+    let mut name = base.as_os_str().to_owned();
+    name.push("-");
+    name.push(suffix);
+    Ok(PathBuf::from(name))
+}
+
+/// A random number other than 0.
+///
+/// # Errors
+/// When the system has none.
+pub fn random_id() -> Result<u64, getrandom::Error> {
+    Ok(getrandom::u64()?.max(1))
+}
+
+/// The name of the file beside the records that holds the newest epoch.
+const EPOCH_FILE: &str = "epoch";
+
+/// Keeps an epoch on disk: complete and synced, or not at all.
+fn save_epoch(dir: &Path, epoch: &Epoch) -> std::io::Result<()> {
+    use std::io::Write;
+    let bytes = epoch.encode();
+    let path = dir.join("epoch.new");
+    let mut file = std::fs::File::create(&path)?;
+    file.write_all(&crc32c::crc32c(&bytes).to_be_bytes())?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&path, dir.join(EPOCH_FILE))?;
+    std::fs::File::open(dir)?.sync_all()
+}
+
+/// The epoch on disk; the default one when there is none.
+///
+/// # Errors
+/// When the file cannot be read or is damaged: one line that says what to do.
+pub fn load_epoch(dir: &Path) -> Result<Epoch, String> {
+    let path = dir.join(EPOCH_FILE);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Epoch::default()),
+        Err(e) => return Err(format!("cannot read {}: {e}", path.display())),
+    };
+    let damaged = || format!("{} is damaged: move it away, and the managers will tell the epoch anew", path.display());
+    let (crc, text) = bytes.split_first_chunk::<4>().ok_or_else(damaged)?;
+    if u32::from_be_bytes(*crc) != crc32c::crc32c(text) {
+        return Err(damaged());
+    }
+    Epoch::decode(text).map_err(|_| damaged())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_stays_beside_the_store() {
+        let base = Path::new("/var/kumodb.tch");
+        assert_eq!(backup_path(base, b"20090101"), Ok(PathBuf::from("/var/kumodb.tch-20090101")));
+        assert!(backup_path(base, b"/../../etc/passwd").is_err());
+        assert!(backup_path(base, &[b'x'; 65]).is_err());
+        assert!(backup_path(base, b"\xff").is_err());
+    }
+
+    #[test]
+    fn an_epoch_is_kept_and_damage_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(load_epoch(dir.path()).unwrap(), Epoch::default());
+        let epoch = Epoch { number: 7, ..Epoch::default() };
+        save_epoch(dir.path(), &epoch).unwrap();
+        assert_eq!(load_epoch(dir.path()).unwrap(), epoch);
+        let path = dir.path().join(EPOCH_FILE);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[6] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(load_epoch(dir.path()).unwrap_err().contains("damaged"));
+    }
+}

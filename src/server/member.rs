@@ -1,0 +1,186 @@
+//! What a coordinator sends to another member: replication with its lease, and what members report at a takeover.
+//!
+//! A member applies newer stamps, in order and without gaps, only from a coordinator in its own epoch, and
+//! acknowledges what its disk has. It remembers as unstable what it was not told to be stable, across epochs, for the
+//! report to the next coordinator ([`super::takeover`]).
+
+use super::request::{Request, hash_of};
+use super::shared::View;
+use super::worker::{State, Worker, write_obsolete};
+use crate::logic::lease::GRANT_MICROS;
+use crate::logic::record;
+use crate::net::conn::Conn;
+use crate::net::time::boot_micros;
+use crate::proto::rpc::frame::write_success;
+use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_uint};
+use crate::proto::rpc::v1::{Connect, ReplicateHead, method, read_entry};
+use crate::store::{Record, Shard, StoreError};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+/// Dbkeys in the order of their entries' numbers.
+#[derive(Default)]
+pub struct KeyQueue {
+    entries: VecDeque<(u64, u16)>,
+    keys: VecDeque<u8>,
+}
+
+impl KeyQueue {
+    /// Adds the dbkey of entry `number`.
+    pub fn push(&mut self, number: u64, dbkey: &[u8]) {
+        let len = u16::try_from(dbkey.len()).expect("a dbkey has at most 4104 bytes");
+        self.entries.push_back((number, len));
+        self.keys.extend(dbkey);
+    }
+
+    /// Drops the entries up to `number`.
+    pub fn drop_up_to(&mut self, number: u64) {
+        while let Some((_, len)) = self.entries.pop_front_if(|(entry, _)| *entry <= number) {
+            self.keys.drain(..usize::from(len));
+        }
+    }
+
+    /// Takes all dbkeys for which `take` says so.
+    pub fn take_if(&mut self, mut take: impl FnMut(&[u8]) -> bool) -> Vec<Vec<u8>> {
+        let old = std::mem::take(self);
+        let mut taken = Vec::new();
+        let (keys, _) = (Vec::from(old.keys), ());
+        let mut start = 0;
+        for (number, len) in old.entries {
+            let dbkey = &keys[start..start + usize::from(len)];
+            start += usize::from(len);
+            if take(dbkey) {
+                taken.push(dbkey.to_vec());
+            } else {
+                self.push(number, dbkey);
+            }
+        }
+        taken
+    }
+}
+
+/// One worker of a coordinator, as the member knows it.
+#[derive(Default)]
+pub struct Source {
+    /// The number that its next entry has to have, or a lower one.
+    next: u64,
+    /// The last entry on disk.
+    durable: u64,
+    /// What it has not told to be stable.
+    pub unstable: KeyQueue,
+}
+
+/// An answer to Replicate, for when the store has committed.
+pub struct Ack {
+    conn: Rc<Conn>,
+    msgid: u32,
+    source: (u64, u16),
+    epoch: u64,
+    last: u64,
+}
+
+impl Ack {
+    /// Acknowledges, and grants the lease; after an epoch came in between, refuses.
+    pub fn send(self, view: &View, given: &mut BTreeMap<u64, u64>, sources: &mut BTreeMap<(u64, u16), Source>) {
+        let Some(source) = sources.get_mut(&self.source) else { return };
+        source.durable = source.durable.max(self.last);
+        if view.epoch.number != self.epoch {
+            return write_obsolete(&self.conn, self.msgid, view.epoch.number);
+        }
+        let until = given.entry(self.source.0).or_default();
+        *until = (*until).max(boot_micros() + GRANT_MICROS);
+        self.conn.write(|out| {
+            write_success(out, self.msgid);
+            write_array(out, 1);
+            write_uint(out, source.durable);
+        });
+    }
+}
+
+/// Executes a request of a coordinator or, at a takeover, of a member.
+pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<'_>) -> Result<(), DecodeError> {
+    if request.method == method::REPORT {
+        return worker.receive_report(connect, request);
+    }
+    let mut state = worker.state.borrow_mut();
+    let state = &mut *state;
+    let mut r = Reader::new(request.params);
+    let (head, entries) = ReplicateHead::read(&mut r)?;
+    let known = state.view.epoch.number;
+    if head.epoch > known {
+        worker.shared.behind.notify_one();
+    }
+    let is_member = |s: &crate::logic::epoch::ServerEntry| s.incarnation == connect.incarnation && s.removed.is_none();
+    if head.epoch != known || state.view.me.is_none() || !state.view.epoch.servers.iter().any(is_member) {
+        write_obsolete(request.conn, request.msgid, known);
+        return Ok(());
+    }
+    // Whoever speaks in this epoch has adopted it, and given back what it held in earlier ones.
+    if state.takeover.adopted_by(connect.incarnation) {
+        state.given.remove(&connect.incarnation);
+    }
+    if state.now_micros < state.quiet_until {
+        write_obsolete(request.conn, request.msgid, known);
+        return Ok(());
+    }
+    let key = (connect.incarnation, connect.from_worker);
+    let source = state.sources.entry(key).or_insert_with(|| Source { next: 1, ..Source::default() });
+    if head.first > source.next {
+        // Something before it was refused and will be sent again.
+        write_obsolete(request.conn, request.msgid, known);
+        return Ok(());
+    }
+    source.unstable.drop_up_to(head.stable);
+    let mut last = 0;
+    {
+        let mut shard = worker.shard().lock().expect("no holder of a shard panics");
+        for number in head.first..head.first + entries as u64 {
+            let (dbkey, epoch, dbval) = read_entry(&mut r)?;
+            match state.apply(&mut *shard, dbkey, Record { epoch, dbval })? {
+                Ok(()) => {}
+                Err(e) => {
+                    tracing::error!("cannot store what was replicated: {e}");
+                    write_obsolete(request.conn, request.msgid, known);
+                    return Ok(());
+                }
+            }
+            let source = state.sources.get_mut(&key).expect("it was entered above");
+            if number >= source.next {
+                source.unstable.push(number, dbkey);
+                source.next = number + 1;
+            }
+            last = number;
+        }
+    }
+    let ack = Ack { conn: request.conn.clone(), msgid: request.msgid, source: key, epoch: known, last };
+    if entries == 0 {
+        ack.send(&state.view, &mut state.given, &mut state.sources);
+    } else {
+        state.acks.push(ack);
+        worker.turn.wake();
+    }
+    Ok(())
+}
+
+impl State {
+    /// Stores a record of another server unless a newer one is here. The outer error says that it is none.
+    pub(super) fn apply(
+        &mut self,
+        shard: &mut dyn Shard,
+        dbkey: &[u8],
+        record: Record<'_>,
+    ) -> Result<Result<(), StoreError>, DecodeError> {
+        hash_of(dbkey)?;
+        let value = record::parse(record.dbval).ok_or(DecodeError::Type)?;
+        self.clock.observe_counter(value.version.counter());
+        Ok(match shard.put_newer(dbkey, record) {
+            Ok(stored) => {
+                if stored && value.body.is_none() {
+                    self.marks.note(self.now_secs, dbkey, record.stamp());
+                }
+                Ok(())
+            }
+            Err(e) => Err(e),
+        })
+    }
+}

@@ -1,0 +1,26 @@
+//! The server role: stores records and keeps their replicas alike.
+//!
+//! Reading order: [`worker`] (one event loop's state and its turn), [`request`] (what gateways ask), [`write`](mod@write)
+//! (a change, from its execution to its stability), [`link`] (to another member, as coordinator), [`member`] (from a
+//! coordinator), [`takeover`] (a new epoch); then the control plane: [`run`], [`managers`], [`status`], and what moves
+//! records: [`copy`], [`stream`], [`garbage`].
+//!
+//! Each worker owns a shard of the store and decides alone about the keys in it; what workers share is [`Shared`].
+
+pub mod copy;
+pub mod garbage;
+pub mod link;
+pub mod managers;
+pub mod member;
+pub mod request;
+pub mod run;
+pub mod shared;
+pub mod status;
+pub mod stream;
+pub mod takeover;
+pub mod version0;
+pub mod worker;
+pub mod write;
+
+pub use run::run;
+pub use shared::{Config, Shared};

@@ -1,0 +1,446 @@
+//! What comes in on a connection, and what gateways ask.
+//!
+//! Each message is executed when it is read. It is answered at once, or its answer waits in [`super::worker::State`] for
+//! a write to become stable, or the whole request is parked until its range is open and leased.
+
+use super::member;
+use super::shared::Counters;
+use super::version0;
+use super::worker::{Answer, Outcome, Range, State, Style, Worker, write_obsolete};
+use crate::logic::address::Address;
+use crate::logic::clock::ClockTime;
+use crate::logic::mutation;
+use crate::logic::record::{self, Body, MAX_DBKEY_LEN, Value};
+use crate::net::conn::{Conn, Received, Then};
+use crate::proto::rpc::error;
+use crate::proto::rpc::frame::{self, Frame, Role, Scanner, write_error, write_success};
+use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_raw, write_uint};
+use crate::proto::rpc::v1::{Connect, Connected, Mutate, method};
+use crate::store::{Record, Shard, StoreError};
+use std::rc::Rc;
+
+/// Output that a peer has not read, in bytes, above which no more of its requests are read.
+const BACKLOG_MAX: usize = 1 << 20;
+/// Bytes of values in one answer to MultiGet; what exceeds it is asked for alone.
+const MULTI_GET_BYTES: usize = 1 << 20;
+/// Keys in one MultiGet.
+const MULTI_GET_KEYS: usize = 1 << 16;
+
+/// The other end of an accepted connection.
+#[derive(Default)]
+pub struct Peer {
+    scanner: Scanner,
+    /// Set by a hello, which must come first: this is a node.
+    pub node: Option<(Address, Role)>,
+    started: bool,
+    /// Set by Connect: who is calling.
+    pub connect: Option<Connect>,
+}
+
+/// Why a connection is ended.
+pub(super) enum HangUp {
+    /// Answer nothing more.
+    Now,
+    /// After error 5 to this request.
+    Protocol(u32),
+}
+
+impl From<frame::FrameError> for HangUp {
+    fn from(_: frame::FrameError) -> HangUp {
+        HangUp::Now
+    }
+}
+
+/// What is needed to execute a request.
+pub(super) struct Request<'a> {
+    pub conn: &'a Rc<Conn>,
+    pub msgid: u32,
+    pub method: u32,
+    pub params: &'a [u8],
+    /// The whole message, to park it.
+    pub message: &'a [u8],
+    /// When it was parked before: the end of its patience.
+    pub until_micros: Option<u64>,
+}
+
+/// What became of a request.
+pub(super) enum Done {
+    /// It is answered, or will be by what it started.
+    Yes,
+    /// It has to wait for its range, its lease, or a record's repair.
+    Park,
+}
+
+impl Worker {
+    /// Takes in bytes of a connection and executes every complete message in them.
+    pub fn receive(self: &Rc<Self>, conn: &Rc<Conn>, peer: &mut Peer, bytes: &[u8]) -> Received {
+        let mut used = 0;
+        self.state.borrow_mut().set_time();
+        loop {
+            if conn.backlog() > BACKLOG_MAX {
+                return Received::wait(used);
+            }
+            let message = match peer.scanner.advance(&bytes[used..]) {
+                Ok(Some(len)) => &bytes[used..used + len],
+                Ok(None) => return Received { used, need: peer.scanner.needed(), then: Then::Read },
+                Err(e) => {
+                    tracing::info!("hung up on a peer that sent {e}");
+                    return Received::close();
+                }
+            };
+            peer.scanner = Scanner::default();
+            used += message.len();
+            match self.receive_message(conn, peer, message) {
+                Ok(()) => {}
+                Err(HangUp::Now) => return Received::close(),
+                Err(HangUp::Protocol(msgid)) => {
+                    conn.write(|out| write_error(out, msgid, error::PROTOCOL));
+                    return Received::close();
+                }
+            }
+        }
+    }
+
+    fn receive_message(self: &Rc<Self>, conn: &Rc<Conn>, peer: &mut Peer, message: &[u8]) -> Result<(), HangUp> {
+        let first = !std::mem::replace(&mut peer.started, true);
+        match frame::parse(message)? {
+            Frame::Request { msgid, method, params } => {
+                let request = Request { conn, msgid, method, params, message, until_micros: None };
+                self.execute(peer, &request).map_err(|_| {
+                    tracing::info!("hung up on a peer that sent a malformed request of method {method}");
+                    HangUp::Protocol(msgid)
+                })
+            }
+            // Nothing is asked over accepted connections, so nobody waits for this.
+            Frame::Response { .. } => Ok(()),
+            Frame::Hello { address, role } if first => {
+                peer.node = Some((address, role));
+                let own = self.shared.config.address;
+                conn.write(|out| frame::write_hello(out, own, Role::Server));
+                Ok(())
+            }
+            Frame::Hello { .. } => Err(HangUp::Now),
+        }
+    }
+
+    fn execute(self: &Rc<Self>, peer: &mut Peer, request: &Request<'_>) -> Result<(), DecodeError> {
+        match request.method {
+            method::CONNECT => {
+                let connect = Connect::read(request.params)?;
+                peer.connect = Some(connect);
+                self.connected(request, &connect);
+                Ok(())
+            }
+            method::REPLICATE | method::REPORT => match (peer.node, peer.connect) {
+                (Some((_, Role::Server)), Some(connect)) => member::execute(self, &connect, request),
+                _ => Err(DecodeError::Type),
+            },
+            _ if version0::is_for_nodes(request.method) => match peer.node {
+                Some(node) => version0::execute_for_node(self, node, request),
+                None => Err(DecodeError::Type),
+            },
+            _ => self.execute_for_client(request),
+        }
+    }
+
+    /// Executes what needs a range, and parks it if that is not ready.
+    fn execute_for_client(self: &Rc<Self>, request: &Request<'_>) -> Result<(), DecodeError> {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let shard = &mut *self.shard().lock().expect("no holder of a shard panics");
+        let done = match request.method {
+            method::GET => self.get(state, shard, request)?,
+            method::MULTI_GET => self.multi_get(state, shard, request)?,
+            method::MUTATE => {
+                let mutate = Mutate::read(request.params)?;
+                self.mutate(state, shard, request, Style::Version1, &mutate)?
+            }
+            method::FETCH => {
+                fetch(shard, request)?;
+                Done::Yes
+            }
+            method::GET_EPOCH => {
+                self.get_epoch(request)?;
+                Done::Yes
+            }
+            _ => version0::execute_for_client(self, state, shard, request)?,
+        };
+        if let Done::Park = done {
+            match request.until_micros {
+                Some(until) if until <= state.now_micros => {
+                    request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
+                }
+                Some(until) => self.park_again(state, request.conn, request.message, until),
+                None => self.park(state, request.conn, request.msgid, request.message),
+            }
+        }
+        Ok(())
+    }
+
+    /// Executes a request that was parked.
+    pub(super) fn execute_again(self: &Rc<Self>, conn: &Rc<Conn>, message: &[u8], until_micros: u64) {
+        let Ok(Frame::Request { msgid, method, params }) = frame::parse(message) else { return };
+        let request = Request { conn, msgid, method, params, message, until_micros: Some(until_micros) };
+        // It was well-formed when it was parked.
+        let _ = self.execute_for_client(&request);
+    }
+
+    fn connected(&self, request: &Request<'_>, connect: &Connect) {
+        let shared = &self.shared;
+        if connect.worker != self.number {
+            // It was brought here by mistake; the caller connects anew.
+            request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
+            return;
+        }
+        let connected = Connected {
+            incarnation: shared.incarnation(),
+            disk_id: shared.store.disk_id(),
+            workers: shared.config.workers,
+            epoch: self.state.borrow().view.epoch.number,
+        };
+        request.conn.write(|out| {
+            write_success(out, request.msgid);
+            connected.write(out);
+        });
+    }
+
+    fn get_epoch(&self, request: &Request<'_>) -> Result<(), DecodeError> {
+        let mut r = Reader::new(request.params);
+        r.array_of(1)?;
+        let known = r.u64()?;
+        let view = self.shared.view();
+        request.conn.write(|out| {
+            write_success(out, request.msgid);
+            if view.epoch.number > known {
+                write_raw(out, &view.epoch.encode());
+            } else {
+                write_nil(out);
+            }
+        });
+        Ok(())
+    }
+
+    fn get(
+        self: &Rc<Self>,
+        state: &mut State,
+        shard: &mut dyn Shard,
+        request: &Request<'_>,
+    ) -> Result<Done, DecodeError> {
+        let mut r = Reader::new(request.params);
+        r.array_of(2)?;
+        let (epoch, dbkey) = (r.u64()?, r.raw()?);
+        let hash = hash_of(dbkey)?;
+        if epoch != state.view.epoch.number {
+            self.refuse_epoch(state, request, epoch);
+            return Ok(Done::Yes);
+        }
+        let Some(range) = self.readable(state, request, hash) else { return Ok(Done::Yes) };
+        let leased = state.leased_until(&range.group, hash);
+        if !range.open || leased <= state.now_micros {
+            return Ok(Done::Park);
+        }
+        Counters::add(&self.shared.counters[usize::from(self.number)].gets, 1);
+        let dbval = match state.look_up(shard, dbkey, 0) {
+            Look::Value { dbval, .. } => Some(dbval),
+            Look::Missing { .. } => None,
+            Look::Expired { version } => {
+                let write = self.delete_expired(state, shard, hash, dbkey, version);
+                return Ok(answer_after(state, request, write, None));
+            }
+            Look::Unreadable(e) => return Ok(self.unreadable(state, hash, dbkey, &e)),
+        };
+        state.leased_until = state.leased_until.min(leased);
+        match state.pending.blocking(hash) {
+            None => request.conn.write(|out| write_value(out, request.msgid, dbval)),
+            // The value seen now is the one to be told once it is stable, even if it is overwritten by then.
+            Some(write) => return Ok(answer_after(state, request, Some(write), dbval)),
+        }
+        Ok(Done::Yes)
+    }
+
+    fn multi_get(
+        self: &Rc<Self>,
+        state: &mut State,
+        shard: &mut dyn Shard,
+        request: &Request<'_>,
+    ) -> Result<Done, DecodeError> {
+        let mut r = Reader::new(request.params);
+        r.array_of(2)?;
+        let (epoch, keys) = (r.u64()?, r.array()?);
+        if keys > MULTI_GET_KEYS {
+            return Err(DecodeError::Type);
+        }
+        if epoch != state.view.epoch.number {
+            self.refuse_epoch(state, request, epoch);
+            return Ok(Done::Yes);
+        }
+        let mut leased = u64::MAX;
+        let mut checked = r.clone();
+        for _ in 0..keys {
+            let hash = hash_of(checked.raw()?)?;
+            let Some(range) = self.readable(state, request, hash) else { return Ok(Done::Yes) };
+            leased = leased.min(if range.open { state.leased_until(&range.group, hash) } else { 0 });
+        }
+        if leased <= state.now_micros {
+            return Ok(Done::Park);
+        }
+        let mut answer = std::mem::take(&mut state.new_dbval);
+        answer.clear();
+        write_success(&mut answer, request.msgid);
+        write_array(&mut answer, keys);
+        let mut waits_for = None;
+        for _ in 0..keys {
+            let dbkey = r.raw()?;
+            waits_for = waits_for.max(self.append_value(state, shard, dbkey, &mut answer)?);
+        }
+        Counters::add(&self.shared.counters[usize::from(self.number)].gets, keys as u64);
+        state.leased_until = state.leased_until.min(leased);
+        match waits_for {
+            None => {
+                request.conn.write(|out| out.extend_from_slice(&answer));
+                state.new_dbval = answer;
+            }
+            Some(write) => {
+                let outcome = Outcome::Bytes(answer);
+                let answer = Answer { conn: request.conn.clone(), msgid: request.msgid, outcome };
+                if let Some(answer) = state.pending.hold_behind(write, answer) {
+                    answer.send();
+                }
+            }
+        }
+        Ok(Done::Yes)
+    }
+
+    /// Appends an element of MultiGet's answer; returns the write that it must wait for.
+    fn append_value(
+        self: &Rc<Self>,
+        state: &mut State,
+        shard: &mut dyn Shard,
+        dbkey: &[u8],
+        answer: &mut Vec<u8>,
+    ) -> Result<Option<u64>, DecodeError> {
+        if answer.len() > MULTI_GET_BYTES {
+            write_bool(answer, false);
+            return Ok(None);
+        }
+        let hash = hash_of(dbkey)?;
+        match state.look_up(shard, dbkey, 0) {
+            Look::Value { dbval, .. } => write_raw(answer, dbval),
+            Look::Missing { .. } => write_nil(answer),
+            Look::Expired { version } => {
+                let write = self.delete_expired(state, shard, hash, dbkey, version);
+                match write {
+                    Some(_) => write_nil(answer),
+                    None => write_bool(answer, false),
+                }
+                return Ok(write);
+            }
+            // Asked for alone, it waits until it is mended.
+            Look::Unreadable(_) => write_bool(answer, false),
+        }
+        Ok(state.pending.blocking(hash))
+    }
+
+    /// The range of a key that this server answers for. Refuses the request otherwise.
+    pub(super) fn readable(&self, state: &State, request: &Request<'_>, hash: u64) -> Option<Range> {
+        let range = state.range(hash);
+        let here = record::worker_of(hash, self.shared.config.workers) == self.number;
+        if range.readable && here {
+            return Some(*range);
+        }
+        write_obsolete(request.conn, request.msgid, state.view.epoch.number);
+        None
+    }
+
+    /// Refuses a request of another epoch, and finds out about a newer one.
+    pub(super) fn refuse_epoch(&self, state: &State, request: &Request<'_>, epoch: u64) {
+        if epoch > state.view.epoch.number {
+            self.shared.behind.notify_one();
+        }
+        write_obsolete(request.conn, request.msgid, state.view.epoch.number);
+    }
+}
+
+/// A record as a coordinator sees it. Versions are those stored, for the next one to exceed.
+pub(super) enum Look<'s> {
+    /// There is a value.
+    Value { dbval: &'s [u8], body: Body<'s>, version: ClockTime },
+    /// There is none: never stored, deleted, or flushed.
+    Missing { version: ClockTime },
+    /// Its time is over: it is to be deleted, and gone once that is stable.
+    Expired { version: ClockTime },
+    /// The store cannot tell.
+    Unreadable(StoreError),
+}
+
+impl State {
+    /// Looks at a key. `options` are those of a Mutate, for kumofs's own expiry.
+    pub(super) fn look_up<'s>(&self, shard: &'s mut dyn Shard, dbkey: &[u8], options: u8) -> Look<'s> {
+        let Record { epoch, dbval } = match shard.get(dbkey) {
+            Ok(Some(record)) => record,
+            Ok(None) => return Look::Missing { version: ClockTime(0) },
+            Err(e) => return Look::Unreadable(e),
+        };
+        match record::parse(dbval) {
+            Some(Value { version, body: Some(body) }) if epoch >= self.view.epoch.flushed => {
+                match mutation::live(Some(body), options, self.now_secs) {
+                    Some(body) => Look::Value { dbval, body, version },
+                    None => Look::Expired { version },
+                }
+            }
+            Some(Value { version, .. }) => Look::Missing { version },
+            None => Look::Missing { version: ClockTime(0) },
+        }
+    }
+}
+
+/// Answers Get with `dbval` once `write` is stable; without a write, that it could not be executed.
+fn answer_after(state: &mut State, request: &Request<'_>, write: Option<u64>, dbval: Option<&[u8]>) -> Done {
+    let Some(write) = write else {
+        request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
+        return Done::Yes;
+    };
+    let mut bytes = Vec::new();
+    write_value(&mut bytes, request.msgid, dbval);
+    let answer = Answer { conn: request.conn.clone(), msgid: request.msgid, outcome: Outcome::Bytes(bytes) };
+    if let Some(answer) = state.pending.hold(write, answer) {
+        answer.send();
+    }
+    Done::Yes
+}
+
+fn write_value(out: &mut Vec<u8>, msgid: u32, dbval: Option<&[u8]>) {
+    write_success(out, msgid);
+    match dbval {
+        Some(dbval) => write_raw(out, dbval),
+        None => write_nil(out),
+    }
+}
+
+/// The ring position in a dbkey. Gateways of ours are believed that it is the hash of the key.
+pub(super) fn hash_of(dbkey: &[u8]) -> Result<u64, DecodeError> {
+    record::dbkey_hash(dbkey).filter(|_| dbkey.len() <= MAX_DBKEY_LEN).ok_or(DecodeError::Type)
+}
+
+/// Tells another server what is stored here, to mend its damaged record.
+fn fetch(shard: &mut dyn Shard, request: &Request<'_>) -> Result<(), DecodeError> {
+    let mut r = Reader::new(request.params);
+    r.array_of(1)?;
+    let dbkey = r.raw()?;
+    hash_of(dbkey)?;
+    match shard.get(dbkey) {
+        Ok(record) => request.conn.write(|out| {
+            write_success(out, request.msgid);
+            match record {
+                Some(record) => {
+                    write_array(out, 2);
+                    write_uint(out, record.epoch);
+                    write_raw(out, record.dbval);
+                }
+                None => write_nil(out),
+            }
+        }),
+        Err(_) => request.conn.write(|out| write_error(out, request.msgid, error::SERVER)),
+    }
+    Ok(())
+}

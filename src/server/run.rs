@@ -1,0 +1,195 @@
+//! Starting and stopping a server: its sockets, its workers, its control plane.
+
+use super::managers::{Control, load_epoch, random_id};
+use super::shared::{Config, Counters, Mail, Shared, View};
+use super::stream;
+use super::worker::Worker;
+use crate::net::cores::Cores;
+use crate::net::time::boot_micros;
+use crate::proto::rpc::frame::{self, Frame, Scanner};
+use crate::proto::rpc::v1::{Connect, method};
+use crate::store::{Maintained, Store};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How long a new connection may take to say what it is before it goes to the first worker.
+const OPENING: Duration = Duration::from_millis(200);
+/// How often an incomplete opening is looked at again.
+const OPENING_STEP: Duration = Duration::from_millis(2);
+/// Bytes that hello and Connect take at most.
+const OPENING_BYTES: usize = 128;
+/// Bytes that a step of background work may read and write, and the pause between two steps: at most 64 MiB/s.
+const MAINTAIN_BYTES: u64 = 1 << 20;
+const MAINTAIN_PAUSE: Duration = Duration::from_millis(16);
+const MAINTAIN_REST: Duration = Duration::from_millis(200);
+
+/// Runs a server until `shutdown` says true, on the current event loop (the control plane) and on `cores` (the workers,
+/// as many as `config.workers`). `listener` and `stream_listener` are bound to the addresses in `config`.
+///
+/// # Errors
+/// One line that says what to do.
+pub async fn run(
+    config: Config,
+    store: Arc<dyn Store>,
+    listener: TcpListener,
+    stream_listener: TcpListener,
+    cores: Arc<Cores>,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), String> {
+    let (lost, losses) = mpsc::unbounded_channel();
+    let (offers, offered) = mpsc::unbounded_channel();
+    let epoch = load_epoch(store.dir())?;
+    let incarnation = random_id().map_err(|e| format!("the system gives no random numbers: {e}"))?;
+    let view = View::new(epoch, config.address, incarnation);
+    let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::unbounded_channel()).unzip();
+    let shared = Arc::new(Shared {
+        started: Instant::now(),
+        incarnation: AtomicU64::new(incarnation),
+        view: Mutex::new(Arc::new(view)),
+        counters: mailboxes.iter().map(|_| Counters::default()).collect(),
+        items: mailboxes.iter().map(|_| AtomicU64::new(0)).collect(),
+        mailboxes,
+        moving: AtomicU8::new(0),
+        lost,
+        offered: stream::Offered::default(),
+        offers,
+        clock: AtomicU64::new(0),
+        behind: tokio::sync::Notify::new(),
+        draining: AtomicBool::new(false),
+        config,
+        store: store.clone(),
+    });
+    let durable = Arc::downgrade(&shared);
+    store.on_durable(Box::new(move |shard| {
+        if let Some(shared) = durable.upgrade() {
+            shared.tell(shard, Mail::Durable);
+        }
+    }));
+    for (number, inbox) in (0..shared.config.workers).zip(inboxes) {
+        let shared = shared.clone();
+        let core = usize::from(number) % cores.count();
+        cores.run_on(core, move || Worker::start(shared, number, inbox));
+    }
+    let maintenance = start_maintenance(store.clone(), shared.clone())?;
+    let control = Control::new(shared.clone());
+    control.start(losses);
+    let tasks = [
+        tokio::task::spawn_local(stream::listen(shared.clone(), stream_listener)),
+        tokio::task::spawn_local(stream::fetch_offers(shared.clone(), offered)),
+        tokio::task::spawn_local(accept(shared.clone(), listener)),
+    ];
+    let _ = shutdown.wait_for(|stop| *stop).await;
+    stop(&shared, tasks).await;
+    let _ = tokio::task::spawn_blocking(move || maintenance.join()).await;
+    store.close().map_err(|e| format!("the store was not closed cleanly: {e}"))
+}
+
+async fn stop(shared: &Shared, tasks: [tokio::task::JoinHandle<()>; 3]) {
+    shared.draining.store(true, Ordering::Relaxed);
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    for worker in 0..shared.mailboxes.len() {
+        let (done, flushed) = oneshot::channel();
+        shared.tell(worker, Mail::Flush(done));
+        let _ = flushed.await;
+    }
+}
+
+/// Compaction and its like, in a thread of its own.
+fn start_maintenance(store: Arc<dyn Store>, shared: Arc<Shared>) -> Result<std::thread::JoinHandle<()>, String> {
+    let work = move || {
+        while !shared.draining.load(Ordering::Relaxed) {
+            match store.maintain(MAINTAIN_BYTES) {
+                Ok(Maintained::Worked) => std::thread::sleep(MAINTAIN_PAUSE),
+                Ok(Maintained::Idle) => std::thread::sleep(MAINTAIN_REST),
+                Err(e) => {
+                    tracing::error!("background work on the store: {e}");
+                    std::thread::sleep(MAINTAIN_REST);
+                }
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("maintenance".to_owned()).spawn(work);
+    thread.map_err(|e| format!("the system starts no further thread: {e}"))
+}
+
+async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+    loop {
+        let (stream, _) = crate::net::listen::accept(&listener).await;
+        let shared = shared.clone();
+        tokio::task::spawn_local(async move {
+            let worker = if shared.config.workers == 1 { 0 } else { wanted_worker(&stream).await };
+            hand_over(&shared, worker % shared.config.workers, stream);
+        });
+    }
+}
+
+/// The worker that Connect asks for, seen without taking any bytes from the connection.
+async fn wanted_worker(stream: &TcpStream) -> u16 {
+    let until = boot_micros() + OPENING.as_micros() as u64;
+    let mut bytes = [0; OPENING_BYTES];
+    loop {
+        let Ok(n) = stream.peek(&mut bytes).await else { return 0 };
+        match read_opening(&bytes[..n]) {
+            Some(worker) => return worker,
+            None if n == 0 || n == OPENING_BYTES || boot_micros() > until => return 0,
+            None => tokio::time::sleep(OPENING_STEP).await,
+        }
+    }
+}
+
+/// The worker that an opening asks for; 0 when it asks for none; `None`: it is incomplete.
+fn read_opening(bytes: &[u8]) -> Option<u16> {
+    let mut rest = bytes;
+    loop {
+        match Scanner::default().advance(rest) {
+            Ok(Some(len)) => match frame::parse(&rest[..len]) {
+                Ok(Frame::Hello { .. }) => rest = &rest[len..],
+                Ok(Frame::Request { method: method::CONNECT, params, .. }) => {
+                    return Some(Connect::read(params).map_or(0, |connect| connect.worker));
+                }
+                Ok(_) | Err(_) => return Some(0),
+            },
+            Ok(None) => return None,
+            Err(_) => return Some(0),
+        }
+    }
+}
+
+fn hand_over(shared: &Shared, worker: u16, stream: TcpStream) {
+    match stream.into_std() {
+        Ok(stream) => shared.tell(usize::from(worker), Mail::ServeFrom(stream)),
+        Err(e) => tracing::warn!("cannot serve a connection: {e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::rpc::v1::Peer;
+
+    #[test]
+    fn the_worker_is_read_from_hello_and_connect() {
+        let mut bytes = Vec::new();
+        frame::write_hello(
+            &mut bytes,
+            crate::logic::address::Address::new("127.0.0.1:1".parse().unwrap()),
+            frame::Role::Server,
+        );
+        Connect { peer: Peer::Server, incarnation: u64::MAX, workers: 9, from_worker: 2, worker: 3 }
+            .write(&mut bytes, 0);
+        for cut in 0..bytes.len() {
+            assert_eq!(read_opening(&bytes[..cut]), None, "cut at {cut}");
+        }
+        assert_eq!(read_opening(&bytes), Some(3));
+        assert!(bytes.len() <= OPENING_BYTES);
+    }
+
+    #[test]
+    fn whoever_asks_for_no_worker_gets_the_first() {
+        assert_eq!(read_opening(b"GET / HTTP/1.1"), Some(0));
+        assert_eq!(read_opening(&[0x94, 0, 7, 34, 0x90]), Some(0));
+    }
+}

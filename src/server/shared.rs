@@ -1,0 +1,177 @@
+//! What the workers and the control plane of a server share.
+
+use crate::logic::address::Address;
+use crate::logic::epoch::Epoch;
+use crate::logic::route::Route;
+use crate::store::Store;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+
+/// What a server is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How other nodes reach it; names it in hash spaces.
+    pub address: Address,
+    /// Where it listens for replace streams.
+    pub stream: Address,
+    /// The managers.
+    pub managers: Vec<Address>,
+    /// Worker threads.
+    pub workers: u16,
+    /// Largest data of a value in bytes.
+    pub max_value: usize,
+    /// How often managers are pinged.
+    pub keepalive: Duration,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// A deletion mark is kept at least so long.
+    pub garbage_min: Duration,
+    /// A deletion mark is collected when it is so old.
+    pub garbage_max: Duration,
+    /// Above so many bytes of remembered marks, those older than `garbage_min` are collected.
+    pub garbage_memory: usize,
+    /// Where `backup` puts copies: the suffix is appended to this path.
+    pub backup: PathBuf,
+}
+
+/// An epoch, ready for use by a server.
+#[derive(Debug)]
+pub struct View {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Its groups.
+    pub route: Route,
+    /// This server's place in it; `None`: it is not (or no longer) in it.
+    pub me: Option<u16>,
+}
+
+impl View {
+    /// Looks at `epoch` as the server at `address`, of this `incarnation`. In a cluster led by a kumofs 0.4 manager, servers
+    /// are known by their address alone.
+    pub fn new(epoch: Epoch, address: Address, incarnation: u64) -> View {
+        let mine = |s: &crate::logic::epoch::ServerEntry| {
+            s.address == address && (epoch.number == 0 || s.incarnation == incarnation) && s.removed.is_none()
+        };
+        let me = epoch.servers.iter().position(mine).and_then(|place| u16::try_from(place).ok());
+        View { route: Route::new(&epoch), me, epoch }
+    }
+
+    /// Whether the cluster is led by a kumofs 0.4 manager: there are no epochs then, and no leases.
+    pub fn is_version0(&self) -> bool {
+        self.epoch.number == 0
+    }
+}
+
+/// Counters of one worker, which alone writes them.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Gets answered.
+    pub gets: AtomicU64,
+    /// Changes other than deletes executed.
+    pub sets: AtomicU64,
+    /// Deletes executed.
+    pub deletes: AtomicU64,
+}
+
+impl Counters {
+    /// Adds `n`; cheaper than an atomic addition, since there is one writer.
+    #[inline]
+    pub fn add(counter: &AtomicU64, n: u64) {
+        counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+    }
+}
+
+/// What a worker is told by others.
+pub enum Mail {
+    /// A newer epoch.
+    Adopt(Arc<View>),
+    /// A connection to serve.
+    Serve(tokio::net::TcpStream),
+    /// The same, from another thread.
+    ServeFrom(std::net::TcpStream),
+    /// Records from another server: entries as in Replicate. Told when they are committed.
+    Apply(Vec<u8>, oneshot::Sender<()>),
+    /// Copy what the epoch's phase demands to others.
+    Copy(super::copy::Job),
+    /// Drop what the epoch gives to others. Told when it is done.
+    Drop(oneshot::Sender<()>),
+    /// The shard's durable ticket grew.
+    Durable,
+    /// Commit, and tell.
+    Flush(oneshot::Sender<()>),
+    /// TCP_NODELAY for all connections; told how many were changed.
+    SetNodelay(bool, oneshot::Sender<usize>),
+}
+
+/// Bits of [`Shared::moving`]; the numbers of GetStatus's replace flags.
+pub mod moving {
+    /// Copying to others.
+    pub const COPYING: u8 = 4;
+    /// Dropping what moved away.
+    pub const DELETING: u8 = 8;
+}
+
+/// Shared by all threads of a server.
+pub struct Shared {
+    /// As started.
+    pub config: Config,
+    /// The records.
+    pub store: Arc<dyn Store>,
+    /// When it started.
+    pub started: Instant,
+    /// Names this start, or this life since an epoch removed it.
+    pub incarnation: AtomicU64,
+    /// The newest epoch.
+    pub view: Mutex<Arc<View>>,
+    /// A mailbox for each worker.
+    pub mailboxes: Vec<UnboundedSender<Mail>>,
+    /// For each worker.
+    pub counters: Vec<Counters>,
+    /// Bits of [`moving`].
+    pub moving: AtomicU8,
+    /// Addresses of servers to which a link broke, for the managers.
+    pub lost: UnboundedSender<Address>,
+    /// Streams offered to other servers.
+    pub offered: super::stream::Offered,
+    /// Stream addresses that other servers offer, for the control plane to fetch.
+    pub offers: UnboundedSender<Address>,
+    /// Items of each shard, as of its worker's last turn or tick; asking the shard would wait for its worker.
+    pub items: Vec<AtomicU64>,
+    /// The logical counter of the newest version made here.
+    pub clock: AtomicU64,
+    /// A newer epoch than ours is about: ask for it.
+    pub behind: tokio::sync::Notify,
+    /// No new connections any more.
+    pub draining: AtomicBool,
+}
+
+impl Shared {
+    /// The newest epoch.
+    pub fn view(&self) -> Arc<View> {
+        self.view.lock().expect("no holder panics").clone()
+    }
+
+    /// Tells a worker. One that has ended hears nothing.
+    pub fn tell(&self, worker: usize, mail: Mail) {
+        let _ = self.mailboxes[worker].send(mail);
+    }
+
+    /// The random number of this life.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::Relaxed)
+    }
+
+    /// Number of items stored.
+    pub fn items(&self) -> u64 {
+        self.items.iter().map(|items| items.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Sum of a counter over the workers.
+    pub fn total(&self, counter: impl Fn(&Counters) -> &AtomicU64) -> u64 {
+        self.counters.iter().map(|c| counter(c).load(Ordering::Relaxed)).sum()
+    }
+}

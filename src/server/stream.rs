@@ -1,0 +1,323 @@
+//! The replace stream: records on their way from one server to another.
+//!
+//! Source: `spec/wire.md`, "Moving data". The sender offers its stream address; the receiver connects there, tells
+//! its cluster address in 23 bytes, and takes one zlib stream of MessagePack `[dbkey, dbval]`, closed by nil. Between ours an
+//! element has the epoch as a third value. The receiver answers an empty array every 100 records and nil when it has
+//! stored all.
+
+use super::shared::{Mail, Shared};
+use crate::logic::address::Address;
+use crate::logic::record::{dbkey_hash, worker_of};
+use crate::proto::rpc::frame::MAX_FRAME;
+use crate::proto::rpc::msgpack::{DecodeError, Reader};
+use crate::proto::rpc::v1::write_entry;
+use flate2::write::ZlibEncoder;
+use flate2::{Compression, Decompress, FlushDecompress, Status};
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+/// Bytes that a receiver writes first: the length of its address, and the address, padded with zeros.
+const GREETING_LEN: usize = 23;
+/// Records between two signs of life.
+const ALIVE_EVERY: u64 = 100;
+/// Batches that wait in a stream before the worker waits for it.
+const BATCHES: usize = 4;
+/// How long the other side may do nothing.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Bytes gathered for one worker before it stores them.
+const APPLY_BYTES: usize = 128 << 10;
+/// Bytes read, or inflated, at a time.
+const CHUNK: usize = 64 << 10;
+const NIL: u8 = 0xc0;
+const ALIVE: u8 = 0x90;
+
+/// Streams that were offered and wait to be fetched, by the receiver's cluster address.
+#[derive(Default)]
+pub struct Offered(Mutex<BTreeMap<Address, VecDeque<Source>>>);
+
+struct Source {
+    batches: mpsc::Receiver<Vec<u8>>,
+    stored: oneshot::Sender<()>,
+}
+
+/// The worker's end of a stream to another server.
+pub struct Outgoing {
+    batches: mpsc::Sender<Vec<u8>>,
+    stored: oneshot::Receiver<()>,
+}
+
+impl Outgoing {
+    /// Sends encoded elements.
+    ///
+    /// # Errors
+    /// Why they cannot be.
+    pub async fn send(&self, bytes: Vec<u8>) -> Result<(), &'static str> {
+        match timeout(PATIENCE, self.batches.send(bytes)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err("the stream broke"),
+            Err(_) => Err("it does not take the stream"),
+        }
+    }
+
+    /// Sends the last elements and waits until the other has stored everything.
+    ///
+    /// # Errors
+    /// Why it has not.
+    pub async fn finish(self, bytes: Vec<u8>) -> Result<(), &'static str> {
+        if !bytes.is_empty() {
+            self.send(bytes).await?;
+        }
+        drop(self.batches);
+        self.stored.await.map_err(|_| "the stream broke")
+    }
+}
+
+/// Makes a stream that `receiver` is about to fetch.
+pub fn register(shared: &Shared, receiver: Address) -> Outgoing {
+    let (batches, source) = mpsc::channel(BATCHES);
+    let (stored, outcome) = oneshot::channel();
+    let mut offered = shared.offered.0.lock().expect("no holder panics");
+    offered.entry(receiver).or_default().push_back(Source { batches: source, stored });
+    Outgoing { batches, stored: outcome }
+}
+
+/// Serves the stream port.
+pub async fn listen(shared: Arc<Shared>, listener: TcpListener) {
+    loop {
+        let (stream, _) = crate::net::listen::accept(&listener).await;
+        let shared = shared.clone();
+        tokio::task::spawn_local(async move {
+            if let Err(e) = send_stream(&shared, stream).await {
+                tracing::info!("a replace stream ended: {e}");
+            }
+        });
+    }
+}
+
+async fn send_stream(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
+    let mut greeting = [0; GREETING_LEN];
+    timeout(PATIENCE, stream.read_exact(&mut greeting)).await??;
+    let address = greeting.get(1..1 + usize::from(greeting[0])).and_then(Address::from_bytes);
+    let address = address.ok_or_else(|| io::Error::other("the receiver told no address"))?;
+    let source = {
+        let mut offered = shared.offered.0.lock().expect("no holder panics");
+        let waiting = offered.get_mut(&address);
+        // Streams whose worker has given up are of no use.
+        waiting.and_then(|queue| std::iter::from_fn(|| queue.pop_front()).find(|s| !s.stored.is_closed()))
+    };
+    let Some(mut source) = source else {
+        return Err(io::Error::other(format!("{address} was offered nothing")));
+    };
+    let (mut read, mut write) = stream.split();
+    let sending = async {
+        let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
+        while let Some(batch) = source.batches.recv().await {
+            zlib.write_all(&batch)?;
+            let compressed = std::mem::take(zlib.get_mut());
+            timeout(PATIENCE, write.write_all(&compressed)).await??;
+        }
+        zlib.write_all(&[NIL])?;
+        let rest = zlib.finish()?;
+        timeout(PATIENCE, write.write_all(&rest)).await??;
+        io::Result::Ok(())
+    };
+    let answers = async {
+        let mut bytes = [0; 64];
+        loop {
+            // While the worker has nothing to send, the receiver has nothing to say.
+            match read.read(&mut bytes).await? {
+                0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                n if bytes[..n].contains(&NIL) => return Ok(()),
+                _ => {}
+            }
+        }
+    };
+    tokio::try_join!(sending, answers)?;
+    let _ = source.stored.send(());
+    Ok(())
+}
+
+/// Takes up an offer: fetches the stream at `from` and stores what comes.
+pub fn accept_offer(shared: Arc<Shared>, from: Address, _sender: Address) {
+    // The control plane's loop does this, so that inflating costs no worker's time. Without it, nothing serves any more.
+    let _ = shared.offers.clone().send(from);
+}
+
+/// Fetches offered streams, as they are announced.
+pub async fn fetch_offers(shared: Arc<Shared>, mut offers: mpsc::UnboundedReceiver<Address>) {
+    while let Some(from) = offers.recv().await {
+        let shared = shared.clone();
+        tokio::task::spawn_local(async move {
+            if let Err(e) = receive_stream(&shared, from).await {
+                tracing::warn!("the replace stream from {from} broke: {e}");
+            }
+        });
+    }
+}
+
+async fn receive_stream(shared: &Shared, from: Address) -> io::Result<()> {
+    let mut stream = timeout(PATIENCE, TcpStream::connect(from.socket_addr())).await??;
+    let mut greeting = [0; GREETING_LEN];
+    let address = shared.config.address.to_bytes();
+    greeting[0] = address.len() as u8;
+    greeting[1..=address.len()].copy_from_slice(&address);
+    stream.write_all(&greeting).await?;
+    let mut inflate = Inflate::default();
+    let mut parts = Parts::new(shared);
+    let mut compressed = vec![0; CHUNK];
+    let mut alive = 0;
+    loop {
+        let n = timeout(PATIENCE, stream.read(&mut compressed)).await??;
+        if n == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
+        inflate.take(&compressed[..n], |bytes| parts.take(bytes)).map_err(io::Error::other)?;
+        parts.store(APPLY_BYTES).await?;
+        for _ in alive..parts.records / ALIVE_EVERY {
+            stream.write_all(&[ALIVE]).await?;
+        }
+        alive = parts.records / ALIVE_EVERY;
+        if parts.complete {
+            parts.store(0).await?;
+            stream.write_all(&[NIL]).await?;
+            return Ok(());
+        }
+    }
+}
+
+/// Inflates a stream, handing on what was not used up together with what comes next.
+struct Inflate {
+    zlib: Decompress,
+    plain: Vec<u8>,
+}
+
+impl Default for Inflate {
+    fn default() -> Inflate {
+        Inflate { zlib: Decompress::new(true), plain: Vec::new() }
+    }
+}
+
+impl Inflate {
+    /// Inflates `compressed`; `take` says how much of the plain bytes it used.
+    fn take(
+        &mut self,
+        mut compressed: &[u8],
+        mut take: impl FnMut(&[u8]) -> Result<usize, &'static str>,
+    ) -> Result<(), &'static str> {
+        loop {
+            self.plain.reserve(CHUNK);
+            let before = (self.zlib.total_in(), self.plain.len());
+            let status = self.zlib.decompress_vec(compressed, &mut self.plain, FlushDecompress::None);
+            let status = status.map_err(|_| "what came is no zlib stream")?;
+            compressed = &compressed[(self.zlib.total_in() - before.0) as usize..];
+            let used = take(&self.plain)?;
+            self.plain.drain(..used);
+            if self.plain.len() > MAX_FRAME {
+                return Err("a record is too long");
+            }
+            let progress = self.zlib.total_in() > before.0 || self.plain.len() + used > before.1;
+            if status == Status::StreamEnd || !progress {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What came in a stream, sorted by worker.
+struct Parts<'s> {
+    shared: &'s Shared,
+    entries: Vec<Vec<u8>>,
+    records: u64,
+    complete: bool,
+}
+
+impl Parts<'_> {
+    fn new(shared: &Shared) -> Parts<'_> {
+        let entries = vec![Vec::new(); usize::from(shared.config.workers)];
+        Parts { shared, entries, records: 0, complete: false }
+    }
+
+    /// Takes whole elements from the front of `bytes`; returns how many bytes they are.
+    fn take(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
+        let mut used = 0;
+        while !self.complete && used < bytes.len() {
+            let mut r = Reader::new(&bytes[used..]);
+            match r.skip() {
+                Ok([NIL]) => self.complete = true,
+                Ok(element) => self.take_element(element).map_err(|_| "an element is no record")?,
+                Err(DecodeError::Incomplete) => break,
+                Err(DecodeError::Type) => return Err("what came is not MessagePack"),
+            }
+            used = bytes.len() - r.rest().len();
+        }
+        Ok(used)
+    }
+
+    fn take_element(&mut self, element: &[u8]) -> Result<(), DecodeError> {
+        let mut r = Reader::new(element);
+        let len = r.array()?;
+        let (dbkey, dbval) = (r.raw()?, r.raw()?);
+        let epoch = match len {
+            2 => 0,
+            3 => r.u64()?,
+            _ => return Err(DecodeError::Type),
+        };
+        let hash = dbkey_hash(dbkey).ok_or(DecodeError::Type)?;
+        let worker = worker_of(hash, self.shared.config.workers);
+        write_entry(&mut self.entries[usize::from(worker)], dbkey, epoch, dbval);
+        self.records += 1;
+        Ok(())
+    }
+
+    /// Has the workers store what has come to more than `above` bytes.
+    async fn store(&mut self, above: usize) -> io::Result<()> {
+        for (worker, entries) in self.entries.iter_mut().enumerate() {
+            if entries.len() > above {
+                let (done, stored) = oneshot::channel();
+                self.shared.tell(worker, Mail::Apply(std::mem::take(entries), done));
+                stored.await.map_err(|_| io::Error::other("the store did not take it"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_cut_anywhere_inflates_to_the_same() {
+        let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
+        let plain: Vec<u8> = (0..200_000u32).map(|i| (i / 3) as u8).collect();
+        zlib.write_all(&plain).unwrap();
+        let compressed = zlib.finish().unwrap();
+        for cut in [1, 7, 1000, compressed.len()] {
+            let mut came = Vec::new();
+            let mut inflate = Inflate::default();
+            for chunk in compressed.chunks(cut) {
+                inflate
+                    .take(chunk, |bytes| {
+                        // Uses up all but the last byte, as a reader of elements may.
+                        let used = bytes.len().saturating_sub(1);
+                        came.extend_from_slice(&bytes[..used]);
+                        Ok(used)
+                    })
+                    .unwrap();
+            }
+            came.extend_from_slice(&inflate.plain);
+            assert!(came == plain, "cut every {cut}");
+        }
+    }
+
+    #[test]
+    fn rubbish_is_no_stream() {
+        assert!(Inflate::default().take(b"GET / HTTP/1.1\r\n\r\n", |b| Ok(b.len())).is_err());
+    }
+}

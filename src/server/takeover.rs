@@ -1,0 +1,486 @@
+//! A new epoch: who coordinates what now, and what must be heard before a new coordinator acts.
+//!
+//! Source: guarantees.md, "Leases come from the group" and "Takeover". A coordinator that stays goes on, and counts anew
+//! who misses its pending writes. A new one waits until the leases that this server granted to others have run
+//! out or were given back, and until every other member has reported what it holds unstable; then those records become
+//! pending writes with their old stamps, and the range opens.
+//!
+//! Invariant: nothing is executed in a range that is not open.
+
+use super::link::Call;
+use super::request::{Request, hash_of};
+use super::shared::View;
+use super::worker::{Answer, Outcome, Range, State, Worker, write_obsolete};
+use crate::logic::address::Address;
+use crate::logic::arcs::Arcs;
+use crate::logic::epoch::ServerEntry;
+use crate::logic::lease::GRANT_MICROS;
+use crate::logic::route::Group;
+use crate::proto::rpc::frame::write_success;
+use crate::proto::rpc::msgpack::{DecodeError, Reader, write_bool};
+use crate::proto::rpc::v1::{Connect, read_entry, write_entry, write_report_head};
+use crate::store::{Record, Shard};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Bytes of records in one message of a report.
+const REPORT_BYTES: usize = 1 << 20;
+
+/// What a change of epochs has left to do.
+#[derive(Default)]
+pub struct Takeover {
+    /// Lives that are known to have adopted this epoch.
+    adopted: BTreeSet<u64>,
+    /// Records that are unstable here and whose coordinator is now another than the one that wrote them.
+    orphans: Vec<Vec<u8>>,
+    /// Links (places) that have yet to get this server's report.
+    unreported: BTreeSet<usize>,
+    /// Members that have reported to this worker: lives and their workers.
+    reported: BTreeSet<(u64, u16)>,
+    /// Records that were unstable somewhere, to be made pending when their range opens.
+    taken: BTreeSet<Vec<u8>>,
+    /// Reports to be answered when everything taken is stable.
+    answers: Vec<Answer>,
+    /// Some range that is this server's to coordinate is not open.
+    closed: bool,
+}
+
+impl Takeover {
+    /// Whether something is left to wait for.
+    pub fn is_waiting(&self) -> bool {
+        self.closed || !self.unreported.is_empty() || !self.answers.is_empty()
+    }
+
+    /// Notes that a life acts in this epoch; true when that is news.
+    pub fn adopted_by(&mut self, incarnation: u64) -> bool {
+        self.adopted.insert(incarnation)
+    }
+}
+
+/// Whether worker `i` of `n` and worker `j` of `m` have keys in common ([`crate::logic::record::worker_of`]).
+fn overlap(i: u16, n: u16, j: u16, m: u16) -> bool {
+    let (i, n, j, m) = (u32::from(i), u32::from(n), u32::from(j), u32::from(m));
+    i * m < (j + 1) * n && j * n < (i + 1) * m
+}
+
+fn is_active(view: &View, server: &ServerEntry) -> bool {
+    let in_space = |space: &crate::logic::ring::HashSpace| space.find(server.address).is_some_and(|n| n.active);
+    server.removed.is_none() && (in_space(&view.epoch.whs) || in_space(&view.epoch.rhs))
+}
+
+fn life(view: &View, server: u16) -> Option<(Address, u64)> {
+    view.epoch.servers.get(usize::from(server)).map(|s| (s.address, s.incarnation))
+}
+
+impl Worker {
+    /// Acts in the epoch of `view` from now on, if it is newer.
+    pub fn adopt(self: &Rc<Self>, view: Arc<View>) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        state.set_time();
+        let old = std::mem::replace(&mut state.view, view.clone());
+        if old.epoch.number > view.epoch.number {
+            state.view = old;
+            return;
+        }
+        let refuse = |answer: Answer| answer.refuse(view.epoch.number);
+        if view.me.is_none() || (old.me.is_some() && !same_life(&old, &view)) {
+            // Another life: what the earlier one promised is not this one's to keep.
+            state.pending.clear(refuse);
+            state.sources.clear();
+            state.takeover = Takeover::default();
+            state.quiet_until = state.quiet_until.max(state.now_micros + GRANT_MICROS);
+        }
+        state.takeover.answers.drain(..).for_each(refuse);
+        let old_arcs = std::mem::take(&mut state.arcs);
+        let old_ranges = std::mem::take(&mut state.ranges);
+        let old_group = |hash: u64| old_ranges[old_arcs.value(hash) as usize];
+        state.lay_out_ranges(&old, &old_arcs, old_group);
+        let new_links = state.arrange_links(self.number, self.shared.config.workers);
+        {
+            let mut shard = self.shard().lock().expect("no holder of a shard panics");
+            state.recount_pending(&old, &mut *shard, |hash| old_group(hash).group);
+        }
+        state.adopt_unstable();
+        let takeover = &mut state.takeover;
+        takeover.adopted.clear();
+        takeover.reported.clear();
+        takeover.unreported = state.links.iter().filter(|(_, l)| !l.is_version0()).map(|(place, _)| place).collect();
+        takeover.closed = state.ranges.iter().any(|range| range.writable && !range.open);
+        if view.me.is_none() || view.is_version0() {
+            takeover.unreported.clear();
+        }
+        state.links.give_back_leases();
+        state.unpark = true;
+        for place in new_links {
+            self.start_link(place);
+        }
+        self.turn.wake();
+        self.advance_later();
+    }
+
+    fn advance_later(self: &Rc<Self>) {
+        let worker = self.clone();
+        tokio::task::spawn_local(async move { worker.advance_takeover() });
+    }
+
+    /// Reports and opens what can be by now.
+    pub(super) fn advance_takeover(self: &Rc<Self>) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        if !state.takeover.is_waiting() || state.view.me.is_none() {
+            return;
+        }
+        state.set_time();
+        let mut shard = self.shard().lock().expect("no holder of a shard panics");
+        for place in state.takeover.unreported.clone() {
+            state.report(place, &mut *shard);
+        }
+        if state.takeover.closed && state.is_silent(None) {
+            state.open_ranges(&mut *shard);
+            self.turn.wake();
+        }
+        if !state.takeover.closed && !state.takeover.answers.is_empty() {
+            let last = state.pending.next() - 1;
+            for answer in std::mem::take(&mut state.takeover.answers) {
+                if let Some(answer) = state.pending.hold_behind(last, answer) {
+                    answer.send();
+                }
+            }
+        }
+    }
+
+    /// A member reports what it holds unstable.
+    pub(super) fn receive_report(self: &Rc<Self>, connect: &Connect, request: &Request<'_>) -> Result<(), DecodeError> {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let mut r = Reader::new(request.params);
+        r.array_of(3)?;
+        let (epoch, more, entries) = (r.u64()?, r.bool()?, r.array()?);
+        if epoch != state.view.epoch.number || state.view.me.is_none() {
+            self.refuse_epoch(state, request, epoch);
+            return Ok(());
+        }
+        let mut shard = self.shard().lock().expect("no holder of a shard panics");
+        for _ in 0..entries {
+            let (dbkey, epoch, dbval) = read_entry(&mut r)?;
+            if let Err(e) = state.apply(&mut *shard, dbkey, Record { epoch, dbval })? {
+                tracing::error!("cannot store what was reported: {e}");
+                write_obsolete(request.conn, request.msgid, state.view.epoch.number);
+                return Ok(());
+            }
+            if state.range(hash_of(dbkey)?).open {
+                state.make_pending(&mut *shard, dbkey);
+            } else {
+                state.takeover.taken.insert(dbkey.to_vec());
+            }
+        }
+        if !more {
+            state.takeover.adopted_by(connect.incarnation);
+            state.given.remove(&connect.incarnation);
+            state.takeover.reported.insert((connect.incarnation, connect.from_worker));
+        }
+        let mut bytes = Vec::new();
+        write_success(&mut bytes, request.msgid);
+        write_bool(&mut bytes, true);
+        let answer = Answer { conn: request.conn.clone(), msgid: request.msgid, outcome: Outcome::Bytes(bytes) };
+        if entries == 0 {
+            answer.send();
+        } else {
+            state.takeover.answers.push(answer);
+        }
+        self.turn.wake();
+        self.advance_later();
+        Ok(())
+    }
+
+    /// The coordinator at the end of a link has made stable what was reported, or the report did not arrive.
+    pub(super) fn report_answered(self: &Rc<Self>, epoch: u64, place: usize, stable: bool) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        if epoch != state.view.epoch.number {
+            return;
+        }
+        let Some(server) = state.links.get(place).map(|link| link.server) else { return };
+        if !stable {
+            state.takeover.unreported.insert(place);
+            return;
+        }
+        let orphans = std::mem::take(&mut state.takeover.orphans);
+        let elsewhere = |dbkey: &Vec<u8>| state.coordinator_link(dbkey) != Some((server, place));
+        state.takeover.orphans = orphans.into_iter().filter(elsewhere).collect();
+    }
+
+    /// Stores records that another server has copied here, and tells when they are committed.
+    pub(super) fn apply_copied(self: &Rc<Self>, entries: &[u8], done: oneshot::Sender<()>) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        state.set_time();
+        let mut shard = self.shard().lock().expect("no holder of a shard panics");
+        let mut r = Reader::new(entries);
+        while !r.rest().is_empty() {
+            let Ok((dbkey, epoch, dbval)) = read_entry(&mut r) else { return };
+            let Ok(hash) = hash_of(dbkey) else { continue };
+            if state.view.me.is_none_or(|me| !state.range(hash).group.members().contains(&me)) {
+                continue;
+            }
+            match state.apply(&mut *shard, dbkey, Record { epoch, dbval }) {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => {
+                    // Untold, the other server sends everything again.
+                    tracing::error!("cannot store what was copied here: {e}");
+                    return;
+                }
+                Err(_) => tracing::warn!("a record that was copied here is malformed and was left out"),
+            }
+        }
+        state.copied.push(done);
+        self.turn.wake();
+    }
+}
+
+fn same_life(old: &View, new: &View) -> bool {
+    old.me.and_then(|me| life(old, me)) == new.me.and_then(|me| life(new, me))
+}
+
+impl State {
+    fn lay_out_ranges(&mut self, old: &View, old_arcs: &Arcs, old_range: impl Fn(u64) -> Range) {
+        let view = self.view.clone();
+        let (route, me) = (&view.route, view.me);
+        let was_all_open = !self.takeover.closed;
+        let old_ends = if was_all_open { old.route.ends() } else { old_arcs.ends() };
+        let ends = route.ends().iter().chain(old_ends).copied().collect();
+        let mut numbers: BTreeMap<(usize, bool), u32> = BTreeMap::new();
+        let mut ranges: Vec<Range> = Vec::new();
+        self.arcs = Arcs::new(ends, |end| {
+            let number = route.group_number(end);
+            let group = route.groups()[number];
+            let (writable, readable) = roles(&group, me, view.is_version0());
+            let before = old_range(end);
+            let open = view.is_version0() || (before.open && before.writable && writable);
+            *numbers.entry((number, open)).or_insert_with(|| {
+                ranges.push(Range { group, writable, readable, open });
+                ranges.len() as u32 - 1
+            })
+        });
+        if ranges.is_empty() {
+            ranges.push(Range { group: Group::default(), writable: false, readable: false, open: false });
+        }
+        self.ranges = ranges;
+    }
+
+    fn arrange_links(&mut self, own_worker: u16, own_workers: u16) -> Vec<usize> {
+        let view = self.view.clone();
+        let workers: Vec<u16> = view.epoch.servers.iter().map(|s| s.workers).collect();
+        let mut wanted = Vec::new();
+        if let Some(me) = view.me {
+            for (place, server) in view.epoch.servers.iter().enumerate() {
+                let Ok(place) = u16::try_from(place) else { break };
+                // To its own other workers a server passes requests that came to the wrong one.
+                let concerns = |worker: u16| match place == me {
+                    true => worker != own_worker,
+                    false => overlap(own_worker, own_workers, worker, server.workers),
+                };
+                if is_active(&view, server) {
+                    let links = (0..server.workers).filter(|w| concerns(*w));
+                    wanted.extend(links.map(|w| (server.address, server.incarnation, w, place)));
+                }
+            }
+        }
+        self.links.arrange(&wanted, &workers)
+    }
+
+    /// Counts anew who misses each pending write, and sends it to members that are new.
+    fn recount_pending(&mut self, old: &View, shard: &mut dyn Shard, old_group: impl Fn(u64) -> Group) {
+        let mut on_the_way: BTreeSet<(usize, u64)> = BTreeSet::new();
+        for (place, link) in self.links.iter() {
+            on_the_way.extend(link.unacknowledged().map(|write| (place, write)));
+        }
+        let mut pending = std::mem::take(&mut self.pending);
+        let mut to_send: Vec<(usize, u64, Vec<u8>)> = Vec::new();
+        let mut given_up: Vec<Vec<u8>> = Vec::new();
+        let epoch = self.view.epoch.number;
+        pending.recount(|write, dbkey, answer, held| {
+            let Ok(hash) = hash_of(dbkey) else { return 0 };
+            let range = *self.range(hash);
+            if !range.writable {
+                answer.take().into_iter().chain(held.drain(..)).for_each(|a| a.refuse(epoch));
+                given_up.push(dbkey.to_vec());
+                return 0;
+            }
+            let had_it: Vec<_> = old_group(hash).members().iter().filter_map(|s| life(old, *s)).collect();
+            let mut missing = u8::from(self.misses_disk(write));
+            for place in self.links_for(&range.group, hash) {
+                let Some(link) = self.links.get(place) else { continue };
+                if on_the_way.contains(&(place, write)) {
+                    missing += 1;
+                } else if !had_it.contains(&(link.address, link.incarnation)) {
+                    to_send.push((place, write, dbkey.to_vec()));
+                    missing += 1;
+                }
+            }
+            missing
+        });
+        self.pending = pending;
+        for (place, write, dbkey) in to_send {
+            match shard.get(&dbkey) {
+                Ok(Some(Record { epoch, dbval })) => {
+                    self.links.push(place, write, |out| write_entry(out, &dbkey, epoch, dbval));
+                }
+                Ok(None) | Err(_) => tracing::error!("a pending record cannot be read again"),
+            }
+        }
+        self.pending.settle(Answer::send);
+        self.takeover.orphans.append(&mut given_up);
+    }
+
+    /// Sorts what is unstable here by who has to hear of it.
+    fn adopt_unstable(&mut self) {
+        let view = self.view.clone();
+        let coordinator_of = |dbkey: &[u8]| {
+            let group = view.route.group(hash_of(dbkey).ok()?);
+            group.coordinator().and_then(|server| life(&view, server)).map(|(_, incarnation)| incarnation)
+        };
+        let mut sources = std::mem::take(&mut self.sources);
+        for ((incarnation, _), source) in &mut sources {
+            let mut moved = source.unstable.take_if(|dbkey| coordinator_of(dbkey) != Some(*incarnation));
+            self.takeover.orphans.append(&mut moved);
+        }
+        let still_there =
+            |incarnation: u64| view.epoch.servers.iter().any(|s| s.incarnation == incarnation && is_active(&view, s));
+        sources.retain(|(incarnation, _), _| still_there(*incarnation));
+        self.sources = sources;
+        self.given.retain(|_, until| *until > self.now_micros);
+        for dbkey in std::mem::take(&mut self.takeover.orphans) {
+            let Ok(hash) = hash_of(&dbkey) else { continue };
+            let group = view.route.group(hash);
+            match view.me {
+                Some(me) if group.coordinator() == Some(me) => {
+                    self.takeover.taken.insert(dbkey);
+                }
+                Some(me) if group.members().contains(&me) => self.takeover.orphans.push(dbkey),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether all leases that this worker granted, but to lives that act in this epoch and to `except`, have run out.
+    fn is_silent(&self, except: Option<u64>) -> bool {
+        let silent = |(holder, until): (&u64, &u64)| {
+            *until <= self.now_micros || Some(*holder) == except || self.takeover.adopted.contains(holder)
+        };
+        self.now_micros >= self.quiet_until && self.given.iter().all(silent)
+    }
+
+    /// The server that coordinates a key, and the place of the link to its worker.
+    fn coordinator_link(&self, dbkey: &[u8]) -> Option<(u16, usize)> {
+        let hash = hash_of(dbkey).ok()?;
+        let server = self.range(hash).group.coordinator()?;
+        let place = self.links.of(server, |workers| crate::logic::record::worker_of(hash, workers))?;
+        Some((server, place))
+    }
+
+    /// Sends the report to one link if that is due and possible.
+    fn report(&mut self, place: usize, shard: &mut dyn Shard) {
+        let Some((incarnation, true)) = self.links.get(place).map(|l| (l.incarnation, l.is_up())) else { return };
+        if !self.is_silent(Some(incarnation)) {
+            return;
+        }
+        let epoch = self.view.epoch.number;
+        let mut chunks: Vec<(usize, Vec<u8>)> = vec![(0, Vec::new())];
+        for dbkey in &self.takeover.orphans {
+            if self.coordinator_link(dbkey).map(|(_, place)| place) != Some(place) {
+                continue;
+            }
+            let Ok(Some(Record { epoch, dbval })) = shard.get(dbkey) else { continue };
+            if chunks.last().is_some_and(|(_, bytes)| bytes.len() > REPORT_BYTES) {
+                chunks.push((0, Vec::new()));
+            }
+            if let Some((count, bytes)) = chunks.last_mut() {
+                write_entry(bytes, dbkey, epoch, dbval);
+                *count += 1;
+            }
+        }
+        let Some(link) = self.links.get_mut(place) else { return };
+        let last = chunks.len() - 1;
+        for (i, (count, bytes)) in chunks.iter().enumerate() {
+            link.call(Call::Report { epoch, place }, |out, id| {
+                write_report_head(out, id, epoch, i < last, *count);
+                out.extend_from_slice(bytes);
+            });
+        }
+        self.takeover.unreported.remove(&place);
+    }
+
+    /// Opens the ranges whose other members have all reported.
+    fn open_ranges(&mut self, shard: &mut dyn Shard) {
+        let ready: Vec<usize> = (0..self.ranges.len())
+            .filter(|i| self.ranges[*i].writable && !self.ranges[*i].open && self.all_reported(&self.ranges[*i].group))
+            .collect();
+        if ready.is_empty() {
+            return;
+        }
+        for i in ready {
+            self.ranges[i].open = true;
+        }
+        for dbkey in std::mem::take(&mut self.takeover.taken) {
+            match hash_of(&dbkey).map(|hash| self.range(hash).open) {
+                Ok(true) => self.make_pending(shard, &dbkey),
+                Ok(false) => {
+                    self.takeover.taken.insert(dbkey);
+                }
+                Err(_) => {}
+            }
+        }
+        self.takeover.closed = self.ranges.iter().any(|range| range.writable && !range.open);
+        self.unpark = true;
+    }
+
+    fn all_reported(&self, group: &Group) -> bool {
+        let others = group.members().iter().filter(|server| Some(**server) != self.view.me);
+        others.into_iter().all(|server| {
+            let mut links = self.links.iter().filter(|(_, link)| link.server == *server).peekable();
+            links.peek().is_some()
+                && links.all(|(_, l)| l.is_version0() || self.takeover.reported.contains(&(l.incarnation, l.worker)))
+        })
+    }
+
+    /// Sends a record that is here to all others, under its own stamp.
+    fn make_pending(&mut self, shard: &mut dyn Shard, dbkey: &[u8]) {
+        let (Ok(hash), Ok(Some(Record { epoch, dbval }))) = (hash_of(dbkey), shard.get(dbkey)) else { return };
+        self.replicate(hash, dbkey, epoch, dbval, None);
+    }
+}
+
+/// Whether server `me` executes changes and answers reads of a group.
+fn roles(group: &Group, me: Option<u16>, version0: bool) -> (bool, bool) {
+    let Some(me) = me else { return (false, false) };
+    if version0 {
+        return (group.version0_coordinator() == Some(me), group.full().contains(&me));
+    }
+    let coordinates = group.coordinator() == Some(me);
+    (coordinates, coordinates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logic::record::worker_of;
+
+    #[test]
+    fn workers_overlap_exactly_when_they_share_keys() {
+        for (n, m) in [(1, 1), (1, 4), (2, 3), (4, 4), (8, 3)] {
+            let mut shared = BTreeSet::new();
+            for hash in (0..1u64 << 32).step_by(1 << 16) {
+                shared.insert((worker_of(hash, n), worker_of(hash, m)));
+            }
+            for i in 0..n {
+                for j in 0..m {
+                    assert_eq!(overlap(i, n, j, m), shared.contains(&(i, j)), "{i} of {n}, {j} of {m}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! A change of a key, from its execution to its stability.
+//!
+//! The coordinator decides ([`crate::logic::mutation`]), stamps, stores, and puts the record into the outgoing log of the
+//! link to each other member. It is answered when the own disk and all of them have it ([`crate::logic::pending`]).
+
+use super::request::{Done, Look, Request, hash_of};
+use super::shared::Counters;
+use super::worker::{Answer, Outcome, State, Style, Worker, write_mutated, write_refusal};
+use crate::logic::clock::ClockTime;
+use crate::logic::mutation::{self, Decision};
+use crate::logic::record::{self, worker_of};
+use crate::logic::route::MAX_GROUP;
+use crate::proto::rpc::error;
+use crate::proto::rpc::frame::write_error;
+use crate::proto::rpc::msgpack::DecodeError;
+use crate::proto::rpc::v1::{Mutate, Mutated, Op, option, write_entry};
+use crate::store::{Record, Shard, StoreError};
+use std::rc::Rc;
+
+/// Bytes waiting for one member above which changes are refused until it has caught up or is taken for dead.
+const LINK_BYTES: usize = 64 << 20;
+
+impl Worker {
+    /// Executes a request to change a key.
+    pub(super) fn mutate(
+        self: &Rc<Self>,
+        state: &mut State,
+        shard: &mut dyn Shard,
+        request: &Request<'_>,
+        style: Style,
+        mutate: &Mutate<'_>,
+    ) -> Result<Done, DecodeError> {
+        let hash = hash_of(mutate.dbkey)?;
+        let new = match record::parse(mutate.dbval) {
+            Some(value) => value.body,
+            None if mutate.dbval.is_empty() => None,
+            None => return Err(DecodeError::Type),
+        };
+        if style == Style::Version1 && mutate.epoch != state.view.epoch.number {
+            self.refuse_epoch(state, request, mutate.epoch);
+            return Ok(Done::Yes);
+        }
+        let range = *state.range(hash);
+        if !range.writable || worker_of(hash, self.shared.config.workers) != self.number {
+            write_refusal(request.conn, request.msgid, style, state.view.epoch.number);
+            return Ok(Done::Yes);
+        }
+        if !range.open {
+            return Ok(Done::Park);
+        }
+        if state.links_for(&range.group, hash).any(|link| state.links.backlog(link) > LINK_BYTES) {
+            request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
+            return Ok(Done::Yes);
+        }
+        let (old, version) = match state.look_up(shard, mutate.dbkey, mutate.options) {
+            Look::Value { body, version, .. } => (Some(body), version),
+            Look::Missing { version } | Look::Expired { version } => (None, version),
+            Look::Unreadable(e) => return Ok(self.unreadable(state, hash, mutate.dbkey, &e)),
+        };
+        let mut dbval = std::mem::take(&mut state.new_dbval);
+        dbval.clear();
+        let decision = mutation::decide(mutate, new, old, self.shared.config.max_value, &mut dbval);
+        let answer = match decision {
+            Decision::Refuse(mutated) => {
+                state.new_dbval = dbval;
+                return Ok(refuse(state, request, style, hash, mutated));
+            }
+            Decision::Store(answer) => answer,
+            Decision::Delete => {
+                dbval.resize(record::MARK_LEN, 0);
+                mutation::Answer::Done
+            }
+        };
+        let version = state.clock.tick_above(state.now_secs, version);
+        dbval[..8].copy_from_slice(&version.0.to_be_bytes());
+        let answer = answer_of(answer, request, style, version, &dbval);
+        let stored = state.write(shard, hash, mutate.dbkey, &dbval, answer, mutate.options & option::ASYNC != 0);
+        state.new_dbval = dbval;
+        self.turn.wake();
+        match stored {
+            Ok(_) => self.count(mutate.op),
+            Err((answer, e)) => self.refuse_store(state, answer, &e),
+        }
+        Ok(Done::Yes)
+    }
+
+    fn count(&self, op: Op) {
+        let counters = &self.shared.counters[usize::from(self.number)];
+        Counters::add(if op == Op::Delete { &counters.deletes } else { &counters.sets }, 1);
+    }
+
+    fn refuse_store(&self, state: &State, answer: Option<Answer>, e: &StoreError) {
+        tracing::error!("cannot store: {e}");
+        let Some(answer) = answer else { return };
+        let full = matches!((e, &answer.outcome), (StoreError::Full(_), Outcome::Mutated(Style::Version1, _)));
+        match full {
+            true => answer.conn.write(|out| write_error(out, answer.msgid, error::NO_SPACE)),
+            false => answer.refuse(state.view.epoch.number),
+        }
+    }
+
+    /// Writes the mark of a record whose time is over. `None` when that cannot be done now.
+    pub(super) fn delete_expired(
+        self: &Rc<Self>,
+        state: &mut State,
+        shard: &mut dyn Shard,
+        hash: u64,
+        dbkey: &[u8],
+        version: ClockTime,
+    ) -> Option<u64> {
+        if !state.range(hash).writable {
+            return None;
+        }
+        let version = state.clock.tick_above(state.now_secs, version);
+        self.turn.wake();
+        state.write(shard, hash, dbkey, &version.0.to_be_bytes(), None, false).ok()
+    }
+
+    /// What becomes of a request for a record that the store cannot read: a damaged one is fetched from another member
+    /// while the request waits.
+    pub(super) fn unreadable(self: &Rc<Self>, state: &mut State, hash: u64, dbkey: &[u8], e: &StoreError) -> Done {
+        tracing::error!("cannot read: {e}");
+        if let StoreError::Damaged { .. } = e {
+            self.mend(state, hash, dbkey);
+        }
+        Done::Park
+    }
+}
+
+/// Answers that nothing was changed. That tells what was read, so it needs the lease, and waits for what it saw.
+fn refuse(state: &mut State, request: &Request<'_>, style: Style, hash: u64, mutated: Mutated<'static>) -> Done {
+    let group = state.range(hash).group;
+    let leased = state.leased_until(&group, hash);
+    if leased <= state.now_micros {
+        return Done::Park;
+    }
+    state.leased_until = state.leased_until.min(leased);
+    match state.pending.blocking(hash) {
+        None => request.conn.write(|out| write_mutated(out, request.msgid, style, &mutated)),
+        Some(write) => {
+            let outcome = Outcome::Mutated(style, mutated);
+            let answer = Answer { conn: request.conn.clone(), msgid: request.msgid, outcome };
+            if let Some(answer) = state.pending.hold(write, answer) {
+                answer.send();
+            }
+        }
+    }
+    Done::Yes
+}
+
+fn answer_of(
+    answer: mutation::Answer,
+    request: &Request<'_>,
+    style: Style,
+    version: ClockTime,
+    dbval: &[u8],
+) -> Answer {
+    let outcome = match answer {
+        mutation::Answer::Done => Outcome::Mutated(style, Mutated::Done(version.0)),
+        mutation::Answer::Number(number) => Outcome::Mutated(style, Mutated::Number(version.0, number)),
+        mutation::Answer::Value => {
+            let mut bytes = Vec::new();
+            write_mutated(&mut bytes, request.msgid, style, &Mutated::Value(dbval));
+            Outcome::Bytes(bytes)
+        }
+    };
+    Answer { conn: request.conn.clone(), msgid: request.msgid, outcome }
+}
+
+impl State {
+    /// Stores a stamped record as the coordinator and sends it on its way to the others. `answer` is given when all have
+    /// it, or with `asynchronous` when the own disk has. Returns the write's number.
+    ///
+    /// # Errors
+    /// Those of the store; then nothing has changed, and the answer is given back.
+    pub(super) fn write(
+        &mut self,
+        shard: &mut dyn Shard,
+        hash: u64,
+        dbkey: &[u8],
+        dbval: &[u8],
+        answer: impl Into<Option<Answer>>,
+        asynchronous: bool,
+    ) -> Result<u64, (Option<Answer>, StoreError)> {
+        let epoch = self.view.epoch.number;
+        let mut answer = answer.into();
+        if let Err(e) = shard.put(dbkey, Record { epoch, dbval }) {
+            return Err((answer, e));
+        }
+        if asynchronous {
+            self.after_commit.extend(answer.take());
+        }
+        if record::is_mark(dbval) {
+            self.marks.note(self.now_secs, dbkey, Record { epoch, dbval }.stamp());
+        }
+        Ok(self.replicate(hash, dbkey, epoch, dbval, answer))
+    }
+
+    /// Makes a record that is stored here pending, and sends it to the other members of its group.
+    pub(super) fn replicate(
+        &mut self,
+        hash: u64,
+        dbkey: &[u8],
+        epoch: u64,
+        dbval: &[u8],
+        answer: Option<Answer>,
+    ) -> u64 {
+        let group = self.range(hash).group;
+        // The own disk is the one that is not another member.
+        let missing = group.members().len() as u8;
+        let write = self.pending.push(hash, dbkey, missing, answer);
+        let mut links = [usize::MAX; MAX_GROUP];
+        for (slot, link) in links.iter_mut().zip(self.links_for(&group, hash)) {
+            *slot = link;
+        }
+        for link in links.into_iter().take_while(|link| *link != usize::MAX) {
+            self.links.push(link, write, |out| write_entry(out, dbkey, epoch, dbval));
+        }
+        write
+    }
+}

@@ -1,0 +1,28 @@
+//! A file seen as memory.
+
+use memmap2::{MmapOptions, MmapRaw};
+use std::io;
+
+/// A read-only map of the head of a file, which may be longer than the file is yet.
+pub struct View {
+    map: MmapRaw,
+}
+
+impl View {
+    /// Maps `capacity` bytes of `file`.
+    pub(super) fn new(file: &std::fs::File, capacity: u64) -> io::Result<View> {
+        let capacity = usize::try_from(capacity).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        Ok(View { map: MmapOptions::new().len(capacity.max(1)).map_raw_read_only(file)? })
+    }
+
+    /// The `len` bytes at `offset`; `None` when they are not all inside the view. The caller asks only for bytes that
+    /// were written.
+    pub fn slice(&self, offset: usize, len: usize) -> Option<&[u8]> {
+        if offset.checked_add(len)? > self.map.len() {
+            return None;
+        }
+        // SAFETY: the range lies inside the map, which lives as long as `self`. Files are only appended to, so bytes
+        // below the written length, and callers stay below it, do not change.
+        Some(unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(offset), len) })
+    }
+}

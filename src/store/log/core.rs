@@ -1,0 +1,254 @@
+//! What the shards of a store, its compaction and its sync share: the directory and the list of segments.
+
+use super::Options;
+use super::format::{LSN_END, Origin, SEGMENT_HEAD_LEN, SegmentHead};
+use super::segment::{Segment, log_name};
+use super::sync::Syncing;
+use crate::store::StoreError;
+use crate::store::fs::{self, Disk, Lock, store_error};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Most lines that a report of damage has.
+const MAX_DAMAGE_LINES: usize = 1000;
+
+/// All segments of the store, and the names that new ones get.
+#[derive(Default)]
+pub struct Registry {
+    /// By number.
+    pub segments: BTreeMap<u32, Arc<Segment>>,
+    free_slots: Vec<u32>,
+    next_slot: u32,
+    next_id: u32,
+}
+
+#[derive(Default)]
+struct Damage {
+    lines: Vec<String>,
+    seen: BTreeSet<(u32, u64)>,
+}
+
+/// See the module.
+pub struct Core {
+    /// The disk.
+    pub disk: Arc<dyn Disk>,
+    /// The directory.
+    pub dir: PathBuf,
+    /// As given.
+    pub options: Options,
+    /// The directory's random number.
+    pub disk_id: u64,
+    /// Commits and what of them is durable.
+    pub sync: Syncing,
+    registry: Mutex<Registry>,
+    unsettled: Mutex<Vec<Arc<Segment>>>,
+    sync_turn: Mutex<()>,
+    damage: Mutex<Damage>,
+    lock: Mutex<Option<Box<dyn Lock>>>,
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while it holds this")
+}
+
+impl Registry {
+    /// A slot for one more segment.
+    pub fn take_slot(&mut self) -> u32 {
+        self.free_slots.pop().unwrap_or_else(|| {
+            self.next_slot += 1;
+            self.next_slot - 1
+        })
+    }
+
+    /// Numbers up to `id` are taken.
+    pub fn reserve_id(&mut self, id: u32) {
+        self.next_id = self.next_id.max(id.saturating_add(1));
+    }
+}
+
+impl Core {
+    /// A core without segments yet.
+    pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, options: Options, disk_id: u64, lock: Box<dyn Lock>) -> Core {
+        let sync = Syncing::new(options.shards);
+        Core {
+            disk,
+            dir,
+            options,
+            disk_id,
+            sync,
+            registry: Mutex::default(),
+            unsettled: Mutex::default(),
+            sync_turn: Mutex::default(),
+            damage: Mutex::default(),
+            lock: Mutex::new(Some(lock)),
+        }
+    }
+
+    /// The list of segments, locked. Take no other lock while holding it.
+    pub fn registry(&self) -> MutexGuard<'_, Registry> {
+        held(&self.registry)
+    }
+
+    /// All segments, oldest first.
+    pub fn segments(&self) -> Vec<Arc<Segment>> {
+        self.registry().segments.values().cloned().collect()
+    }
+
+    /// Lets another process have the directory.
+    pub fn unlock(&self) {
+        held(&self.lock).take();
+    }
+
+    /// How large segments of one shard are made now: small ones for little data, so that garbage in the newest, which
+    /// compaction cannot touch, stays a small share.
+    pub fn segment_target(&self) -> u64 {
+        let live: u64 = self.registry().segments.values().map(|s| s.live()).sum();
+        let share = live / u64::from(self.options.shards) / 16;
+        share.clamp(self.options.min_segment_bytes(), self.options.segment_bytes)
+    }
+
+    /// Makes a segment, for a record of `first_len` bytes and more.
+    pub fn create_segment(
+        &self,
+        origin: Origin,
+        shard: u16,
+        birth: u64,
+        first_len: usize,
+    ) -> Result<Arc<Segment>, StoreError> {
+        let capacity = SEGMENT_HEAD_LEN as u64 + self.segment_target().max(first_len as u64);
+        let (slot, id) = {
+            let mut registry = self.registry();
+            let id = registry.next_id;
+            if birth + u64::from(u32::MAX) >= LSN_END || id == u32::MAX {
+                return Err(StoreError::Unusable(format!(
+                    "{} used up its numbers: copy it to a new one",
+                    self.dir.display()
+                )));
+            }
+            registry.reserve_id(id);
+            (registry.take_slot(), id)
+        };
+        let head = SegmentHead { id, origin, shards: self.options.shards, shard, birth };
+        let path = self.dir.join(log_name(id));
+        let made = self.disk.create(&path).and_then(|file| {
+            let segment = Segment::new(head, slot, path.clone(), file, 0, capacity)?;
+            let bytes = head.encode();
+            segment.append(&[bytes, bytes].concat())?;
+            Ok(Arc::new(segment))
+        });
+        let mut registry = self.registry();
+        match made {
+            Ok(segment) => {
+                registry.segments.insert(id, segment.clone());
+                drop(registry);
+                held(&self.unsettled).push(segment.clone());
+                Ok(segment)
+            }
+            Err(e) => {
+                registry.free_slots.push(slot);
+                drop(registry);
+                // What cannot be removed is an empty segment; the next open removes it.
+                let _ = self.disk.remove(&path);
+                Err(store_error("cannot write", &path, e))
+            }
+        }
+    }
+
+    /// A segment found at opening is part of the store.
+    pub fn adopt(&self, segment: Arc<Segment>) {
+        held(&self.unsettled).push(segment.clone());
+        self.registry().segments.insert(segment.head.id, segment);
+    }
+
+    /// Takes a removed segment off the list. No index entry may have its slot.
+    pub fn forget_segment(&self, segment: &Segment) {
+        let mut registry = self.registry();
+        registry.segments.remove(&segment.head.id);
+        registry.free_slots.push(segment.slot);
+        drop(registry);
+        held(&self.unsettled).retain(|s| s.head.id != segment.head.id);
+    }
+
+    /// Refuses when the device is so full that compaction needs what is left.
+    pub fn check_room(&self) -> Result<(), StoreError> {
+        let space = self.disk.space(&self.dir).map_err(|e| store_error("cannot look at", &self.dir, e))?;
+        let reserve = (2 * self.options.segment_bytes).min(space.total / 16);
+        if space.free < reserve { Err(StoreError::Full(self.dir.clone())) } else { Ok(()) }
+    }
+
+    /// Makes everything written so far durable.
+    pub fn sync_all(&self) -> Result<(), StoreError> {
+        let _turn = held(&self.sync_turn);
+        self.sync.check()?;
+        let segments = held(&self.unsettled).clone();
+        let result = self.sync_segments(&segments);
+        if let Err(e) = &result {
+            self.sync.set_broken(e);
+        }
+        result?;
+        held(&self.unsettled).retain(|segment| {
+            if segment.is_settled() {
+                segment.release_file();
+            }
+            !segment.is_settled()
+        });
+        Ok(())
+    }
+
+    fn sync_segments(&self, segments: &[Arc<Segment>]) -> Result<(), StoreError> {
+        for segment in segments {
+            segment.sync(self.disk.as_ref()).map_err(|e| store_error("cannot sync", &segment.path, e))?;
+        }
+        if segments.iter().any(|s| !s.is_named()) {
+            self.sync_dir()?;
+            segments.iter().for_each(|s| s.set_named());
+        }
+        Ok(())
+    }
+
+    /// Makes the names in the directory durable.
+    pub fn sync_dir(&self) -> Result<(), StoreError> {
+        self.disk.sync_dir(&self.dir).map_err(|e| store_error("cannot sync", &self.dir, e))
+    }
+
+    /// Writes a segment's hint.
+    pub fn write_hint(&self, segment: &Segment, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = segment.hint_path();
+        fs::write_whole(self.disk.as_ref(), &path, bytes).map_err(|e| store_error("cannot write", &path, e))?;
+        segment.set_hint_len(bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Removes a segment's files. The log goes first: a hint alone is removed at the next open.
+    pub fn remove_files(&self, segment: &Segment) -> Result<(), StoreError> {
+        for path in [segment.path.clone(), segment.hint_path()] {
+            match self.disk.remove(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(store_error("cannot remove", &path, e)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports damage in a segment, once for each place, and returns the error that says so.
+    pub fn damaged(&self, segment: &Segment, offset: u64, what: &str) -> StoreError {
+        segment.set_damaged();
+        self.report(segment.head.id, offset, || format!("{}: {what} at byte {offset}", segment.path.display()));
+        StoreError::Damaged { file: segment.path.clone(), offset }
+    }
+
+    /// Adds a line to the report of damage, once for each segment and place.
+    pub fn report(&self, id: u32, offset: u64, line: impl FnOnce() -> String) {
+        let mut damage = held(&self.damage);
+        if damage.lines.len() < MAX_DAMAGE_LINES && damage.seen.insert((id, offset)) {
+            damage.lines.push(line());
+        }
+    }
+
+    /// The report of damage.
+    pub fn damage(&self) -> Vec<String> {
+        held(&self.damage).lines.clone()
+    }
+}

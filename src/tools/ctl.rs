@@ -1,0 +1,278 @@
+//! kumoctl: shows the state of a cluster and changes it, through a manager.
+//!
+//! Speaks version 0 only, so that it works with kumofs 0.4 managers too; `--json` adds what a manager of ours knows
+//! beyond that. Output: `spec/cli.md`, "Tools".
+
+use super::ruby_time;
+use crate::logic::address::Address;
+use crate::logic::epoch::{Epoch, Phase};
+use crate::logic::ring::HashSpace;
+use crate::net::listen;
+use crate::net::rpc::{CallError, Limits, RpcConn};
+use crate::proto::rpc::msgpack::{DecodeError, Head, Reader, write_array, write_bool, write_raw, write_uint};
+use crate::proto::rpc::{v0, v1};
+use clap::{Parser, ValueEnum};
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::task::LocalSet;
+use tokio::time;
+
+/// Where managers listen.
+const DEFAULT_PORT: u16 = 19700;
+/// How long a manager may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Shows the state of a kumofs cluster and changes it.
+#[derive(Parser, Debug)]
+#[command(name = "kumoctl", version)]
+struct Options {
+    /// The manager: HOST, HOST:PORT or [IPV6]:PORT; the port is 19700 unless written
+    #[arg(value_name = "MANAGER")]
+    manager: String,
+    /// What to do
+    #[arg(value_enum)]
+    command: Command,
+    /// For backup: what is appended to the names of the files; today's date unless written
+    suffix: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Command {
+    /// Which servers there are, and which are attached
+    Status,
+    /// Attach all new servers and move data to them
+    Attach,
+    /// Attach all new servers; `replace` is to follow soon
+    AttachNoreplace,
+    /// Detach all servers in fault and restore the number of copies
+    Detach,
+    /// Detach all servers in fault; `replace` is to follow soon
+    DetachNoreplace,
+    /// Move data to where it belongs
+    Replace,
+    /// Compare and repair all copies
+    FullReplace,
+    /// Have every server make a backup of its database
+    Backup,
+    /// Attach and detach without being asked
+    EnableAutoReplace,
+    /// Do not attach and detach without being asked
+    DisableAutoReplace,
+}
+
+/// Why there is no answer; one line.
+#[derive(Debug, thiserror::Error)]
+enum CtlError {
+    #[error("{0}")]
+    Address(#[from] listen::ListenError),
+    #[error("cannot connect to {0}: {1}; is kumo-manager running there?")]
+    Connect(Address, std::io::Error),
+    #[error("{0} does not answer within 5 seconds")]
+    Silent(Address),
+    #[error("{0} hung up before it answered; is it a kumo-manager?")]
+    HungUp(Address),
+    #[error("{0} refused (error {1}); its log says why")]
+    Refused(Address, u32),
+    #[error("{0} answered what is no answer of a kumo-manager: {1}")]
+    Answer(Address, DecodeError),
+    #[error("{0}")]
+    System(#[from] std::io::Error),
+}
+
+/// Runs kumoctl. Exit status: 0 done, 1 not reachable, timed out or refused, 2 wrong usage.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let options = match Options::try_parse_from(args) {
+        Ok(options) => options,
+        Err(e) if !e.use_stderr() => {
+            // Help and version; a reader that went away does not want them.
+            let _ = e.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => {
+            let text = e.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            eprintln!("kumoctl: {}; see kumoctl --help", line.trim_start_matches("error: "));
+            return ExitCode::from(2);
+        }
+    };
+    if options.suffix.is_some() && options.command != Command::Backup {
+        eprintln!("kumoctl: only backup takes a suffix; see kumoctl --help");
+        return ExitCode::from(2);
+    }
+    let mut out = String::new();
+    let done = execute(&options, &mut out);
+    // A reader that went away is told nothing.
+    let _ = std::io::stdout().write_all(out.as_bytes());
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("kumoctl: {e}");
+            ExitCode::from(if matches!(e, CtlError::Address(_)) { 2 } else { 1 })
+        }
+    }
+}
+
+fn execute(options: &Options, out: &mut String) -> Result<(), CtlError> {
+    let manager = listen::resolve(&options.manager, DEFAULT_PORT)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let asked = async { time::timeout(TIMEOUT, ask(manager, options, out)).await };
+    LocalSet::new().block_on(&runtime, asked).map_err(|_| CtlError::Silent(manager))?
+}
+
+async fn ask(manager: Address, options: &Options, out: &mut String) -> Result<(), CtlError> {
+    let connected = RpcConn::connect_client(manager.socket_addr(), TIMEOUT, Limits::default(), Rc::new(|_, _| {}));
+    let conn = connected.await.map_err(|e| CtlError::Connect(manager, e))?;
+    if options.command == Command::Status {
+        return status(&conn, manager, options.json, out).await;
+    }
+    let suffix = options.suffix.clone().unwrap_or_else(today);
+    if options.command == Command::Backup && !options.json {
+        out.push_str(&format!("suffix={suffix}\n"));
+    }
+    let (method, params) = request(options.command, &suffix);
+    let result = call(&conn, manager, method, &params).await?;
+    let shown = show(&result).map_err(|e| CtlError::Answer(manager, e))?;
+    if !options.json {
+        out.push_str(&format!("{}\n", if shown.is_null() { "nil".to_owned() } else { shown.to_string() }));
+    } else if options.command == Command::Backup {
+        out.push_str(&format!("{}\n", json!({"suffix": suffix, "result": shown})));
+    } else {
+        out.push_str(&format!("{}\n", json!({"result": shown})));
+    }
+    Ok(())
+}
+
+async fn call(conn: &RpcConn, manager: Address, method: u32, params: &[u8]) -> Result<Vec<u8>, CtlError> {
+    let answer = conn.call(method, |out| out.extend_from_slice(params), TIMEOUT).await;
+    answer.map_err(|e| match e {
+        CallError::Lost => CtlError::HungUp(manager),
+        CallError::Timeout => CtlError::Silent(manager),
+        CallError::Refused(number, _) => CtlError::Refused(manager, number),
+    })
+}
+
+/// The method of a command, and its parameters.
+fn request(command: Command, suffix: &str) -> (u32, Vec<u8>) {
+    let one_bool = |value| {
+        let mut params = vec![0x91];
+        write_bool(&mut params, value);
+        params
+    };
+    match command {
+        Command::Status => (v0::method::GET_NODES_INFO, vec![0x90]),
+        Command::Attach => (v0::method::ATTACH_NEW_SERVERS, one_bool(true)),
+        Command::AttachNoreplace => (v0::method::ATTACH_NEW_SERVERS, one_bool(false)),
+        Command::Detach => (v0::method::DETACH_FAULT_SERVERS, one_bool(true)),
+        Command::DetachNoreplace => (v0::method::DETACH_FAULT_SERVERS, one_bool(false)),
+        Command::Replace => (v0::method::START_REPLACE, one_bool(false)),
+        Command::FullReplace => (v0::method::START_REPLACE, one_bool(true)),
+        Command::EnableAutoReplace => (v0::method::SET_AUTO_REPLACE, one_bool(true)),
+        Command::DisableAutoReplace => (v0::method::SET_AUTO_REPLACE, one_bool(false)),
+        Command::Backup => {
+            let mut params = Vec::new();
+            write_array(&mut params, 1);
+            write_raw(&mut params, suffix.as_bytes());
+            (v0::method::CREATE_BACKUP, params)
+        }
+    }
+}
+
+/// A plain result: nil, a bool or a number.
+fn show(result: &[u8]) -> Result<Value, DecodeError> {
+    match Reader::new(result).head()? {
+        Head::Nil => Ok(Value::Null),
+        Head::Bool(value) => Ok(json!(value)),
+        Head::UInt(value) => Ok(json!(value)),
+        _ => Err(DecodeError::Type),
+    }
+}
+
+fn today() -> String {
+    let secs = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+    ruby_time::yyyymmdd(secs, ruby_time::local_offset(secs))
+}
+
+/// What GetNodesInfo answers.
+struct NodesInfo {
+    whs: HashSpace,
+    not_attached: Vec<Address>,
+}
+
+impl NodesInfo {
+    fn read(result: &[u8]) -> Result<NodesInfo, DecodeError> {
+        let mut r = Reader::new(result);
+        r.array_of(2)?;
+        let whs = v0::read_seed(&mut r)?;
+        let count = r.array()?;
+        let not_attached = (0..count).map(|_| v0::read_address(&mut r)).collect::<Result<_, _>>()?;
+        Ok(NodesInfo { whs, not_attached })
+    }
+
+    fn text(&self, offset_at: impl Fn(i64) -> i64) -> String {
+        let date = ruby_time::timestamp_line(self.whs.timestamp, offset_at);
+        let mut out = format!("hash space timestamp:\n  {date}\nattached node:\n");
+        for node in &self.whs.nodes {
+            out.push_str(&format!("  {}  ({})\n", node.address, state(node.active)));
+        }
+        out.push_str("not attached node:\n");
+        for address in &self.not_attached {
+            out.push_str(&format!("  {address}\n"));
+        }
+        out
+    }
+
+    fn json(&self, epoch: Option<&Epoch>) -> Value {
+        let node = |n: &crate::logic::ring::Node| json!({"address": n.address.to_string(), "state": state(n.active)});
+        let phase = |e: &Epoch| match e.phase {
+            Phase::Idle => "idle",
+            Phase::Copying { .. } => "copying",
+            Phase::Deleting { .. } => "deleting",
+        };
+        json!({
+            "time": self.whs.timestamp.unix_secs(),
+            "clock": self.whs.timestamp.counter(),
+            "attached": self.whs.nodes.iter().map(node).collect::<Vec<_>>(),
+            "not_attached": self.not_attached.iter().map(Address::to_string).collect::<Vec<_>>(),
+            "epoch": epoch.map(|e| e.number),
+            "phase": epoch.map(phase),
+            "strict": epoch.map(Epoch::strict),
+        })
+    }
+}
+
+fn state(active: bool) -> &'static str {
+    if active { "active" } else { "fault" }
+}
+
+async fn status(conn: &RpcConn, manager: Address, json: bool, out: &mut String) -> Result<(), CtlError> {
+    let (method, params) = request(Command::Status, "");
+    let result = call(conn, manager, method, &params).await?;
+    let info = NodesInfo::read(&result).map_err(|e| CtlError::Answer(manager, e))?;
+    if json {
+        out.push_str(&format!("{}\n", info.json(newest_epoch(conn).await.as_ref())));
+    } else {
+        out.push_str(&info.text(ruby_time::local_offset));
+    }
+    Ok(())
+}
+
+/// The epoch in force, if the manager is one of ours and there is one.
+async fn newest_epoch(conn: &RpcConn) -> Option<Epoch> {
+    let params = |out: &mut Vec<u8>| {
+        write_array(out, 1);
+        write_uint(out, 0);
+    };
+    let result = conn.call(v1::method::GET_EPOCH, params, TIMEOUT).await.ok()?;
+    let epoch = Reader::new(&result).raw().ok()?.to_vec();
+    Epoch::decode(&epoch).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -119,7 +119,7 @@ fn run_attached<O: DaemonOptions>(
 }
 
 /// Makes a panic one line in the log and on standard error.
-fn log_panics() {
+pub fn log_panics() {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         let payload = info.payload();
@@ -132,7 +132,7 @@ fn log_panics() {
 }
 
 /// Allows as many open files as the system lets this process have: one for each connection.
-fn raise_file_limit() {
+pub fn raise_file_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointers are to a live local.
     let raised = unsafe {

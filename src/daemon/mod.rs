@@ -2,7 +2,7 @@
 //!
 //! A daemon's main function calls [`run`] with the type of its options and what it does with them. Options:
 //! [`options`] lists them, [`cmdline`] reads them, [`values`] and the two `spec` modules read what they take. Logs:
-//! [`log`] is for people, [`binlog`] for programs, both written through [`queue`]. [`detach`] leaves the terminal.
+//! [`log`] is for people, [`binlog`] for programs, both written through [`queue`]. [`detach`] leaves the terminal, [`sockets`] listens.
 
 pub mod argv;
 pub mod binlog;
@@ -14,13 +14,14 @@ pub mod options;
 mod overlay;
 pub mod queue;
 pub mod signals;
+pub mod sockets;
 pub mod store_spec;
 pub mod values;
 
 use binlog::BinaryLog;
 use cmdline::Ended;
 use detach::Attachment;
-use options::DaemonOptions;
+use options::{DaemonOptions, Surroundings};
 use queue::Target;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,6 +29,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::sync::watch;
+
+/// The number of cores that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
 
 /// How long the end of a process waits for its logs to be written.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
@@ -65,9 +71,9 @@ pub fn run<O: DaemonOptions>(body: impl FnOnce(O, &mut Host<'_>) -> Result<(), S
         Ok(options) => options,
         Err(ended) => return ended.report(&program).into(),
     };
-    let common = options.common();
-    let detaching = common.daemon.as_deref().map_or(Ok(Attachment::foreground()), |pid_file| {
-        let keep_stdout = common.log.as_deref() == Some(Path::new("-"));
+    let surroundings = options.surroundings();
+    let detaching = surroundings.daemon.map_or(Ok(Attachment::foreground()), |pid_file| {
+        let keep_stdout = surroundings.log == Some(Path::new("-"));
         Attachment::background(&program, pid_file, keep_stdout)
     });
     let mut attachment = match detaching {
@@ -85,10 +91,10 @@ fn run_attached<O: DaemonOptions>(
     attachment: &mut Attachment,
     body: impl FnOnce(O, &mut Host<'_>) -> Result<(), String>,
 ) -> Result<(), String> {
-    let common = options.common();
-    let to_file = matches!(log::target(common.log.as_deref()), Target::File(_));
-    let text_log = log::start(common.log.as_deref(), common.verbose, !attachment.is_detached())?;
-    let binary_log = BinaryLog::open(common.binary_log.as_deref())?;
+    let Surroundings { log, verbose, binary_log, .. } = options.surroundings();
+    let to_file = matches!(log::target(log), Target::File(_));
+    let text_log = log::start(log, verbose, !attachment.is_detached())?;
+    let binary_log = BinaryLog::open(binary_log)?;
     log_panics();
     raise_file_limit();
     options.warnings().iter().for_each(|line| tracing::warn!("{line}"));
@@ -119,7 +125,7 @@ fn run_attached<O: DaemonOptions>(
 }
 
 /// Makes a panic one line in the log and on standard error.
-pub fn log_panics() {
+fn log_panics() {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         let payload = info.payload();
@@ -132,7 +138,7 @@ pub fn log_panics() {
 }
 
 /// Allows as many open files as the system lets this process have: one for each connection.
-pub fn raise_file_limit() {
+fn raise_file_limit() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointers are to a live local.
     let raised = unsafe {

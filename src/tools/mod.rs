@@ -1,6 +1,6 @@
 //! What the command line tools do; the binaries only call it.
 //!
-//! Rendering is pure, so that outputs which scripts read are tested without a server. Start with [`bench`].
+//! Rendering is pure, so that outputs which scripts read are tested without a server. Start with [`mod@bench`].
 
 pub mod bench;
 

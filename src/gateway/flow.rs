@@ -285,7 +285,7 @@ impl State {
         let layout = self.shared.config.layout;
         let answer = match self.ops.at(place).ask {
             Ask::Get => outcome::of_get(result, layout, unix_secs())?,
-            Ask::Mutate(change) => outcome::of_mutation(change, result, layout, unix_secs())?,
+            Ask::Mutate(change) => outcome::of_mutation(change, result, layout)?,
             Ask::Batch => return self.take_batch(place, result),
         };
         if latest || answer.is_positive() {

@@ -3,6 +3,7 @@
 //! A [`Draft`] starts as the epoch in force with the next number; its methods combine. Sources: guarantees.md, "What an
 //! epoch may do", for who may become full and when; `spec/wire.md`, "Moving data", for the phases.
 
+use super::ranges::Ranges;
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
 use crate::logic::epoch::{Epoch, ManagerEntry, Phase, ServerEntry};
@@ -101,10 +102,12 @@ impl Draft {
         }
     }
 
-    /// Starts a replace. Where nobody is full yet, all are at once, and repair each other: they may hold backups.
+    /// Starts a replace. Where nobody is full and nobody may come back, all are full at once, and repair each other:
+    /// they may hold backups.
     pub fn replace(&mut self, full: bool) {
         let was_full = matches!(self.epoch.phase, Phase::Copying { full: true, .. });
-        let nobody_full = !self.epoch.rhs.nodes.iter().any(|n| n.active);
+        let nobody_full =
+            !self.epoch.rhs.nodes.iter().any(|n| n.active) && !Ranges::of(&self.epoch).awaited(&self.epoch);
         if nobody_full {
             self.epoch.rhs.nodes.clone_from(&self.epoch.whs.nodes);
             self.epoch.rhs.timestamp = self.time;

@@ -59,6 +59,13 @@ impl Ranges {
         in_danger.filter(|place| active(place)).map(|place| self.addresses[usize::from(*place)]).collect()
     }
 
+    /// Whether a range that is not served has a dead server that may come back to serve it: one that has not been
+    /// detached. As long as that is so, nobody else becomes full, for that would end its claim.
+    pub fn awaited(&self, epoch: &Epoch) -> bool {
+        let Claims { good, doubtful } = self.claims(epoch);
+        good.iter().chain(&doubtful).any(|address| epoch.whs.find(*address).is_some())
+    }
+
     /// Finds out who may come back full.
     pub fn claims(&self, epoch: &Epoch) -> Claims {
         let nodes = &epoch.rhs.nodes;

@@ -170,6 +170,10 @@ impl State {
         if active.any(|n| !self.reported.contains(&n.address)) {
             return;
         }
+        // Filling servers may say that they have copied everything when nobody was there to copy from.
+        if matches!(self.epoch.phase, Phase::Copying { .. }) && self.ranges.awaited(&self.epoch) {
+            return;
+        }
         let mut draft: Draft = self.draft(now);
         match self.epoch.phase {
             Phase::Copying { .. } => draft.finish_copying(),

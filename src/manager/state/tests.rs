@@ -588,6 +588,43 @@ fn an_operator_takes_what_is_left_when_the_last_disk_is_gone() {
     assert!(world.log.iter().any(|l| l.contains("best copy that is left")));
 }
 
+/// The only full server died while others were filled from it; these reported that nothing was left to copy, and were
+/// taken for full.
+#[test]
+fn filling_servers_without_a_source_do_not_become_full() {
+    let mut world = World::attached(1);
+    world.start(2);
+    world.start(3);
+    world.state.attach(world.now(), true).unwrap();
+    world.act();
+    world.kill(1);
+    world.wait(100);
+    assert_eq!(world.shape(), "1- 2~ 3~");
+    world.copy();
+    assert_eq!(world.shape(), "1- 2~ 3~");
+    world.state.replace(world.now(), false).unwrap();
+    assert_eq!(world.shape(), "1- 2~ 3~");
+    world.start(1);
+    world.wait(100);
+    assert_eq!(world.shape(), "1+ 2~ 3~");
+    world.copy_and_delete();
+    assert_eq!(world.shape(), "1+ 2+ 3+");
+}
+
+#[test]
+fn an_operator_gives_up_what_only_a_lost_server_had_by_detaching_it() {
+    let mut world = World::attached(1);
+    world.start(2);
+    world.state.attach(world.now(), true).unwrap();
+    world.act();
+    world.kill(1);
+    world.wait(100);
+    world.state.detach(world.now(), true).unwrap();
+    world.act();
+    assert_eq!(world.shape(), "2+");
+    world.copy_and_delete();
+}
+
 #[test]
 fn a_filling_server_is_filled_anew_after_a_power_cut() {
     let mut world = World::attached(3);

@@ -108,27 +108,40 @@ impl Control {
         }
         tracing::info!("new node 0 {manager}");
         self.managers.borrow_mut().push((manager, conn.clone(), version1));
-        for (method, time) in
-            [(method::REPLACE_COPY_END, self.copied.get()), (method::REPLACE_DELETE_END, self.deleted.get())]
-        {
-            if let Some(time) = time {
-                self.notify_end(conn, method, time);
-            }
-        }
+        self.tell_ends_again(conn);
         Ok(())
     }
 
+    /// Tells a manager what was finished of the phase under way: it may have been told before it knew of that phase.
+    fn tell_ends_again(&self, conn: &RpcConn) {
+        match self.shared.view().epoch.phase {
+            Phase::Copying { time, .. } if self.copied.get() == Some(time) => {
+                self.notify_end(conn, method::REPLACE_COPY_END, time);
+            }
+            Phase::Deleting { time } if self.deleted.get() == Some(time) => {
+                self.notify_end(conn, method::REPLACE_DELETE_END, time);
+            }
+            _ => {}
+        }
+    }
+
+    /// Says who this server is. What the manager answers may end this life; then the next one introduces itself.
     async fn join(&self, conn: &RpcConn) -> Result<(), CallError> {
         let shared = &self.shared;
-        let view = shared.view();
-        let join = Join {
-            disk_id: shared.store.disk_id(),
-            incarnation: shared.incarnation(),
-            workers: shared.config.workers,
-            stream: shared.config.stream,
-            epoch: (view.epoch.number > 0).then(|| view.epoch.encode()),
-        };
-        conn.call_with(|out, msgid| join.write(out, msgid), PATIENCE).await.map(drop)
+        loop {
+            let view = shared.view();
+            let join = Join {
+                disk_id: shared.store.disk_id(),
+                incarnation: shared.incarnation(),
+                workers: shared.config.workers,
+                stream: shared.config.stream,
+                epoch: (view.epoch.number > 0).then(|| view.epoch.encode()),
+            };
+            conn.call_with(|out, msgid| join.write(out, msgid), PATIENCE).await?;
+            if join.incarnation == shared.incarnation() {
+                return Ok(());
+            }
+        }
     }
 
     async fn fetch_spaces(self: &Rc<Self>, conn: &RpcConn) -> Result<(), CallError> {
@@ -159,6 +172,7 @@ impl Control {
             if conn.call(method::KEEP_ALIVE, ping, PATIENCE).await.is_err() {
                 return;
             }
+            self.tell_ends_again(conn);
         }
     }
 

@@ -1,5 +1,8 @@
 //! Tests of the log engine as a whole. Most run on a disk in memory that fails on demand.
 
+mod crash;
+mod damage;
+mod faults;
 mod model;
 
 use super::{LogStore, Options};

@@ -121,7 +121,7 @@ fn crash_at_every_step(sync: bool, check: impl Fn(&MemDisk, &Tracker, u64)) {
     live(&whole, sync, 1, &mut Tracker::default()).unwrap();
     let steps = whole.steps();
     assert!(steps > 200, "a life of {steps} steps");
-    let stride = steps.div_ceil(rounds(400)).max(1);
+    let stride = steps.div_ceil(rounds(250)).max(1);
     for kill_at in (1..=steps).step_by(stride as usize) {
         let disk = MemDisk::new(kill_at);
         disk.set_faults(Faults { kill_at: Some(kill_at), ..Faults::default() });

@@ -46,7 +46,7 @@ fn check(store: &LogStore, history: &History, stale: bool, what: &str) -> usize 
 }
 
 fn stride(bits: u64) -> usize {
-    bits.div_ceil(rounds(300)).max(1) as usize
+    bits.div_ceil(rounds(120)).max(1) as usize
 }
 
 #[test]

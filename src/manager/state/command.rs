@@ -47,7 +47,7 @@ impl State {
         let mut draft = self.draft(now);
         let mut full = false;
         let claims = self.ranges.claims(&self.epoch);
-        let missing = claims.good.iter().find(|a| self.epoch.whs.find(**a).is_some()).copied();
+        let awaited = self.ranges.awaited(&self.epoch);
         for newcomer in &newcomers {
             if draft.epoch().whs.nodes.len() >= MAX_NODES {
                 self.log(Level::Warn, format!("server {} is not attached: {MAX_NODES} are", newcomer.address));
@@ -55,10 +55,10 @@ impl State {
             }
             if !self.has_the_disk_of_one(newcomer, &claims.doubtful) {
                 draft.admit(newcomer);
-            } else if let Some(missing) = missing {
-                let line = "is not attached: some keys are newer at the missing server";
-                let advice = "if that will never return, `detach-noreplace` it first";
-                self.log(Level::Warn, format!("server {} {line} {missing}; {advice}", newcomer.address));
+            } else if awaited {
+                let line = "is not attached: no server that is there has the newest records of some keys; start the";
+                let advice = "missing ones, or give them up with `detach-noreplace` and attach again";
+                self.log(Level::Warn, format!("server {} {line} {advice}", newcomer.address));
             } else {
                 let line = "holds the best copy that is left of some keys: it is taken back as it is and repaired";
                 self.log(Level::Warn, format!("server {} {line}", newcomer.address));

@@ -89,6 +89,9 @@ pub struct Conn {
     closed: Cell<bool>,
     closing: Cell<bool>,
     waiting: Cell<bool>,
+    /// What was not used up is to be shown again before more is read.
+    again: Cell<bool>,
+    again_when_drained: Cell<bool>,
     reader: RefCell<Option<Waker>>,
 }
 
@@ -107,6 +110,8 @@ impl Conn {
             closed: Cell::new(false),
             closing: Cell::new(false),
             waiting: Cell::new(false),
+            again: Cell::new(false),
+            again_when_drained: Cell::new(false),
             reader: RefCell::default(),
         };
         (Rc::new(conn), read)
@@ -152,6 +157,18 @@ impl Conn {
         self.wake_reader();
     }
 
+    /// Waits until the connection is closed, by whichever side. Not while it is being read.
+    pub async fn closed(&self) {
+        poll_fn(|cx| {
+            if self.closed.get() {
+                return Poll::Ready(());
+            }
+            *self.reader.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Closes once everything is written. Nothing is read any more.
     pub fn close_when_written(self: &Rc<Self>) {
         self.closing.set(true);
@@ -162,7 +179,16 @@ impl Conn {
     /// Ends the wait that [`Then::Wait`] began.
     pub fn resume(&self) {
         if self.waiting.replace(false) {
+            self.again.set(true);
             self.wake_reader();
+        }
+    }
+
+    /// Has what was not used up shown again, waiting or not, once everything is written. With nothing to write that is
+    /// at the end of this turn.
+    pub fn show_again_when_written(self: &Rc<Self>) {
+        if !self.again_when_drained.replace(true) {
+            self.write(|_| ());
         }
     }
 
@@ -210,6 +236,10 @@ impl Conn {
         drop(output);
         if self.closing.get() {
             self.close();
+        } else if self.again_when_drained.take() {
+            self.waiting.set(false);
+            self.again.set(true);
+            self.wake_reader();
         }
         // Whoever waits because of what waited here may go on.
         self.resume();
@@ -228,17 +258,29 @@ pub enum Ended {
     Failed(io::Error),
 }
 
-/// Reads until the connection ends, handing what came to `receive`, which gets all bytes not used up so far.
+/// Reads until the connection ends, handing what came to `receive`, which gets all bytes not used up so far. Then the
+/// connection is closed.
 pub async fn read_loop(
     conn: &Rc<Conn>,
     mut read: OwnedReadHalf,
+    scratch: &Scratch,
+    receive: impl FnMut(&[u8]) -> Received,
+) -> Ended {
+    let ended = read_until_ended(conn, &mut read, scratch, receive).await;
+    conn.close();
+    ended
+}
+
+/// As [`read_loop`], but leaves the connection open: a peer that closed its side may still read.
+pub async fn read_until_ended(
+    conn: &Rc<Conn>,
+    read: &mut OwnedReadHalf,
     scratch: &Scratch,
     mut receive: impl FnMut(&[u8]) -> Received,
 ) -> Ended {
     let mut kept: Vec<u8> = Vec::new();
     let mut need = 0;
-    let mut after_wait = false;
-    let ended = poll_fn(|cx| {
+    poll_fn(|cx| {
         loop {
             if conn.closed.get() {
                 return Poll::Ready(Ended::Closed);
@@ -251,14 +293,14 @@ pub async fn read_loop(
             if conn.waiting.get() || conn.closing.get() {
                 return Poll::Pending;
             }
-            let received = if std::mem::take(&mut after_wait) {
+            let received = if conn.again.take() {
                 let received = receive(&kept);
                 kept.drain(..received.used);
                 received
             } else if kept.is_empty() {
                 let mut scratch = scratch.0.borrow_mut();
                 let mut buffer = ReadBuf::new(&mut scratch);
-                match ready!(Pin::new(&mut read).poll_read(cx, &mut buffer)) {
+                match ready!(Pin::new(&mut *read).poll_read(cx, &mut buffer)) {
                     Ok(()) if buffer.filled().is_empty() => return Poll::Ready(Ended::Eof),
                     Ok(()) => {}
                     Err(e) => return Poll::Ready(Ended::Failed(e)),
@@ -267,7 +309,7 @@ pub async fn read_loop(
                 kept.extend_from_slice(&buffer.filled()[received.used..]);
                 received
             } else {
-                match ready!(poll_read_more(cx, &mut read, &mut kept, need)) {
+                match ready!(poll_read_more(cx, read, &mut kept, need)) {
                     Ok(0) => return Poll::Ready(Ended::Eof),
                     Ok(_) => {}
                     Err(e) => return Poll::Ready(Ended::Failed(e)),
@@ -282,17 +324,12 @@ pub async fn read_loop(
             need = received.need;
             match received.then {
                 Then::Read => {}
-                Then::Wait => {
-                    conn.waiting.set(true);
-                    after_wait = true;
-                }
+                Then::Wait => conn.waiting.set(true),
                 Then::Close => conn.close_when_written(),
             }
         }
     })
-    .await;
-    conn.close();
-    ended
+    .await
 }
 
 /// Reads behind `kept`, whose message needs `need` bytes in all; room is made only as bytes come.

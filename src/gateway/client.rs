@@ -1,0 +1,432 @@
+//! A memcached client: its bytes become operations, its answers leave in the order of its commands.
+//!
+//! What a client can make the gateway hold is bounded. No command of its is looked at while [`MAX_KEYS`] keys of its are
+//! under way or unanswered, or fewer where its values are large (about [`WINDOW_BYTES`] of them), or while it leaves
+//! [`BACKLOG_BYTES`] of answers unread. While the requests of all of a worker's clients take [`WORKER_BYTES`], none is.
+
+use super::answers::{Answers, Pool};
+use super::op::Home;
+use super::outcome::Answer;
+use super::stats::Figure;
+use super::worker::{State, Worker};
+use crate::net::conn::{Conn, Ended, Received, Then, read_until_ended};
+use crate::proto::memcache::{Reply, Request, text};
+use std::rc::Rc;
+use tokio::sync::oneshot;
+
+/// Keys of a client that may be under way, or answered and not given out.
+pub const MAX_KEYS: usize = 1024;
+/// Bytes of a client's requests that may be under way, and of its answers that are expected. One command may exceed it.
+pub const WINDOW_BYTES: usize = 4 << 20;
+/// Bytes of answers that a client may leave unread, or have held for it, before its commands wait.
+pub const BACKLOG_BYTES: usize = 1 << 20;
+/// Bytes of requests under way, of all clients of a worker, from which commands wait.
+pub const WORKER_BYTES: usize = 64 << 20;
+
+/// The size of a client's values, as far as seen.
+#[derive(Clone, Copy, Debug)]
+pub struct Traffic {
+    /// Moving average, in bytes.
+    average_len: usize,
+}
+
+impl Default for Traffic {
+    fn default() -> Traffic {
+        // A new client is taken for one of large values: it is the first answers that tell.
+        Traffic { average_len: 64 << 10 }
+    }
+}
+
+impl Traffic {
+    /// Notes a value.
+    #[inline]
+    pub fn note(&mut self, len: usize) {
+        self.average_len = self.average_len - self.average_len / 8 + len / 8;
+    }
+
+    /// How many keys may be under way.
+    #[inline]
+    fn window(self) -> usize {
+        (WINDOW_BYTES / (self.average_len + 64)).clamp(1, MAX_KEYS)
+    }
+}
+
+/// A client.
+pub struct Client {
+    /// The connection.
+    pub conn: Rc<Conn>,
+    /// What it is owed.
+    pub answers: Answers,
+    /// The size of its values.
+    pub traffic: Traffic,
+    /// Keys under way, and the bytes of their requests.
+    keys: usize,
+    bytes: usize,
+    /// Its commands wait for answers.
+    paused: bool,
+    /// Its commands wait for this one (`stats`, `flush_all`), which is done by a task of its own.
+    pub barrier: bool,
+    /// No more commands: it is closed when all is answered.
+    closing: bool,
+    /// Bytes to be dropped unread: the data of a refused store.
+    swallow: u64,
+}
+
+impl Client {
+    /// Counts a request that begins.
+    #[inline]
+    pub fn begin(&mut self, keys: usize, bytes: usize) {
+        self.keys += keys;
+        self.bytes += bytes;
+    }
+
+    /// Counts a request that is done.
+    #[inline]
+    pub fn end(&mut self, keys: usize, bytes: usize) {
+        self.keys -= keys;
+        self.bytes -= bytes;
+    }
+
+    /// Whether nothing is under way and all is answered.
+    fn is_idle(&self) -> bool {
+        self.keys == 0 && self.answers.is_empty()
+    }
+
+    /// Whether the client is within a `part`-th of its bounds.
+    #[inline]
+    fn has_room(&self, part: usize) -> bool {
+        let window = self.traffic.window() / part;
+        (self.keys <= window.saturating_sub(1) || self.keys == 0)
+            && self.answers.len() < MAX_KEYS / part
+            && self.bytes < WINDOW_BYTES / part
+            && self.answers.held_bytes() < BACKLOG_BYTES / part
+    }
+
+    /// Gives the answer with this number, now or when its turn comes.
+    #[inline]
+    pub fn answer(&mut self, number: u32, pool: &mut Pool, encode: impl FnOnce(&mut Vec<u8>)) {
+        let answers = &mut self.answers;
+        if answers.is_next(number) {
+            self.conn.write(|out| {
+                encode(out);
+                answers.given(out, pool);
+            });
+        } else {
+            answers.hold(number, pool, encode);
+        }
+    }
+
+    /// Gives a part of an answer. `alone`: it was asked for by itself.
+    pub fn answer_part(&mut self, number: u32, part: u32, alone: bool, answer: &Answer<'_>, pool: &mut Pool) {
+        let answers = &mut self.answers;
+        let is_next = answers.is_next(number);
+        let Some(assembly) = answers.assembly(number) else { return };
+        if alone {
+            assembly.told_alone();
+        }
+        match answer {
+            Answer::Found(found) if is_next => self.conn.write(|out| assembly.found(part, found, Some(out))),
+            Answer::Found(found) => assembly.found(part, found, None),
+            Answer::Missing => assembly.missing(part),
+            Answer::Reply(Reply::Trouble(trouble)) => assembly.fail(part, *trouble),
+            Answer::Reply(_) => assembly.missing(part),
+        }
+        if is_next {
+            self.give(pool);
+        }
+    }
+
+    /// Gives all answers whose turn has come.
+    pub fn give(&mut self, pool: &mut Pool) {
+        let answers = &mut self.answers;
+        self.conn.write(|out| answers.give(out, pool));
+    }
+
+    /// The answer whose turn it is and a part of it to ask for by itself, if the client reads what it gets.
+    pub fn next_alone(&mut self, at_once: usize) -> Option<(u32, u32)> {
+        let (number, assembly) = self.answers.next_assembly()?;
+        if !assembly.has_alone() {
+            return None;
+        }
+        if self.conn.backlog() >= BACKLOG_BYTES {
+            self.conn.show_again_when_written();
+            return None;
+        }
+        assembly.next_alone(at_once).map(|part| (number, part))
+    }
+
+    /// Ends the waiting of commands, or the client, if it is time to.
+    #[inline]
+    pub fn go_on(&mut self) {
+        if self.closing {
+            if self.is_idle() && !self.barrier {
+                self.conn.close_when_written();
+            }
+        } else if self.paused && self.has_room(2) {
+            self.paused = false;
+            self.conn.resume();
+        }
+    }
+
+    /// Takes no more commands; closes when all is answered.
+    pub fn close_when_answered(&mut self) {
+        self.closing = true;
+        self.go_on();
+    }
+}
+
+/// The clients of a worker.
+#[derive(Default)]
+pub struct Clients {
+    table: Vec<(u32, Option<Client>)>,
+    free: Vec<u32>,
+}
+
+impl Clients {
+    /// The client to whom an answer belongs, if it is still there.
+    #[inline]
+    pub fn get(&mut self, home: Home) -> Option<&mut Client> {
+        match self.table.get_mut(home.client as usize) {
+            Some((generation, client)) if *generation == home.generation => client.as_mut(),
+            _ => None,
+        }
+    }
+
+    fn add(&mut self, conn: Rc<Conn>) -> Home {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.table.push((0, None));
+            self.table.len() as u32 - 1
+        });
+        let (generation, client) = &mut self.table[place as usize];
+        *client = Some(Client {
+            conn,
+            answers: Answers::default(),
+            traffic: Traffic::default(),
+            keys: 0,
+            bytes: 0,
+            paused: false,
+            barrier: false,
+            closing: false,
+            swallow: 0,
+        });
+        Home { client: place, generation: *generation, ..Home::default() }
+    }
+
+    fn remove(&mut self, home: Home) {
+        if self.get(home).is_some() {
+            let (generation, client) = &mut self.table[home.client as usize];
+            *generation = generation.wrapping_add(1);
+            *client = None;
+            self.free.push(home.client);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.free.len() == self.table.len()
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Client> {
+        self.table.iter_mut().filter_map(|(_, client)| client.as_mut())
+    }
+}
+
+/// What a command asks of its connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flow {
+    /// The next command.
+    GoOn,
+    /// To wait: until nothing else is under way, and then for this command's end.
+    Wait,
+    /// No more commands.
+    Quit,
+}
+
+impl State {
+    /// Takes what a client sent, as many commands as there are and have room.
+    fn client_received(&mut self, home: Home, bytes: &[u8]) -> Received {
+        self.read_clock();
+        let mut used = 0;
+        loop {
+            if self.must_wait(home) {
+                return self.client_read(Received::wait(used));
+            }
+            let Some(client) = self.clients.get(home) else { return Received::close() };
+            let rest = &bytes[used..];
+            if client.swallow > 0 {
+                let swallowed = client.swallow.min(rest.len() as u64);
+                client.swallow -= swallowed;
+                used += swallowed as usize;
+                if client.swallow > 0 {
+                    return self.client_read(Received::used(used));
+                }
+                continue;
+            }
+            if rest.is_empty() {
+                return self.client_read(Received::used(used));
+            }
+            match text::parse(rest, &self.shared.config.limits) {
+                text::Parsed::Incomplete { needed_bytes } => {
+                    return self.client_read(Received { used, need: needed_bytes, then: Then::Read });
+                }
+                text::Parsed::Request { request, used_bytes } => match self.execute(home, request) {
+                    Flow::GoOn => used += used_bytes,
+                    Flow::Wait => return self.client_read(Received::wait(used)),
+                    Flow::Quit => {
+                        self.end_client(home);
+                        return self.client_read(Received::wait(used + used_bytes));
+                    }
+                },
+                text::Parsed::Refused { reply, used_bytes, then } => {
+                    used += used_bytes;
+                    if let text::Then::Swallow { bytes, stale_key } = then {
+                        if let Some(key) = stale_key {
+                            self.execute(home, Request::Delete { key, noreply: true });
+                        }
+                        if let Some(client) = self.clients.get(home) {
+                            client.swallow = bytes;
+                        }
+                    }
+                    if let Some(trouble) = reply {
+                        self.reply(home, Reply::Trouble(trouble));
+                    }
+                    if then == text::Then::Close {
+                        self.end_client(home);
+                        return self.client_read(Received::wait(used));
+                    }
+                }
+            }
+        }
+    }
+
+    fn client_read(&mut self, received: Received) -> Received {
+        self.count(Figure::BytesRead, received.used as u64);
+        received
+    }
+
+    /// Whether a client's next command has to wait; then something will show it again.
+    fn must_wait(&mut self, home: Home) -> bool {
+        let Some(client) = self.clients.get(home) else { return false };
+        if client.closing || client.barrier {
+            return true;
+        }
+        if !client.has_room(1) {
+            client.paused = true;
+            return true;
+        }
+        if client.conn.backlog() >= BACKLOG_BYTES {
+            client.conn.show_again_when_written();
+            return true;
+        }
+        if self.ops.bytes() >= WORKER_BYTES {
+            self.starved.push((home.client, home.generation));
+            return true;
+        }
+        false
+    }
+
+    /// Whether a command that waits for all before it may begin; otherwise it is shown again when it may.
+    pub fn begin_barrier(&mut self, home: Home) -> bool {
+        let Some(client) = self.clients.get(home) else { return false };
+        if client.is_idle() {
+            client.barrier = true;
+            return true;
+        }
+        client.paused = true;
+        false
+    }
+
+    /// A command that all after it wait for is done. `encode` appends its answer, if one is wanted.
+    pub fn end_barrier(&mut self, home: Home, number: Option<u32>, encode: impl FnOnce(&mut Vec<u8>)) {
+        let Some(client) = self.clients.get(home) else { return };
+        client.barrier = false;
+        if let Some(number) = number {
+            client.answer(number, &mut self.pool, encode);
+        }
+        client.conn.resume();
+        client.go_on();
+    }
+
+    /// Answers a command at once, or when its turn comes.
+    pub fn reply(&mut self, home: Home, reply: Reply<'_>) {
+        let Some(client) = self.clients.get(home) else { return };
+        let number = client.answers.push();
+        client.answer(number, &mut self.pool, |out| text::encode(&reply, out));
+    }
+
+    /// Lets clients go on that waited for memory.
+    #[inline]
+    pub fn feed_starved(&mut self) {
+        if self.starved.is_empty() || self.ops.bytes() >= WORKER_BYTES / 2 {
+            return;
+        }
+        for (client, generation) in std::mem::take(&mut self.starved) {
+            if let Some(client) = self.clients.get(Home { client, generation, ..Home::default() }) {
+                client.conn.resume();
+            }
+        }
+    }
+
+    /// Takes no more commands of a client.
+    fn end_client(&mut self, home: Home) {
+        if let Some(client) = self.clients.get(home) {
+            client.close_when_answered();
+        }
+    }
+
+    /// Takes no more commands of any client, and tells `done` when all are answered and gone.
+    pub fn drain(&mut self, done: oneshot::Sender<()>) {
+        self.clients.iter_mut().for_each(Client::close_when_answered);
+        self.drained = Some(done);
+        self.tell_drained();
+    }
+
+    fn tell_drained(&mut self) {
+        if self.clients.is_empty()
+            && let Some(done) = self.drained.take()
+        {
+            // Who waited may have lost patience.
+            let _ = done.send(());
+        }
+    }
+
+    /// Closes everything, whatever is under way.
+    pub fn close_all(&mut self) {
+        self.clients.iter_mut().for_each(|client| client.conn.close());
+        self.close_links();
+    }
+
+    fn client_gone(&mut self, home: Home) {
+        self.clients.remove(home);
+        self.count(Figure::CurrConnections, 1u64.wrapping_neg());
+        self.tell_drained();
+    }
+}
+
+/// Serves a client that connected.
+pub fn start(worker: &Rc<Worker>, stream: std::net::TcpStream) {
+    match tokio::net::TcpStream::from_std(stream) {
+        Ok(stream) => {
+            tokio::task::spawn_local(serve(worker.clone(), stream));
+        }
+        Err(e) => tracing::warn!("cannot serve a client: {e}"),
+    }
+}
+
+async fn serve(worker: Rc<Worker>, stream: tokio::net::TcpStream) {
+    let (conn, mut read) = Conn::new(stream, &worker.turn);
+    let home = {
+        let mut state = worker.state.borrow_mut();
+        state.count(Figure::CurrConnections, 1);
+        state.count(Figure::TotalConnections, 1);
+        state.clients.add(conn.clone())
+    };
+    let receive = |bytes: &[u8]| worker.state.borrow_mut().client_received(home, bytes);
+    let ended = read_until_ended(&conn, &mut read, &worker.scratch, receive).await;
+    if matches!(ended, Ended::Eof) {
+        // It may have closed its side only, and still wait for answers.
+        worker.state.borrow_mut().end_client(home);
+        conn.closed().await;
+    }
+    conn.close();
+    worker.state.borrow_mut().client_gone(home);
+}

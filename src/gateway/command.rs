@@ -1,0 +1,236 @@
+//! Commands become operations.
+
+use super::client::Flow;
+use super::op::{Ask, Home, WHOLE};
+use super::stats::{self, Figure};
+use super::view::Dialect;
+use super::worker::State;
+use crate::logic::clock::ClockTime;
+use crate::logic::counter::Direction;
+use crate::logic::expiry::{NEVER, expiry_of, flush_time};
+use crate::logic::record::{LAYOUT_FULL, encode_header};
+use crate::net::time::unix_secs;
+use crate::proto::memcache::{Keys, Reply, Request, StatsTopic, Trouble, Verb};
+use crate::proto::rpc::v1::{Op, option};
+
+/// Most keys in one message to a server.
+const BATCH_KEYS: usize = 4096;
+
+/// What `version` answers.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The expiry of an exptime; the clock is read only where it matters.
+fn expiry(exptime: i64) -> u32 {
+    if exptime == 0 { NEVER } else { expiry_of(exptime, unix_secs()) }
+}
+
+impl State {
+    /// Executes a client's command: begins its operations, or answers it at once.
+    pub fn execute(&mut self, home: Home, request: Request<'_>) -> Flow {
+        match request {
+            Request::Get { keys, with_cas } => self.get(home, keys, with_cas),
+            Request::GetAndTouch { exptime, keys, with_cas } => self.get_and_touch(home, keys, exptime, with_cas),
+            Request::Store { verb, key, flags, exptime, data, noreply } => {
+                self.store(home, verb, key, (flags, expiry(exptime)), data, noreply);
+            }
+            Request::Delete { key, noreply } => self.change(home, Op::Delete, key, 0, noreply, |_| ()),
+            Request::Count { direction, key, delta, noreply } => {
+                let op = if direction == Direction::Up { Op::Incr } else { Op::Decr };
+                self.change(home, op, key, delta, noreply, |_| ());
+            }
+            Request::Touch { key, exptime, noreply } => {
+                self.count(Figure::CmdTouch, 1);
+                let expiry = expiry(exptime);
+                self.change(home, Op::Touch, key, 0, noreply, |out| write_expiry(expiry, out));
+            }
+            Request::FlushAll { delay, noreply } => return self.flush_all(home, delay, noreply),
+            Request::Stats(StatsTopic::General) => return self.stats(home, stats::Wanted::General),
+            Request::Stats(StatsTopic::Settings) => return self.stats(home, stats::Wanted::Settings),
+            Request::Stats(StatsTopic::Reset) => return self.stats(home, stats::Wanted::Reset),
+            // There are no slabs here, and no memory limit that evicts: nothing to tell.
+            Request::Stats(_) => self.reply(home, Reply::End),
+            Request::Version => self.reply(home, Reply::Version(VERSION)),
+            Request::Verbosity { noreply } => {
+                if !noreply {
+                    self.reply(home, Reply::Ok);
+                }
+            }
+            Request::Quit => return Flow::Quit,
+        }
+        Flow::GoOn
+    }
+
+    fn get(&mut self, home: Home, mut keys: Keys<'_>, with_cas: bool) {
+        self.count(Figure::CmdGet, keys.len() as u64);
+        if keys.len() > 1 {
+            return self.get_many(home, keys, with_cas);
+        }
+        let (Some(key), Some(client)) = (keys.next(), self.clients.get(home)) else { return };
+        let home = Home { number: Some(client.answers.push()), part: WHOLE, ..home };
+        let (place, op) = self.ops.begin(home, Ask::Get, self.now_ms);
+        op.with_cas = with_cas;
+        op.set_key(&self.shared.config.key_prefix, key);
+        client.begin(1, op.bytes.len());
+        self.launch(place);
+    }
+
+    /// One message to each worker of a server that has some of the keys, all at once.
+    fn get_many(&mut self, home: Home, keys: Keys<'_>, with_cas: bool) {
+        let prefix = &self.shared.config.key_prefix;
+        let mut assembly = self.pool.take_assembly();
+        assembly.begin(with_cas, prefix.len());
+        let mut by_link = std::mem::take(&mut self.by_link);
+        by_link.resize_with(by_link.len().max(self.links.len()), Vec::new);
+        let mut alone = Vec::new();
+        for key in keys {
+            let (part, hash) = assembly.add(prefix, key);
+            let server = self.view.reader(hash, 0).filter(|s| self.view.dialect(*s) == Dialect::V1);
+            match server.and_then(|server| self.links.to(server, hash)) {
+                Some(link) => by_link[link as usize].push(part),
+                None => alone.push(part),
+            }
+        }
+        let Some(client) = self.clients.get(home) else { return };
+        let home = Home { number: Some(client.answers.push_many(assembly)), ..home };
+        for (link, parts) in by_link.iter_mut().enumerate() {
+            match parts.len() {
+                0 => {}
+                1 => alone.append(parts),
+                _ => {
+                    parts.chunks(BATCH_KEYS).for_each(|parts| self.get_batch(home, link as u32, parts));
+                    parts.clear();
+                }
+            }
+        }
+        self.by_link = by_link;
+        for part in alone {
+            self.ask_part(Home { part, ..home }, self.now_ms, None, false);
+        }
+    }
+
+    fn get_batch(&mut self, home: Home, link: u32, parts: &[u32]) {
+        let (place, op) = self.ops.begin(home, Ask::Batch, self.now_ms);
+        for part in parts {
+            op.bytes.extend_from_slice(&part.to_le_bytes());
+        }
+        if let Some(client) = self.clients.get(home) {
+            client.begin(parts.len(), op.bytes.len());
+        }
+        self.send_batch(place, link);
+    }
+
+    /// One change for each key; the answers are put together in the order of the keys.
+    fn get_and_touch(&mut self, home: Home, keys: Keys<'_>, exptime: i64, with_cas: bool) {
+        self.count(Figure::CmdTouch, keys.len() as u64);
+        let expiry = expiry(exptime);
+        let mut assembly = self.pool.take_assembly();
+        assembly.begin(with_cas, self.shared.config.key_prefix.len());
+        for key in keys {
+            assembly.add(&self.shared.config.key_prefix, key);
+        }
+        let parts = assembly.len() as u32;
+        let Some(client) = self.clients.get(home) else { return };
+        let number = client.answers.push_many(assembly);
+        if parts == 0 {
+            return client.give(&mut self.pool);
+        }
+        for part in 0..parts {
+            let home = Home { number: Some(number), part, ..home };
+            let Some(client) = self.clients.get(home) else { return };
+            // An answer that failed already needs no more parts.
+            let Some(assembly) = client.answers.assembly(number) else { return };
+            let (place, op) = self.ops.begin(home, Ask::Mutate(Op::GetAndTouch), self.now_ms);
+            op.set_dbkey(assembly.dbkey(part));
+            op.options = self.shared.config.options(Op::GetAndTouch);
+            write_expiry(expiry, &mut op.bytes);
+            client.begin(1, op.bytes.len());
+            self.launch(place);
+        }
+    }
+
+    fn store(&mut self, home: Home, verb: Verb, key: &[u8], meta: (u32, u32), data: &[u8], noreply: bool) {
+        self.count(Figure::CmdSet, 1);
+        let (flags, expiry) = meta;
+        let layout = self.shared.config.layout;
+        let (op, arg) = match verb {
+            Verb::Set => (Op::Set, 0),
+            Verb::Add => (Op::Add, 0),
+            Verb::Replace => (Op::Replace, 0),
+            Verb::Append => (Op::Append, 0),
+            Verb::Prepend => (Op::Prepend, 0),
+            Verb::Cas(unique) => (Op::Cas, unique),
+        };
+        let is_part = matches!(op, Op::Append | Op::Prepend);
+        if layout.flags && !is_part && flags > u32::from(u16::MAX) {
+            if !noreply {
+                self.reply(home, Reply::Trouble(Trouble::BadFormat));
+            }
+            return;
+        }
+        self.change(home, op, key, arg, noreply, |out| {
+            if is_part {
+                // What is put to a value takes over the value's own layout, flags and expiry.
+                encode_header(ClockTime(0), LAYOUT_FULL, 0, NEVER, 0, out);
+                out.extend_from_slice(data);
+            } else {
+                layout.encode(ClockTime(0), flags, expiry, data, out);
+            }
+        });
+    }
+
+    /// Begins a change of one key; `write_dbval` appends what is to be stored.
+    #[inline]
+    fn change(
+        &mut self,
+        home: Home,
+        change: Op,
+        key: &[u8],
+        arg: u64,
+        noreply: bool,
+        write_dbval: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let Some(client) = self.clients.get(home) else { return };
+        let number = if noreply { None } else { Some(client.answers.push()) };
+        let home = Home { number, part: WHOLE, ..home };
+        let (place, op) = self.ops.begin(home, Ask::Mutate(change), self.now_ms);
+        op.set_key(&self.shared.config.key_prefix, key);
+        op.options = self.shared.config.options(change);
+        op.arg = arg;
+        write_dbval(&mut op.bytes);
+        client.begin(1, op.bytes.len());
+        self.launch(place);
+    }
+
+    fn flush_all(&mut self, home: Home, delay: i64, noreply: bool) -> Flow {
+        if !self.begin_barrier(home) {
+            return Flow::Wait;
+        }
+        self.count(Figure::CmdFlush, 1);
+        let now_secs = unix_secs();
+        let delay_secs = u64::from(flush_time(delay, now_secs)).saturating_sub(now_secs);
+        stats::flush(self, home, delay_secs, noreply);
+        Flow::GoOn
+    }
+
+    fn stats(&mut self, home: Home, wanted: stats::Wanted) -> Flow {
+        if !self.begin_barrier(home) {
+            return Flow::Wait;
+        }
+        stats::tell(self, home, wanted);
+        Flow::GoOn
+    }
+}
+
+/// The dbval of a touch: a head that gives the expiry, and nothing else.
+fn write_expiry(expiry: u32, out: &mut Vec<u8>) {
+    encode_header(ClockTime(0), LAYOUT_FULL, 0, expiry, 0, out);
+}
+
+impl super::run::Config {
+    /// The option bits of a change.
+    #[inline]
+    fn options(&self, change: Op) -> u8 {
+        let is_async = if change == Op::Delete { self.async_delete } else { self.async_set };
+        self.layout.options() | if is_async { option::ASYNC } else { 0 }
+    }
+}

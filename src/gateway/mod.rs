@@ -1,0 +1,38 @@
+//! The gateway: memcached clients on one side, the cluster on the other.
+//!
+//! It holds no data and decides nothing about it: it finds the server that coordinates a key, asks it, asks again when
+//! the cluster changes, and answers each client in the order of its commands. Invariant: an answer is never made up. A
+//! miss is a server's miss; what cannot be told is an error.
+//!
+//! Each worker thread serves its clients by itself, over links of its own to each worker of each server; nothing is
+//! shared but the newest epoch. Reading order:
+//!
+//! 1. [`run`]: what the daemon does: accepts, keeps in touch with the managers ([`managers`]), stops.
+//! 2. [`worker`]: a worker's state, its mail and its clock.
+//! 3. [`client`]: a client's bytes become operations ([`command`]), its answers leave in order ([`answers`],
+//!    [`assembly`]).
+//! 4. [`flow`]: an operation is sent, answered, tried again ([`retry`]), told ([`outcome`]); what it is: [`op`].
+//! 5. [`link`]: a connection to a server, and what is under way on it ([`pending`]).
+//! 6. [`view`]: the epoch and who serves what; [`value`]: how values are laid out; [`v0`]: kumofs 0.4 servers.
+//! 7. The figures: [`stats`].
+
+mod answers;
+mod assembly;
+mod client;
+mod command;
+mod flow;
+mod link;
+mod managers;
+mod op;
+mod outcome;
+mod pending;
+mod retry;
+mod run;
+mod stats;
+mod v0;
+mod value;
+mod view;
+mod worker;
+
+pub use run::{Config, DRAIN_LIMIT, run};
+pub use value::Layout;

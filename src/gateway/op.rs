@@ -1,0 +1,316 @@
+//! Operations under way: what was asked, and all that a retry needs.
+//!
+//! One table per worker. Places are reused with their memory, so that a command costs no allocation; a generation tells
+//! the operations that had a place one after the other.
+
+use super::v0::Stage;
+use crate::logic::record::{self, HASH_LEN};
+use crate::logic::ring;
+use crate::proto::memcache::Trouble;
+use crate::proto::rpc::v1::{self, Mutate, RequestId};
+use std::collections::VecDeque;
+
+/// A place keeps its memory up to this many bytes.
+const KEPT_BYTES: usize = 4096;
+
+/// [`Home::part`] of an answer that does not come in parts.
+pub const WHOLE: u32 = u32::MAX;
+
+/// Where an answer belongs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Home {
+    /// The client's place in the worker's table.
+    pub client: u32,
+    /// Tells it from other clients that had that place.
+    pub generation: u32,
+    /// Which of the client's answers, unless none is wanted.
+    pub number: Option<u32>,
+    /// Which part of that answer, or [`WHOLE`].
+    pub part: u32,
+}
+
+/// What is asked of a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Ask {
+    /// The value of a key.
+    #[default]
+    Get,
+    /// The values of keys that one worker of a server holds: parts of a client's answer.
+    Batch,
+    /// A change.
+    Mutate(v1::Op),
+}
+
+/// An operation.
+#[derive(Default)]
+pub struct Op {
+    /// Tells it from others that had this place.
+    pub generation: u32,
+    /// What is asked.
+    pub ask: Ask,
+    /// Where the answer goes.
+    pub home: Home,
+    /// Whether a value is answered with its cas unique.
+    pub with_cas: bool,
+    /// Whether the part was asked for by itself, because a server left it out.
+    pub alone: bool,
+    /// Bits of [`v1::option`].
+    pub options: u8,
+    /// The ring position. Of a batch: of its first key.
+    pub hash: u64,
+    /// The dbkey and behind it, for changes, the dbval; of a batch the numbers of the parts, 4 bytes each.
+    pub bytes: Vec<u8>,
+    /// Where in `bytes` the dbkey ends.
+    pub key_end: usize,
+    /// The cas unique required, or what to add or subtract.
+    pub arg: u64,
+    /// The operation's number, in the order in which clients asked: see [`RequestId::sequence`].
+    pub sequence: u64,
+    /// How often it was sent.
+    pub attempt: u32,
+    /// The epoch when it was first sent.
+    pub first_epoch: u64,
+    /// When it began, in the worker's milliseconds.
+    pub began_ms: u64,
+    /// The link that has the latest attempt, while one is under way.
+    pub link: Option<u32>,
+    /// How often it had to wait.
+    pub retries: u32,
+    /// An attempt got lost on its way: it may have been executed.
+    pub uncertain: bool,
+    /// Why it waits, or what is told if it is given up.
+    pub trouble: Option<Trouble>,
+    /// Where it stands, with a server that speaks version 0.
+    pub stage: Stage,
+    /// The dbval to write, once it was computed from what was read.
+    pub computed: Vec<u8>,
+    /// How many replicas were asked without success, where reads may fall back.
+    pub fallback: u32,
+}
+
+impl Op {
+    /// The dbkey.
+    #[inline]
+    pub fn dbkey(&self) -> &[u8] {
+        &self.bytes[..self.key_end]
+    }
+
+    /// The dbval.
+    #[inline]
+    pub fn dbval(&self) -> &[u8] {
+        &self.bytes[self.key_end..]
+    }
+
+    /// Sets the key: `prefix` and `key` together. Returns the ring position.
+    #[inline]
+    pub fn set_key(&mut self, prefix: &[u8], key: &[u8]) {
+        self.bytes.extend_from_slice(&[0; HASH_LEN]);
+        self.bytes.extend_from_slice(prefix);
+        self.bytes.extend_from_slice(key);
+        self.hash = ring::hash(&self.bytes[HASH_LEN..]);
+        self.bytes[..HASH_LEN].copy_from_slice(&self.hash.to_be_bytes());
+        self.key_end = self.bytes.len();
+    }
+
+    /// Sets the key by its dbkey.
+    pub fn set_dbkey(&mut self, dbkey: &[u8]) {
+        self.hash = record::dbkey_hash(dbkey).unwrap_or_default();
+        self.bytes.extend_from_slice(dbkey);
+        self.key_end = self.bytes.len();
+    }
+
+    /// The part numbers of a batch.
+    pub fn parts(&self) -> impl ExactSizeIterator<Item = u32> + Clone + '_ {
+        self.bytes.as_chunks::<4>().0.iter().map(|part| u32::from_le_bytes(*part))
+    }
+
+    /// How many keys it is about.
+    pub fn keys(&self) -> usize {
+        if self.ask == Ask::Batch { self.bytes.len() / 4 } else { 1 }
+    }
+
+    /// Whether it may change something.
+    pub fn is_mutation(&self) -> bool {
+        matches!(self.ask, Ask::Mutate(_))
+    }
+
+    /// Appends the version 1 request of a get or a change.
+    #[inline]
+    pub fn write_v1(&self, out: &mut Vec<u8>, msgid: u32, epoch: u64, floor: u64) {
+        match self.ask {
+            Ask::Mutate(op) => {
+                let (sequence, attempt, first_epoch) = (self.sequence, self.attempt, self.first_epoch);
+                let id = RequestId { sequence, attempt, first_epoch, floor };
+                let (options, dbkey, arg, dbval) = (self.options, self.dbkey(), self.arg, self.dbval());
+                Mutate { epoch, id, op, options, dbkey, arg, dbval }.write(out, msgid);
+            }
+            _ => v1::write_get(out, msgid, epoch, self.dbkey()),
+        }
+    }
+}
+
+/// The operations of a worker.
+pub struct Ops {
+    table: Vec<Op>,
+    free: Vec<u32>,
+    /// Bytes of requests under way.
+    bytes: usize,
+    sequences: Sequences,
+}
+
+impl Ops {
+    /// The table of a worker.
+    pub fn new(worker: u16) -> Ops {
+        Ops { table: Vec::new(), free: Vec::new(), bytes: 0, sequences: Sequences::new(worker) }
+    }
+
+    /// Takes a place for a new operation. Returns it with its number.
+    #[inline]
+    pub fn begin(&mut self, home: Home, ask: Ask, began_ms: u64) -> (u32, &mut Op) {
+        let place = match self.free.pop() {
+            Some(place) => place,
+            None => {
+                self.table.push(Op::default());
+                self.table.len() as u32 - 1
+            }
+        };
+        let op = &mut self.table[place as usize];
+        // All but the memory and the generation is as new.
+        let (generation, mut bytes) = (op.generation, std::mem::take(&mut op.bytes));
+        bytes.clear();
+        let sequence = self.sequences.next();
+        *op = Op { generation, ask, home, began_ms, bytes, sequence, ..Op::default() };
+        (place, op)
+    }
+
+    /// Counts the bytes of an operation that is complete now, until its [`end`](Ops::end).
+    #[inline]
+    pub fn count_bytes(&mut self, place: u32) {
+        self.bytes += self.table[place as usize].bytes.len();
+    }
+
+    /// The operation at a place, if it is still the one of that generation.
+    #[inline]
+    pub fn get(&mut self, place: u32, generation: u32) -> Option<&mut Op> {
+        self.table.get_mut(place as usize).filter(|op| op.generation == generation)
+    }
+
+    /// The operation at a place that was taken and not ended.
+    #[inline]
+    pub fn at(&mut self, place: u32) -> &mut Op {
+        &mut self.table[place as usize]
+    }
+
+    /// Gives a place back.
+    #[inline]
+    pub fn end(&mut self, place: u32) {
+        let op = &mut self.table[place as usize];
+        self.bytes -= op.bytes.len();
+        self.sequences.finish(op.sequence);
+        op.generation = op.generation.wrapping_add(1);
+        op.home = Home::default();
+        op.began_ms = u64::MAX;
+        if op.bytes.capacity() > KEPT_BYTES {
+            op.bytes = Vec::new();
+        } else {
+            op.bytes.clear();
+        }
+        self.free.push(place);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.table.len() - self.free.len()
+    }
+
+    /// The lowest sequence that is not finished (`guarantees.md`, "Exactly once").
+    #[inline]
+    pub fn floor(&self) -> u64 {
+        self.sequences.floor
+    }
+
+    /// Bytes of their requests.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The places of those under way that `which` accepts, in the order in which clients asked.
+    pub fn select(&self, which: impl Fn(&Op) -> bool) -> Vec<u32> {
+        let under_way = |op: &Op| op.began_ms != u64::MAX;
+        let accepted = |(_, op): &(usize, &Op)| under_way(op) && which(op);
+        let mut places: Vec<u32> = self.table.iter().enumerate().filter(accepted).map(|(p, _)| p as u32).collect();
+        places.sort_unstable_by_key(|p| self.table[*p as usize].sequence);
+        places
+    }
+}
+
+/// Numbers operations, and knows the lowest that is not finished.
+struct Sequences {
+    floor: u64,
+    finished: VecDeque<bool>,
+}
+
+impl Sequences {
+    /// Numbers for a worker.
+    fn new(worker: u16) -> Sequences {
+        Sequences { floor: (u64::from(worker) << 48) + 1, finished: VecDeque::new() }
+    }
+
+    /// The next number.
+    #[inline]
+    fn next(&mut self) -> u64 {
+        self.finished.push_back(false);
+        self.floor + self.finished.len() as u64 - 1
+    }
+
+    /// The operation with this number is done: answered, or given up for good.
+    #[inline]
+    fn finish(&mut self, sequence: u64) {
+        if let Some(finished) = self.finished.get_mut((sequence - self.floor) as usize) {
+            *finished = true;
+        }
+        while self.finished.front() == Some(&true) {
+            self.finished.pop_front();
+            self.floor += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_reused_under_another_generation() {
+        let mut ops = Ops::new(0);
+        let (place, op) = ops.begin(Home::default(), Ask::Get, 0);
+        op.set_key(b"", b"wirekey");
+        assert_eq!(op.hash, 0x667df3131b5ae4d7);
+        let generation = op.generation;
+        ops.count_bytes(place);
+        assert_eq!((ops.len(), ops.bytes()), (1, 15));
+        ops.end(place);
+        assert_eq!((ops.len(), ops.bytes()), (0, 0));
+        let (again, op) = ops.begin(Home::default(), Ask::Batch, 0);
+        assert_eq!(again, place);
+        assert!(op.bytes.is_empty());
+        assert!(ops.get(place, generation).is_none(), "a late answer must not find the new one");
+    }
+
+    #[test]
+    fn the_floor_is_the_lowest_unfinished_number() {
+        let mut sequences = Sequences::new(2);
+        let numbers: Vec<u64> = (0..5).map(|_| sequences.next()).collect();
+        assert_eq!(numbers[0] >> 48, 2);
+        assert_eq!(sequences.floor, numbers[0]);
+        sequences.finish(numbers[1]);
+        sequences.finish(numbers[2]);
+        assert_eq!(sequences.floor, numbers[0]);
+        sequences.finish(numbers[0]);
+        assert_eq!(sequences.floor, numbers[3]);
+        sequences.finish(numbers[4]);
+        sequences.finish(numbers[3]);
+        assert_eq!(sequences.floor, numbers[4] + 1);
+        assert_eq!(sequences.next(), numbers[4] + 1);
+    }
+}

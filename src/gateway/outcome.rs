@@ -1,0 +1,177 @@
+//! What a server's answer means for an operation.
+//!
+//! A positive answer is taken from any attempt, a negative one or a refusal from the latest only (`guarantees.md`,
+//! "Exactly once"): an earlier attempt may be refused, or find nothing, after a later one was executed.
+
+use super::assembly::Found;
+use super::value::Layout;
+use crate::logic::record;
+use crate::proto::memcache::{Reply, Trouble};
+use crate::proto::rpc::msgpack::{DecodeError, Reader};
+use crate::proto::rpc::v1::{Mutated, Op};
+
+/// What a client is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer<'a> {
+    /// A value.
+    Found(Found<'a>),
+    /// A retrieval found nothing.
+    Missing,
+    /// Anything else.
+    Reply(Reply<'static>),
+}
+
+impl Answer<'_> {
+    /// An answer that says that something went wrong.
+    pub fn trouble(trouble: Trouble) -> Answer<'static> {
+        Answer::Reply(Reply::Trouble(trouble))
+    }
+
+    /// Whether it may come from any attempt.
+    pub fn is_positive(&self) -> bool {
+        match self {
+            Answer::Found(_) => true,
+            Answer::Missing => false,
+            Answer::Reply(reply) => {
+                matches!(reply, Reply::Stored | Reply::Deleted | Reply::Touched | Reply::Number(_))
+            }
+        }
+    }
+}
+
+/// Reads the result of a get.
+///
+/// # Errors
+/// When it is none.
+#[inline]
+pub fn of_get(result: &[u8], layout: Layout, now_secs: u64) -> Result<Answer<'_>, DecodeError> {
+    let mut r = Reader::new(result);
+    if r.take_nil() { Ok(Answer::Missing) } else { of_dbval(r.raw()?, layout, now_secs) }
+}
+
+/// What a stored value is to a client.
+///
+/// # Errors
+/// When it is no dbval.
+#[inline]
+pub fn of_dbval(dbval: &[u8], layout: Layout, now_secs: u64) -> Result<Answer<'_>, DecodeError> {
+    let body = record::parse(dbval).ok_or(DecodeError::Type)?.body;
+    let seen = body.and_then(|body| layout.read(&body, now_secs));
+    Ok(seen.map_or(Answer::Missing, |seen| Answer::Found(seen.found)))
+}
+
+/// A time at which nothing has expired, not even by a negative exptime.
+const BEFORE_ANY_EXPIRY: u64 = 0;
+
+/// Reads the result of a change.
+///
+/// # Errors
+/// When it is none, or none that the change can have.
+#[inline]
+pub fn of_mutation(op: Op, result: &[u8], layout: Layout) -> Result<Answer<'_>, DecodeError> {
+    let reply = match Mutated::read(result)? {
+        Mutated::Done(_) => match op {
+            Op::Delete => Reply::Deleted,
+            Op::Touch => Reply::Touched,
+            Op::Incr | Op::Decr | Op::GetAndTouch => return Err(DecodeError::Type),
+            _ => Reply::Stored,
+        },
+        Mutated::NotStored => Reply::NotStored,
+        Mutated::Exists => Reply::Exists,
+        // memcached tells a missing key to append and replace as "not stored", and to gat as a miss.
+        Mutated::NotFound => match op {
+            Op::GetAndTouch => return Ok(Answer::Missing),
+            Op::Replace | Op::Append | Op::Prepend => Reply::NotStored,
+            _ => Reply::NotFound,
+        },
+        Mutated::NotNumber => Reply::Trouble(Trouble::NonNumeric),
+        Mutated::TooLarge => too_large(op),
+        Mutated::Number(_, number) => Reply::Number(number),
+        // It was there when it was touched. The expiry that it has since may have passed already; that is for later gets.
+        Mutated::Value(dbval) => return of_dbval(dbval, layout, BEFORE_ANY_EXPIRY),
+        Mutated::Unknown => Reply::Trouble(Trouble::Unknown),
+    };
+    Ok(Answer::Reply(reply))
+}
+
+/// What memcached says when a value would become too large.
+pub fn too_large(op: Op) -> Reply<'static> {
+    match op {
+        Op::Append | Op::Prepend => Reply::NotStored,
+        _ => Reply::Trouble(Trouble::TooLarge),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logic::clock::ClockTime;
+    use crate::proto::rpc::msgpack::write_raw;
+
+    fn mutated(op: Op, outcome: Mutated<'_>) -> Result<Answer<'static>, DecodeError> {
+        let mut result = Vec::new();
+        outcome.write(&mut result);
+        of_mutation(op, &result, Layout::default()).map(|answer| match answer {
+            Answer::Reply(reply) => Answer::Reply(reply),
+            Answer::Missing => Answer::Missing,
+            Answer::Found(_) => panic!("no value was answered"),
+        })
+    }
+
+    #[test]
+    fn a_value_touched_with_an_expiry_that_has_passed_is_answered_all_the_same() {
+        let (mut dbval, mut result) = (Vec::new(), Vec::new());
+        Layout::default().encode(ClockTime(9), 5, crate::logic::expiry::GONE, b"abc", &mut dbval);
+        Mutated::Value(&dbval).write(&mut result);
+        let found = Found { flags: 5, cas: 9, data: b"abc" };
+        assert_eq!(of_mutation(Op::GetAndTouch, &result, Layout::default()), Ok(Answer::Found(found)));
+    }
+
+    #[test]
+    fn a_get_finds_a_value_nothing_or_one_that_has_expired() {
+        let mut result = Vec::new();
+        let mut dbval = Vec::new();
+        Layout::default().encode(ClockTime(9), 5, 50, b"abc", &mut dbval);
+        write_raw(&mut result, &dbval);
+        let found = Found { flags: 5, cas: 9, data: b"abc" };
+        assert_eq!(of_get(&result, Layout::default(), 49), Ok(Answer::Found(found)));
+        assert_eq!(of_get(&result, Layout::default(), 50), Ok(Answer::Missing));
+        assert_eq!(of_get(&[0xc0], Layout::default(), 0), Ok(Answer::Missing));
+        assert_eq!(of_get(&[0xa3, 1, 2, 3], Layout::default(), 0), Err(DecodeError::Type));
+        assert_eq!(of_get(&[0xc3], Layout::default(), 0), Err(DecodeError::Type));
+    }
+
+    #[test]
+    fn the_same_outcome_is_told_differently_to_different_commands() {
+        use Reply::{Deleted, Exists, NotFound, NotStored, Number, Stored, Touched};
+        for (op, outcome, reply) in [
+            (Op::Set, Mutated::Done(1), Stored),
+            (Op::Delete, Mutated::Done(1), Deleted),
+            (Op::Touch, Mutated::Done(1), Touched),
+            (Op::Add, Mutated::NotStored, NotStored),
+            (Op::Append, Mutated::NotFound, NotStored),
+            (Op::Cas, Mutated::NotFound, NotFound),
+            (Op::Cas, Mutated::Exists, Exists),
+            (Op::Incr, Mutated::Number(1, 7), Number(7)),
+            (Op::Prepend, Mutated::TooLarge, NotStored),
+            (Op::Set, Mutated::TooLarge, Reply::Trouble(Trouble::TooLarge)),
+            (Op::Incr, Mutated::NotNumber, Reply::Trouble(Trouble::NonNumeric)),
+            (Op::Set, Mutated::Unknown, Reply::Trouble(Trouble::Unknown)),
+        ] {
+            assert_eq!(mutated(op, outcome), Ok(Answer::Reply(reply)), "{op:?} {outcome:?}");
+        }
+        assert_eq!(mutated(Op::GetAndTouch, Mutated::NotFound), Ok(Answer::Missing));
+        assert_eq!(mutated(Op::Incr, Mutated::Done(1)), Err(DecodeError::Type));
+    }
+
+    #[test]
+    fn only_what_was_done_counts_from_earlier_attempts() {
+        for reply in [Reply::Stored, Reply::Deleted, Reply::Touched, Reply::Number(3)] {
+            assert!(Answer::Reply(reply).is_positive());
+        }
+        for reply in [Reply::NotStored, Reply::Exists, Reply::NotFound, Reply::Trouble(Trouble::Unknown)] {
+            assert!(!Answer::Reply(reply).is_positive());
+        }
+        assert!(!Answer::Missing.is_positive());
+    }
+}

@@ -1,0 +1,79 @@
+//! When an operation is tried again, and when it is given up.
+//!
+//! A cluster may be silent for 0.3 s when a process dies and for 2 s when one hangs (`guarantees.md`, "Short silence"),
+//! and clients are to see latency then, not errors. So an operation is given [`PATIENCE_MS`] whatever the number of its
+//! tries, and from then on as many more as `-G`, `-S` and `-D` say, [`LAST_DELAY_MS`] apart.
+
+use crate::proto::rpc::v1::Op;
+
+/// Whether servers remember what became of an operation (`guarantees.md`, "Exactly once"), so that one whose attempt got
+/// lost can be sent again whatever it does. As long as they do not, only what can be done twice without harm is.
+pub const OUTCOMES_ARE_REMEMBERED: bool = false;
+
+/// Whether a change may be sent again after an attempt that may have been executed.
+pub fn may_repeat(change: Op) -> bool {
+    OUTCOMES_ARE_REMEMBERED || matches!(change, Op::Set | Op::Replace | Op::Delete | Op::Touch | Op::GetAndTouch)
+}
+
+/// Whether an answer counts after an attempt that may have been executed. A negative one does not where nothing is
+/// remembered: what it found may be what that attempt left.
+pub fn counts_after_loss(positive: bool) -> bool {
+    OUTCOMES_ARE_REMEMBERED || positive
+}
+
+/// How long every operation is tried, in milliseconds.
+pub const PATIENCE_MS: u64 = 4_000;
+/// Longest pause before the first retry, in milliseconds. Each further one is twice as long.
+pub const FIRST_DELAY_MS: u64 = 5;
+/// Longest pause before any retry, in milliseconds.
+pub const LAST_DELAY_MS: u64 = 100;
+
+/// The pause before the next retry, in milliseconds, after `retries` of them: between half of the longest and the
+/// longest, by `chance`, so that operations that failed together do not come back together.
+pub fn delay_ms(retries: u32, chance: u32) -> u64 {
+    let longest = (FIRST_DELAY_MS << retries.min(8)).min(LAST_DELAY_MS);
+    let half = longest / 2;
+    longest - u64::from(chance) % (half + 1)
+}
+
+/// How long an operation is tried in all, in milliseconds, with `limit` retries after the patience.
+pub fn give_up_after_ms(limit: u32) -> u64 {
+    PATIENCE_MS + u64::from(limit) * LAST_DELAY_MS
+}
+
+/// A cheap source of chance (SplitMix64); the seed decides.
+#[derive(Clone, Debug)]
+pub struct Chance(pub u64);
+
+impl Chance {
+    /// The next number.
+    pub fn draw(&mut self) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_differ() {
+        let mut chance = Chance(1);
+        for retries in 0..100 {
+            let longest = [5, 10, 20, 40, 80].get(retries as usize).copied().unwrap_or(100);
+            let delays: Vec<u64> = (0..50).map(|_| delay_ms(retries, chance.draw())).collect();
+            assert!(delays.iter().all(|d| (longest / 2..=longest).contains(d)), "{retries}: {delays:?}");
+            assert!(delays.iter().any(|d| *d != delays[0]));
+        }
+    }
+
+    #[test]
+    fn a_hung_process_is_ridden_out_even_without_retries() {
+        assert!(give_up_after_ms(0) >= 4_000);
+        assert_eq!(give_up_after_ms(20), 6_000);
+    }
+}

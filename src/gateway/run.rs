@@ -1,0 +1,158 @@
+//! What the gateway daemon does: listens, keeps in touch with the managers, hands clients to workers, stops.
+
+use super::managers;
+use super::stats::{Baseline, Counters};
+use super::value::Layout;
+use super::view::View;
+use super::worker::{self, Mail, Shared};
+use crate::logic::address::Address;
+use crate::net::cores::Cores;
+use crate::net::listen;
+use crate::proto::memcache::Limits;
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How long stopping waits for what is under way.
+pub const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the operator asked for (`spec/cli.md`, "kumo-gateway").
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The managers, one or two (`-m`, `-p`).
+    pub managers: Vec<Address>,
+    /// What clients may send (`--max-value`).
+    pub limits: Limits,
+    /// How values are stored (`-F`, `-E`).
+    pub layout: Layout,
+    /// Retries of a get, after what [`super::retry`] grants to all (`-G`).
+    pub get_retry: u32,
+    /// Retries of a change (`-S`).
+    pub set_retry: u32,
+    /// Retries of a delete (`-D`).
+    pub delete_retry: u32,
+    /// Refusals until the managers are asked for the hash space (`-rn`).
+    pub renew_threshold: u32,
+    /// Stores are acknowledged before all replicas have them (`-As`).
+    pub async_set: bool,
+    /// Deletes are acknowledged before all replicas have them (`-Ad`).
+    pub async_delete: bool,
+    /// Put before every key (`-k`).
+    pub key_prefix: Vec<u8>,
+    /// How long a connection to a server or manager may take (`-Ys`).
+    pub connect_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            managers: Vec::new(),
+            limits: Limits::default(),
+            layout: Layout::default(),
+            get_retry: 5,
+            set_retry: 20,
+            delete_retry: 20,
+            renew_threshold: 4,
+            async_set: false,
+            async_delete: false,
+            key_prefix: Vec::new(),
+            connect_timeout: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Serves clients that connect to `listeners` until `shutdown` becomes true (or its sender is gone), then answers what
+/// is under way, for at most [`DRAIN_LIMIT`]. To be awaited in an event loop of [`crate::net::cores::event_loop`]; the
+/// clients are served by the workers of `cores`.
+///
+/// # Errors
+/// When the system gives no random numbers.
+pub async fn run(
+    config: Config,
+    listeners: Vec<TcpListener>,
+    cores: Arc<Cores>,
+    mut shutdown: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let incarnation = getrandom::u64().map_err(io::Error::other)?;
+    let (requests, for_managers) = mpsc::unbounded_channel();
+    let shared = Arc::new(Shared {
+        config,
+        incarnation,
+        newest: watch::Sender::new(Arc::new(View::default())),
+        requests,
+        counters: (0..cores.count()).map(|_| Arc::new(Counters::default())).collect(),
+        baseline: Baseline::default(),
+        started: Instant::now(),
+    });
+    let (working, mut all_ended) = mpsc::channel::<()>(1);
+    let mut mailboxes = Vec::new();
+    for number in 0..cores.count() {
+        let (sender, mail) = mpsc::unbounded_channel();
+        mailboxes.push(sender);
+        let (shared, working) = (shared.clone(), working.clone());
+        cores.run_on(number, move || {
+            tokio::task::spawn_local(async move {
+                worker::run(number as u16, shared, mail).await;
+                drop(working);
+            });
+        });
+    }
+    drop(working);
+    let managers = tokio::task::spawn_local(managers::run(shared.clone(), for_managers));
+    let mailboxes = Rc::new(mailboxes);
+    let turn = Rc::new(Cell::new(0));
+    let accepting: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| tokio::task::spawn_local(accept(listener, mailboxes.clone(), turn.clone())))
+        .collect();
+    // An error means that nobody can ask for the end any more, which is one.
+    let _ = shutdown.wait_for(|stop| *stop).await;
+    for task in accepting {
+        task.abort();
+        let _ = task.await;
+    }
+    drain(&mailboxes).await;
+    managers.abort();
+    drop(mailboxes);
+    let _ = all_ended.recv().await;
+    Ok(())
+}
+
+/// Hands clients to the workers in turn.
+async fn accept(listener: TcpListener, workers: Rc<Vec<mpsc::UnboundedSender<Mail>>>, turn: Rc<Cell<usize>>) {
+    loop {
+        let (stream, _) = listen::accept(&listener).await;
+        match stream.into_std() {
+            Ok(stream) => {
+                let worker = turn.replace(turn.get().wrapping_add(1)) % workers.len();
+                // A worker that is gone has stopped, and the gateway with it.
+                let _ = workers[worker].send(Mail::Client(stream));
+            }
+            Err(e) => tracing::warn!("cannot serve a client: {e}"),
+        }
+    }
+}
+
+/// Has all workers answer what is under way.
+async fn drain(workers: &[mpsc::UnboundedSender<Mail>]) {
+    let mut waits = Vec::new();
+    for worker in workers {
+        let (done, wait) = oneshot::channel();
+        if worker.send(Mail::Drain(done)).is_ok() {
+            waits.push(wait);
+        }
+    }
+    let all = async {
+        for wait in waits {
+            // An error: the worker has ended, and has nothing to drain.
+            let _ = wait.await;
+        }
+    };
+    if tokio::time::timeout(DRAIN_LIMIT, all).await.is_err() {
+        tracing::warn!("clients that are still waiting for answers are hung up on");
+    }
+}

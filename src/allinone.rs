@@ -66,6 +66,7 @@ pub async fn run(
     let cores = Cores::start(usize::from(config.threads)).map_err(|e| format!("cannot start threads: {e}"))?;
     let cores = Arc::new(cores);
     // Gateway first, then servers, then the manager: each stops while what it needs is there.
+    let clients = clients.into_iter().map(into_tokio).collect::<Result<Vec<_>, _>>()?;
     let (stop_servers, servers_stop) = watch::channel(false);
     let (stop_manager, manager_stop) = watch::channel(false);
     let manager_address = own_address(&manager)?;

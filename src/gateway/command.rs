@@ -8,10 +8,13 @@ use super::worker::State;
 use crate::logic::clock::ClockTime;
 use crate::logic::counter::Direction;
 use crate::logic::expiry::{NEVER, expiry_of, flush_time};
-use crate::logic::record::{LAYOUT_FULL, LAYOUT_KUMOFS, encode_header};
+use crate::logic::record::{LAYOUT_FULL, encode_header};
 use crate::net::time::unix_secs;
 use crate::proto::memcache::{Keys, Reply, Request, StatsTopic, Trouble, Verb};
 use crate::proto::rpc::v1::{Op, option};
+
+/// Most keys in one message to a server.
+const BATCH_KEYS: usize = 4096;
 
 /// What `version` answers.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -94,7 +97,7 @@ impl State {
                 0 => {}
                 1 => alone.append(parts),
                 _ => {
-                    self.get_batch(home, link as u32, parts);
+                    parts.chunks(BATCH_KEYS).for_each(|parts| self.get_batch(home, link as u32, parts));
                     parts.clear();
                 }
             }
@@ -166,9 +169,8 @@ impl State {
         }
         self.change(home, op, key, arg, noreply, |out| {
             if is_part {
-                // What is put to a value takes over the value's own flags and expiry.
-                let number = if layout.is_kumofs() { LAYOUT_KUMOFS } else { LAYOUT_FULL };
-                encode_header(ClockTime(0), number, 0, NEVER, 0, out);
+                // What is put to a value takes over the value's own layout, flags and expiry.
+                encode_header(ClockTime(0), LAYOUT_FULL, 0, NEVER, 0, out);
                 out.extend_from_slice(data);
             } else {
                 layout.encode(ClockTime(0), flags, expiry, data, out);

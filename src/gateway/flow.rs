@@ -5,7 +5,7 @@ use super::link::Links;
 use super::op::{Ask, Home, Op, WHOLE};
 use super::outcome::{self, Answer};
 use super::pending::Request;
-use super::retry::{delay_ms, give_up_after_ms};
+use super::retry::{counts_after_loss, delay_ms, give_up_after_ms, may_repeat};
 use super::stats::Figure;
 use super::v0::{self, Stage, Step};
 use super::view::{Dialect, View};
@@ -58,7 +58,7 @@ impl State {
             }
             let op = self.ops.at(place);
             op.uncertain |= op.is_mutation();
-            if op.uncertain && self.speaks_v0(link) && !v0::may_repeat(self.ops.at(place)) {
+            if self.cannot_repeat(place, link) {
                 self.finish(place, Answer::trouble(Trouble::Unknown));
             } else {
                 self.ops.at(place).link = None;
@@ -233,15 +233,24 @@ impl State {
         };
         op.uncertain |= sent && op.is_mutation();
         let link = op.link.unwrap_or_default();
-        let is_repeatable = v0::may_repeat(op) || !op.uncertain;
+        if self.cannot_repeat(place, link) {
+            return self.finish(place, Answer::trouble(Trouble::Unknown));
+        }
         if self.speaks_v0(link) {
-            if !is_repeatable {
-                return self.finish(place, Answer::trouble(Trouble::Unknown));
-            }
             self.restart(place);
             return self.unreachable(place);
         }
         self.put_off(place, Trouble::NoServer);
+    }
+
+    /// Whether an operation must not be sent again: a lost attempt may have been executed.
+    fn cannot_repeat(&mut self, place: u32, link: u32) -> bool {
+        let is_v0 = self.speaks_v0(link);
+        let op = self.ops.at(place);
+        match op.ask {
+            Ask::Mutate(change) if op.uncertain => !(if is_v0 { v0::may_repeat(op) } else { may_repeat(change) }),
+            _ => false,
+        }
     }
 
     /// Makes an operation with a version 0 server begin again.
@@ -288,7 +297,12 @@ impl State {
             Ask::Mutate(change) => outcome::of_mutation(change, result, layout, unix_secs())?,
             Ask::Batch => return self.take_batch(place, result),
         };
-        if latest || answer.is_positive() {
+        let positive = answer.is_positive();
+        if self.ops.at(place).uncertain && !counts_after_loss(positive) {
+            if latest {
+                self.finish(place, Answer::trouble(Trouble::Unknown));
+            }
+        } else if latest || positive {
             self.finish(place, answer);
         }
         Ok(())
@@ -436,6 +450,11 @@ impl State {
 
     /// A server refuses an attempt: it was not executed.
     fn refused(&mut self, place: u32, link_place: u32, number: u32, result: &[u8]) {
+        if number == error::NO_SPACE {
+            let uncertain = self.ops.at(place).uncertain;
+            let trouble = if uncertain { Trouble::Unknown } else { Trouble::NoSpace };
+            return self.finish(place, Answer::trouble(trouble));
+        }
         let newer = Reader::new(result).u64().ok().filter(|epoch| *epoch > self.view.number());
         if number == error::SERVER && newer.is_some() {
             self.fetch_epoch(link_place);
@@ -443,11 +462,9 @@ impl State {
             self.note_refusal();
         }
         if self.speaks_v0(link_place) {
-            if v0::may_repeat(self.ops.at(place)) || !self.ops.at(place).uncertain {
-                self.restart(place);
-            }
-            if self.ops.at(place).stage != Stage::Write && v0::first_stage(self.ops.at(place).ask) == Stage::Read {
-                self.ops.at(place).trouble = Some(Trouble::TryAgain);
+            let was_read = self.ops.at(place).stage != Stage::Write;
+            self.restart(place);
+            if was_read {
                 return self.unreachable(place);
             }
         }

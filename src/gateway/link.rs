@@ -11,7 +11,7 @@ use super::view::{Dialect, View};
 use super::worker::{State, Worker};
 use crate::logic::address::Address;
 use crate::logic::record::worker_of;
-use crate::net::conn::{Conn, Ended, Received, read_loop};
+use crate::net::conn::{Conn, Ended, Received, Then, read_loop};
 use crate::proto::rpc::frame::{self, Frame, Scanner};
 use crate::proto::rpc::v1::{Connect, Peer};
 use std::rc::Rc;
@@ -206,10 +206,13 @@ impl State {
         link.connection = connection;
         link.stage = Stage::Connecting(Vec::new());
         if link.dialect == Dialect::V1 {
-            let (incarnation, worker) = (self.shared.incarnation, link.server_worker);
-            let workers = self.shared.counters.len() as u16;
-            let from_worker = self.ops.worker();
-            let connect = Connect { peer: Peer::Gateway, incarnation, workers, from_worker, worker };
+            let connect = Connect {
+                peer: Peer::Gateway,
+                incarnation: self.shared.incarnation,
+                workers: self.shared.counters.len() as u16,
+                from_worker: self.number,
+                worker: link.server_worker,
+            };
             if let Some(msgid) = link.ask(Request::Connect, self.now_ms) {
                 link.write(|out| connect.write(out, msgid));
             }
@@ -267,7 +270,7 @@ impl State {
             link.active_ms = self.now_ms;
             let rest = &bytes[used..];
             match scanner.advance(rest) {
-                Ok(None) => return Received::used(used),
+                Ok(None) => return Received { used, need: scanner.needed(), then: Then::Read },
                 Ok(Some(len)) => {
                     *scanner = Scanner::default();
                     used += len;

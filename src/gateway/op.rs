@@ -164,11 +164,6 @@ impl Ops {
         Ops { table: Vec::new(), free: Vec::new(), bytes: 0, sequences: Sequences::new(worker) }
     }
 
-    /// Whose table this is.
-    pub fn worker(&self) -> u16 {
-        (self.sequences.floor >> 48) as u16
-    }
-
     /// Takes a place for a new operation. Returns it with its number.
     #[inline]
     pub fn begin(&mut self, home: Home, ask: Ask, began_ms: u64) -> (u32, &mut Op) {

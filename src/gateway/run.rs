@@ -11,10 +11,10 @@ use crate::net::listen;
 use crate::proto::memcache::Limits;
 use std::cell::Cell;
 use std::io;
-use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long stopping waits for what is under way.
@@ -70,14 +70,13 @@ impl Default for Config {
 /// clients are served by the workers of `cores`.
 ///
 /// # Errors
-/// When the system refuses a listener or random numbers.
+/// When the system gives no random numbers.
 pub async fn run(
     config: Config,
     listeners: Vec<TcpListener>,
     cores: Arc<Cores>,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let listeners = listeners.into_iter().map(into_tokio).collect::<io::Result<Vec<_>>>()?;
     let incarnation = getrandom::u64().map_err(io::Error::other)?;
     let (requests, for_managers) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
@@ -123,17 +122,8 @@ pub async fn run(
     Ok(())
 }
 
-fn into_tokio(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
-    listener.set_nonblocking(true)?;
-    tokio::net::TcpListener::from_std(listener)
-}
-
 /// Hands clients to the workers in turn.
-async fn accept(
-    listener: tokio::net::TcpListener,
-    workers: Rc<Vec<mpsc::UnboundedSender<Mail>>>,
-    turn: Rc<Cell<usize>>,
-) {
+async fn accept(listener: TcpListener, workers: Rc<Vec<mpsc::UnboundedSender<Mail>>>, turn: Rc<Cell<usize>>) {
     loop {
         let (stream, _) = listen::accept(&listener).await;
         match stream.into_std() {

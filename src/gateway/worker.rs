@@ -101,6 +101,8 @@ pub struct Worker {
 pub struct State {
     /// The worker that this is the state of.
     pub me: Weak<Worker>,
+    /// Its number.
+    pub number: u16,
     /// What all workers share.
     pub shared: Arc<Shared>,
     /// The view in use.
@@ -197,6 +199,7 @@ pub async fn run(number: u16, shared: Arc<Shared>, mut mail: mpsc::UnboundedRece
         scratch: Scratch::new(),
         state: RefCell::new(State {
             me: me.clone(),
+            number,
             counters,
             view: Arc::default(),
             now_ms: 0,

@@ -49,6 +49,9 @@ impl Draft {
     /// Takes a server for dead. It keeps its place on the ring. Copying starts over, because what it was to send must
     /// come from others.
     pub fn remove(&mut self, address: Address) {
+        if !is_active(&self.epoch, address) {
+            return;
+        }
         let was_full = self.epoch.rhs.find(address).is_some_and(|n| n.active);
         set_active(&mut self.epoch.whs, address, false, self.time);
         set_active(&mut self.epoch.rhs, address, false, self.time);

@@ -5,7 +5,7 @@
 //! removed, who comes back by itself, when a phase is done. [`super::change`] writes the texts, [`super::decide`]
 //! makes them facts. An epoch is on disk before anybody is told of it: [`Action::Spread`] says so.
 
-use super::change::{self, Draft, Newcomer};
+use super::change::{self, Claims, Draft, Newcomer};
 use super::decide;
 use super::roster::{Kind, Roster};
 use crate::logic::address::Address;
@@ -126,6 +126,8 @@ pub struct State {
     partner_met: bool,
     /// An operator has said that those present are to be taken.
     forced: bool,
+    /// Of the epoch in force, once somebody asked for them.
+    claims: Option<Claims>,
     /// Incarnations that an epoch removed: never to be admitted again.
     burnt: BTreeSet<u64>,
     /// Who has reported the end of the phase under way.
@@ -155,6 +157,7 @@ impl State {
             remembered: from_disk,
             partner_met: false,
             forced: false,
+            claims: None,
             burnt: BTreeSet::new(),
             reported: BTreeSet::new(),
             gone_since: None,
@@ -335,7 +338,7 @@ impl State {
 
     /// Connecting to a server was tried; that `began` at a time since the start. A server that came back meanwhile lives.
     pub fn checked(&mut self, now: Now, began: Duration, address: Address, reachable: bool) {
-        let came_back = self.roster.get(address).is_some_and(|s| s.conn.is_some() && s.opened >= began);
+        let came_back = self.roster.get(address).is_some_and(|s| s.conn.is_some() && s.opened > began);
         if !reachable && !came_back && change::is_active(&self.epoch, address) {
             self.bury(now, address);
             self.settle(now);
@@ -430,6 +433,7 @@ impl State {
         }
         self.expect_servers(now.since_start);
         self.forget_strangers();
+        self.claims = None;
         self.actions.push(Action::Spread);
     }
 

@@ -35,10 +35,10 @@ fn serve(options: GatewayOptions, host: &mut Host<'_>) -> Result<(), String> {
     let workers = options.common.workers(cores());
     let cores = Arc::new(Cores::start(workers).map_err(|e| format!("cannot start threads: {e}"))?);
     event_loop().map_err(|e| format!("cannot start an event loop: {e}"))?.block_on(async {
-        let served = sockets::names(&listeners);
-        let listeners = listeners.into_iter().map(sockets::into_tokio).collect::<Result<_, _>>()?;
+        let names = sockets::names(&listeners);
+        let listeners = listeners.into_iter().map(sockets::into_tokio).collect::<Result<Vec<_>, _>>()?;
         host.listening()?;
-        tracing::info!("start gateway for memcached clients on {served}");
+        tracing::info!("start gateway for memcached clients on {names}");
         gateway::run(config, listeners, cores, host.stop()).await.map_err(|e| format!("the gateway: {e}"))
     })
 }

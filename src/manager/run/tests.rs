@@ -210,7 +210,8 @@ fn a_cluster_is_attached_loses_a_server_and_tells_everybody() {
             let (ours, old) = (Ear::default(), Ear::default());
             let to = manager.address.socket_addr();
             let gateway = RpcConn::connect_client(to, SECOND, Limits::default(), ours.handler()).await.unwrap();
-            let connect = v1::Connect { peer: v1::Peer::Gateway, incarnation: 5, workers: 2, from_worker: 0, worker: 0 };
+            let connect =
+                v1::Connect { peer: v1::Peer::Gateway, incarnation: 5, workers: 2, from_worker: 0, worker: 0 };
             let connected = gateway.call_with(|out, msgid| connect.write(out, msgid), SECOND).await.unwrap();
             let connected = v1::Connected::read(&connected).unwrap();
             assert_eq!((connected.incarnation, connected.disk_id, connected.epoch), (11, 22, 0));

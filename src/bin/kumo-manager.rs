@@ -30,9 +30,10 @@ fn manage(options: ManagerOptions, host: &mut Host<'_>) -> Result<(), String> {
         connect_timeout: options.common.connect_timeout,
         connect_retry_limit: options.common.connect_retry_limit,
         state: options.state,
+        binary_log: host.binary_log(),
         ..Config::new(address, [dice()?, dice()?, dice()?], unix_secs)
     };
-    host.binary_log().log(&Happened::ManagerStart { addr: address, partner: config.partner });
+    config.binary_log.log(&Happened::ManagerStart { addr: address, partner: config.partner });
     let event_loop = cores::event_loop().map_err(|e| format!("cannot start an event loop: {e}"))?;
     event_loop.block_on(async {
         let listeners = listeners.into_iter().map(sockets::into_tokio).collect::<Result<_, _>>()?;

@@ -7,9 +7,11 @@ use super::links::{Link, LinkKind, Links};
 use super::persist::{PersistError, StateFile};
 use super::requests;
 use super::state::{Action, ConnId, Level, Now, Setup, State};
+use crate::daemon::binlog::BinaryLog;
 use crate::logic::address::Address;
 use crate::net::listen;
 use crate::net::rpc::{CallError, Event, Handler, Limits, Peer, RpcConn};
+use crate::proto::binlog::Happened;
 use crate::proto::rpc::frame::Role;
 use crate::proto::rpc::msgpack::{write_array, write_uint};
 use crate::proto::rpc::{error, v0, v1};
@@ -52,6 +54,8 @@ pub struct Config {
     pub dice: [u64; 3],
     /// The wall clock: UNIX seconds.
     pub unix_secs: fn() -> u64,
+    /// `-g`: where what happens is written down for programs.
+    pub binary_log: BinaryLog,
 }
 
 impl Config {
@@ -68,6 +72,7 @@ impl Config {
             state: None,
             dice,
             unix_secs,
+            binary_log: BinaryLog::default(),
         }
     }
 
@@ -188,12 +193,14 @@ impl Manager {
 
     fn server_opened(self: &Rc<Self>, id: ConnId, address: Address) {
         self.links.borrow_mut().set_kind(id, LinkKind::Server);
+        self.config.binary_log.log(&Happened::NewServer(address));
         self.with_state(|state, now| state.server_opened(now, id, address));
     }
 
     fn manager_opened(self: &Rc<Self>, id: ConnId, conn: &RpcConn, address: Address) {
         if self.config.partner != Some(address) {
             tracing::warn!("unknown partner {address}: give it to this manager with --partner, or keep it away");
+            self.config.binary_log.log(&Happened::UnknownPartner(address));
             conn.close();
             return;
         }
@@ -335,6 +342,7 @@ impl Manager {
                         tokio::task::spawn_local(self.clone().check(address));
                     }
                     Action::Hint(address) => self.links.borrow().hint_partner(address),
+                    Action::NoteLost(address) => self.config.binary_log.log(&Happened::LostServer(address)),
                 }
             }
         }

@@ -73,6 +73,8 @@ pub enum Action {
     Hint(Address),
     /// Write to the log.
     Log(Level, String),
+    /// Write to the binary log that a server is taken for dead.
+    NoteLost(Address),
 }
 
 /// Why something is refused, with error 6.
@@ -334,6 +336,7 @@ impl State {
     fn log_lost(&mut self, address: Address) {
         self.log(Level::Warn, format!("lost node 1 {address}"));
         self.log(Level::Warn, format!("server lost {address}"));
+        self.actions.push(Action::NoteLost(address));
     }
 
     /// Connecting to a server was tried; that `began` at a time since the start. A server that came back meanwhile lives.

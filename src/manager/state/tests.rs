@@ -144,6 +144,7 @@ impl World {
                         self.state.server_closed(self.now(), conn);
                     }
                     Action::Hint(address) => self.log.push(format!("hint {address}")),
+                    Action::NoteLost(_) => {}
                 }
             }
         }

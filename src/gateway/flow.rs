@@ -295,7 +295,7 @@ impl State {
         let layout = self.shared.config.layout;
         let answer = match self.ops.at(place).ask {
             Ask::Get => outcome::of_get(result, layout, unix_secs())?,
-            Ask::Mutate(change) => outcome::of_mutation(change, result, layout, unix_secs())?,
+            Ask::Mutate(change) => outcome::of_mutation(change, result, layout)?,
             Ask::Batch => return self.take_batch(place, result),
         };
         let positive = answer.is_positive();

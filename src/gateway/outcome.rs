@@ -60,12 +60,15 @@ pub fn of_dbval(dbval: &[u8], layout: Layout, now_secs: u64) -> Result<Answer<'_
     Ok(seen.map_or(Answer::Missing, |seen| Answer::Found(seen.found)))
 }
 
+/// A time at which nothing has expired, not even by a negative exptime.
+const BEFORE_ANY_EXPIRY: u64 = 0;
+
 /// Reads the result of a change.
 ///
 /// # Errors
 /// When it is none, or none that the change can have.
 #[inline]
-pub fn of_mutation(op: Op, result: &[u8], layout: Layout, now_secs: u64) -> Result<Answer<'_>, DecodeError> {
+pub fn of_mutation(op: Op, result: &[u8], layout: Layout) -> Result<Answer<'_>, DecodeError> {
     let reply = match Mutated::read(result)? {
         Mutated::Done(_) => match op {
             Op::Delete => Reply::Deleted,
@@ -84,7 +87,8 @@ pub fn of_mutation(op: Op, result: &[u8], layout: Layout, now_secs: u64) -> Resu
         Mutated::NotNumber => Reply::Trouble(Trouble::NonNumeric),
         Mutated::TooLarge => too_large(op),
         Mutated::Number(_, number) => Reply::Number(number),
-        Mutated::Value(dbval) => return of_dbval(dbval, layout, now_secs),
+        // It was there when it was touched. The expiry that it has since may have passed already; that is for later gets.
+        Mutated::Value(dbval) => return of_dbval(dbval, layout, BEFORE_ANY_EXPIRY),
         Mutated::Unknown => Reply::Trouble(Trouble::Unknown),
     };
     Ok(Answer::Reply(reply))
@@ -107,11 +111,20 @@ mod tests {
     fn mutated(op: Op, outcome: Mutated<'_>) -> Result<Answer<'static>, DecodeError> {
         let mut result = Vec::new();
         outcome.write(&mut result);
-        of_mutation(op, &result, Layout::default(), 100).map(|answer| match answer {
+        of_mutation(op, &result, Layout::default()).map(|answer| match answer {
             Answer::Reply(reply) => Answer::Reply(reply),
             Answer::Missing => Answer::Missing,
             Answer::Found(_) => panic!("no value was answered"),
         })
+    }
+
+    #[test]
+    fn a_value_touched_with_an_expiry_that_has_passed_is_answered_all_the_same() {
+        let (mut dbval, mut result) = (Vec::new(), Vec::new());
+        Layout::default().encode(ClockTime(9), 5, crate::logic::expiry::GONE, b"abc", &mut dbval);
+        Mutated::Value(&dbval).write(&mut result);
+        let found = Found { flags: 5, cas: 9, data: b"abc" };
+        assert_eq!(of_mutation(Op::GetAndTouch, &result, Layout::default()), Ok(Answer::Found(found)));
     }
 
     #[test]

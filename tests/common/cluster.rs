@@ -291,7 +291,6 @@ impl Cluster {
         }
     }
 
-    /// Where the manager, a server or a gateway shows what it printed.
     pub fn processes(&mut self) -> impl Iterator<Item = &mut Process> {
         self.managers.iter_mut().chain(&mut self.servers).chain(&mut self.gateways)
     }
@@ -301,7 +300,8 @@ impl Cluster {
     pub fn assert_sound(&mut self) {
         for process in self.processes() {
             let log = process.log_since(0);
-            assert!(!log.contains("panicked"), "{} panicked: {log}", process.name);
+            let defect = log.lines().find(|l| l.contains("defect at") || l.contains("panicked"));
+            assert!(defect.is_none(), "{}: {defect:?}", process.name);
             assert!(!process.is_running() || !process.has_ended(), "{} ended: {log}", process.name);
         }
     }

@@ -65,14 +65,14 @@ pub fn temp_dir() -> TempDir {
 /// The path of one of this package's programs.
 pub fn program(name: &str) -> PathBuf {
     let path = match name {
-        "kumofs" => option_env!("CARGO_BIN_EXE_kumofs"),
-        "kumo-manager" => option_env!("CARGO_BIN_EXE_kumo-manager"),
-        "kumo-server" => option_env!("CARGO_BIN_EXE_kumo-server"),
-        "kumo-gateway" => option_env!("CARGO_BIN_EXE_kumo-gateway"),
-        "kumoctl" => option_env!("CARGO_BIN_EXE_kumoctl"),
+        "kumofs" => env!("CARGO_BIN_EXE_kumofs"),
+        "kumo-manager" => env!("CARGO_BIN_EXE_kumo-manager"),
+        "kumo-server" => env!("CARGO_BIN_EXE_kumo-server"),
+        "kumo-gateway" => env!("CARGO_BIN_EXE_kumo-gateway"),
+        "kumoctl" => env!("CARGO_BIN_EXE_kumoctl"),
         other => panic!("no program of this package: {other}"),
     };
-    PathBuf::from(path.unwrap_or_else(|| panic!("{name} has not been built")))
+    PathBuf::from(path)
 }
 
 /// The right to run processes, of which few tests at a time have one: clusters on a busy machine are slow, and their

@@ -180,7 +180,8 @@ impl Said {
         assert_eq!(self.code, Some(code), "{self:?}");
         let lines = self.stderr.lines().count();
         assert!(lines == 1 && self.stderr.ends_with('\n'), "one line is due, not {lines}: {self:?}");
-        assert!(!self.stderr.contains("panicked") && !self.stderr.contains("backtrace"), "{self:?}");
+        let defects = ["panicked", "defect", "backtrace"];
+        assert!(defects.iter().all(|d| !self.stderr.contains(d)), "{self:?}");
         let missing: Vec<_> = words.iter().filter(|w| !self.stderr.contains(**w)).collect();
         assert!(missing.is_empty(), "not said: {missing:?} in {:?}", self.stderr);
     }

@@ -1,7 +1,8 @@
 //! The stories of the text protocol, played to a gateway of a cluster and to `kumofs`.
 
-use crate::common::Turn;
 use crate::common::cluster::Cluster;
+use crate::common::{Turn, temp_dir};
+use crate::onecommand;
 use crate::story::{self, Conversation, Side};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -63,4 +64,12 @@ fn stories_come_true_at_a_gateway_of_one_server() {
     let mut cluster = Cluster::start(1, 1);
     play_all(cluster.gateway(0));
     cluster.assert_sound();
+}
+
+#[test]
+fn stories_come_true_at_kumofs() {
+    let _turn = Turn::shared();
+    let dir = temp_dir();
+    let (_kumofs, address) = onecommand::start(dir.path(), "stories", &[]);
+    play_all(address);
 }

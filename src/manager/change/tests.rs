@@ -1,4 +1,6 @@
 use super::*;
+use crate::logic::ring::Ring;
+use crate::manager::ranges::{Claims, Ranges};
 use proptest::prelude::*;
 
 fn address(n: u8) -> Address {
@@ -12,7 +14,7 @@ fn newcomer(n: u8) -> Newcomer {
 fn change(epoch: &Epoch, edit: impl FnOnce(&mut Draft)) -> Epoch {
     let mut draft = Draft::new(epoch, ClockTime(1000 + epoch.number));
     edit(&mut draft);
-    let next = draft.finish();
+    let next = draft.finish(Vec::new(), 1);
     next.check().unwrap();
     assert_eq!(next.number, epoch.number + 1);
     next
@@ -30,6 +32,10 @@ fn cluster(n: u8) -> Epoch {
 
 fn remove(epoch: &Epoch, servers: &[u8]) -> Epoch {
     change(epoch, |d| servers.iter().for_each(|n| d.remove(address(*n))))
+}
+
+fn claims(epoch: &Epoch) -> Claims {
+    Ranges::of(epoch).claims(epoch)
 }
 
 fn good(epoch: &Epoch) -> Vec<Address> {
@@ -130,8 +136,9 @@ fn a_server_that_others_went_on_without_does_not_come_back_by_itself() {
 
 #[test]
 fn no_records_are_full_in_an_empty_cluster() {
-    assert!(!covered(&Epoch::default(), |_| true));
-    assert!(endangered(&Epoch::default(), |_| false).is_empty());
+    let empty = Epoch::default();
+    assert!(!Ranges::of(&empty).covered(|_| true));
+    assert!(Ranges::of(&empty).endangered(&empty, |_| false).is_empty());
 }
 
 #[test]
@@ -171,7 +178,7 @@ proptest! {
             let removed = epoch.server(server).unwrap().removed.unwrap();
             let since = history.iter().filter(|e| e.number >= removed);
             for later in since {
-                let shares = endangered(later, |_| false);
+                let shares = Ranges::of(later).endangered(later, |_| false);
                 let ring = Ring::new(&later.rhs.nodes);
                 let place = later.rhs.nodes.iter().position(|n| n.address == server);
                 let Some(place) = place else { continue };

@@ -1,9 +1,9 @@
 use super::*;
-use crate::logic::epoch::{Epoch, Phase};
+use crate::logic::epoch::Phase;
 use crate::logic::ring::HashSpace;
 use crate::net::rpc::Incoming;
 use crate::proto::rpc::frame::{self, Frame, Scanner};
-use crate::proto::rpc::msgpack::{Reader, write_bool, write_raw};
+use crate::proto::rpc::msgpack::{write_bool, write_raw};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;

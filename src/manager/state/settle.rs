@@ -91,7 +91,7 @@ impl State {
         if now.since_start < since + GATHER && !self.forced {
             return;
         }
-        let endangered = change::endangered(&self.epoch, |a| is(&a, Standing::Present));
+        let endangered = self.ranges.endangered(&self.epoch, |a| is(&a, Standing::Present));
         // They may come back, or turn out to have died together with the others.
         if !self.forced && endangered.iter().any(|a| is(a, Standing::Unknown)) {
             return;
@@ -101,7 +101,7 @@ impl State {
             let complete = endangered.iter().all(|a| returned.contains_key(a));
             let there = |a: Address| is(&a, Standing::Present) || reviving.contains(&a);
             let waited = self.waited(now, self.returned_since);
-            if !(complete || self.forced || waited && change::covered(&self.epoch, there)) {
+            if !(complete || self.forced || waited && self.ranges.covered(there)) {
                 return;
             }
         }
@@ -129,7 +129,7 @@ impl State {
     }
 
     fn take_back_the_last(&mut self, now: Now) {
-        let unserved = self.claims.get_or_insert_with(|| change::claims(&self.epoch)).good.clone();
+        let unserved = self.ranges.claims(&self.epoch).good;
         let mut there: Vec<Newcomer> = Vec::new();
         if !unserved.is_empty() {
             there = self.newcomers().into_iter().filter(|n| self.may_claim(n, &unserved)).collect();
@@ -141,7 +141,7 @@ impl State {
         self.claimed_since.get_or_insert(now.since_start);
         let covered = |a| change::is_full(&self.epoch, a) || there.iter().any(|n| n.address == a);
         let waited = self.waited(now, self.claimed_since);
-        if !(there.len() == unserved.len() || self.forced || waited && change::covered(&self.epoch, covered)) {
+        if !(there.len() == unserved.len() || self.forced || waited && self.ranges.covered(covered)) {
             return;
         }
         self.claimed_since = None;
@@ -170,6 +170,10 @@ impl State {
         if active.any(|n| !self.reported.contains(&n.address)) {
             return;
         }
+        // Filling servers may say that they have copied everything when nobody was there to copy from.
+        if matches!(self.epoch.phase, Phase::Copying { .. }) && self.ranges.awaited(&self.epoch) {
+            return;
+        }
         let mut draft: Draft = self.draft(now);
         match self.epoch.phase {
             Phase::Copying { .. } => draft.finish_copying(),
@@ -186,7 +190,7 @@ impl State {
             return false;
         }
         let founding = self.epoch.servers.is_empty();
-        founding || self.trusted && change::covered(&self.epoch, |a| change::is_full(&self.epoch, a))
+        founding || self.trusted && self.ranges.covered(|a| change::is_full(&self.epoch, a))
     }
 
     /// With `-a`: attaches newcomers and detaches the dead, some time after the first of them was noticed. Never while

@@ -4,6 +4,8 @@ use super::*;
 use crate::logic::route::Route;
 use std::collections::BTreeMap;
 
+mod model;
+
 const MANAGER: &str = "10.0.0.100:19700";
 const PARTNER: &str = "10.0.0.101:19700";
 
@@ -143,8 +145,8 @@ impl World {
                         self.conns.retain(|_, c| *c != conn);
                         self.state.server_closed(self.now(), conn);
                     }
+                    Action::NoteNew(_) | Action::NoteLost(_) => {}
                     Action::Hint(address) => self.log.push(format!("hint {address}")),
-                    Action::NoteLost(_) => {}
                 }
             }
         }
@@ -337,6 +339,42 @@ fn a_removed_incarnation_is_never_admitted_again() {
     assert_eq!(world.shape(), "1+ 3+");
     world.start(2);
     assert_eq!(world.not_attached(), [server(2)]);
+}
+
+#[test]
+fn a_server_that_learns_of_its_removal_joins_again_on_the_same_connection() {
+    let mut world = World::attached(3);
+    let old = world.epoch().server(server(2)).unwrap().incarnation;
+    world.silent.insert(2);
+    world.wait(2000);
+    world.silent.clear();
+    world.connect(2, old);
+    assert!(world.not_attached().is_empty());
+    let (disk_id, epoch) = world.disks[&2].clone();
+    let join = Join { disk_id, incarnation: 9999, workers: 2, stream: server(2), epoch: epoch.map(|e| e.encode()) };
+    world.state.joined(world.now(), world.conns[&2], &join).unwrap();
+    assert_eq!(world.not_attached(), [server(2)]);
+}
+
+#[test]
+fn a_report_counts_only_from_the_incarnation_that_was_admitted() {
+    let mut world = World::attached(3);
+    world.state.replace(world.now(), false).unwrap();
+    let Phase::Copying { time, .. } = world.epoch().phase else { panic!() };
+    world.start(3);
+    for conn in world.conns.values() {
+        world.state.copy_ended(world.now(), *conn, time);
+    }
+    assert!(matches!(world.epoch().phase, Phase::Copying { .. }));
+}
+
+#[test]
+fn a_server_without_identity_is_refused() {
+    let mut world = World::new();
+    world.disks.insert(1, (0, None));
+    world.start(1);
+    assert!(world.logged("server refused 10.0.0.1:19800: it has no identity"));
+    assert!(world.not_attached().is_empty());
 }
 
 #[test]
@@ -548,6 +586,43 @@ fn an_operator_takes_what_is_left_when_the_last_disk_is_gone() {
     assert_eq!(world.shape(), "1+ 2+ 3-");
     assert_eq!(world.epoch().phase, Phase::Copying { time: world.epoch().whs.timestamp, full: true });
     assert!(world.log.iter().any(|l| l.contains("best copy that is left")));
+}
+
+/// The only full server died while others were filled from it; these reported that nothing was left to copy, and were
+/// taken for full.
+#[test]
+fn filling_servers_without_a_source_do_not_become_full() {
+    let mut world = World::attached(1);
+    world.start(2);
+    world.start(3);
+    world.state.attach(world.now(), true).unwrap();
+    world.act();
+    world.kill(1);
+    world.wait(100);
+    assert_eq!(world.shape(), "1- 2~ 3~");
+    world.copy();
+    assert_eq!(world.shape(), "1- 2~ 3~");
+    world.state.replace(world.now(), false).unwrap();
+    assert_eq!(world.shape(), "1- 2~ 3~");
+    world.start(1);
+    world.wait(100);
+    assert_eq!(world.shape(), "1+ 2~ 3~");
+    world.copy_and_delete();
+    assert_eq!(world.shape(), "1+ 2+ 3+");
+}
+
+#[test]
+fn an_operator_gives_up_what_only_a_lost_server_had_by_detaching_it() {
+    let mut world = World::attached(1);
+    world.start(2);
+    world.state.attach(world.now(), true).unwrap();
+    world.act();
+    world.kill(1);
+    world.wait(100);
+    world.state.detach(world.now(), true).unwrap();
+    world.act();
+    assert_eq!(world.shape(), "2+");
+    world.copy_and_delete();
 }
 
 #[test]

@@ -226,14 +226,26 @@ impl Control {
     fn execute(self: &Rc<Self>, manager: Address, request: Incoming) {
         let mut r = Reader::new(&request.params);
         let executed = match request.method {
-            method::KEEP_ALIVE => Ok(Some(nil as fn(&mut Vec<u8>))),
-            v1::method::EPOCH_PUSH => r.array_of(1).and_then(|()| r.raw()).map(|bytes| {
-                self.take_epoch(bytes);
-                None
-            }),
-            method::HASH_SPACE_SYNC => self.hash_space_sync(&mut r).map(|fresh| Some(if fresh { yes } else { nil })),
-            method::REPLACE_COPY_START => self.copy_start(&mut r).map(|()| Some(yes as fn(&mut Vec<u8>))),
-            method::REPLACE_DELETE_START => self.delete_start(&mut r).map(|()| Some(yes as fn(&mut Vec<u8>))),
+            method::KEEP_ALIVE => Ok(nil as fn(&mut Vec<u8>)),
+            v1::method::EPOCH_PUSH => match r.array_of(1).and_then(|()| r.raw()) {
+                Ok(bytes) => {
+                    self.take_epoch(bytes);
+                    // Whoever pushed may count on it that no worker acts in an earlier epoch any more.
+                    let workers = self.ask_all(Mail::Flush);
+                    let number = self.shared.view().epoch.number;
+                    tokio::task::spawn_local(async move {
+                        all(workers).await;
+                        request.reply.success(|out| write_uint(out, number));
+                    });
+                    return;
+                }
+                Err(e) => Err(e),
+            },
+            method::HASH_SPACE_SYNC => {
+                self.hash_space_sync(&mut r).map(|fresh| if fresh { yes } else { nil } as fn(&mut Vec<u8>))
+            }
+            method::REPLACE_COPY_START => self.copy_start(&mut r).map(|()| yes as fn(&mut Vec<u8>)),
+            method::REPLACE_DELETE_START => self.delete_start(&mut r).map(|()| yes as fn(&mut Vec<u8>)),
             method::SERVER_CREATE_BACKUP => {
                 let suffix = r.array_of(1).and_then(|()| r.raw()).map(<[u8]>::to_vec);
                 match suffix {
@@ -247,11 +259,7 @@ impl Control {
             _ => Err(DecodeError::Type),
         };
         match executed {
-            Ok(Some(result)) => request.reply.success(result),
-            Ok(None) => {
-                let number = self.shared.view().epoch.number;
-                request.reply.success(|out| write_uint(out, number));
-            }
+            Ok(result) => request.reply.success(result),
             Err(_) => {
                 tracing::warn!("manager {manager} sent a malformed or unknown request {}", request.method);
                 request.reply.protocol_error();

@@ -14,7 +14,7 @@ pub enum Dialect {
 }
 
 /// An epoch and its routes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct View {
     /// The epoch. Number 0 without servers: nothing is known yet. Number 0 with servers: led by a kumofs 0.4 manager.
     pub epoch: Epoch,
@@ -22,6 +22,12 @@ pub struct View {
     /// Who takes writes, where that is not who reads: in a cluster led by a kumofs 0.4 manager the first active server
     /// of whs.
     write_route: Option<Route>,
+}
+
+impl Default for View {
+    fn default() -> View {
+        View::new(Epoch::default())
+    }
 }
 
 impl View {

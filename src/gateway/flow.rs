@@ -44,6 +44,10 @@ impl State {
         for place in self.ops.select(|_| true) {
             let (view, links) = (&self.view, &self.links);
             let op = self.ops.at(place);
+            if op.ask != Ask::Batch {
+                // It may be refused yet, and later ones must not come before it.
+                self.order.enter(place, op);
+            }
             let Some(link) = op.link else {
                 self.resend(place);
                 continue;
@@ -72,9 +76,13 @@ impl State {
         self.links.at(link).is_some_and(|link| link.dialect == Dialect::V0)
     }
 
-    /// Sends an operation that waited.
+    /// Sends an operation that waited, if it is its turn.
     fn resend(&mut self, place: u32) {
-        if self.ops.at(place).ask == Ask::Batch { self.split_batch(place, None) } else { self.send(place) }
+        if self.ops.at(place).ask == Ask::Batch {
+            self.split_batch(place, None);
+        } else if self.order.may_go(self.ops.at(place)) {
+            self.send(place);
+        }
     }
 
     /// Counts an operation that is complete now, and sends it.
@@ -82,7 +90,19 @@ impl State {
     pub fn launch(&mut self, place: u32) {
         self.ops.count_bytes(place);
         self.wake_clock();
+        if !self.order.is_empty() && self.stands_behind(place) {
+            return;
+        }
         self.send(place);
+    }
+
+    /// Has an operation stand behind earlier ones of its client on its key, if such are in trouble.
+    fn stands_behind(&mut self, place: u32) -> bool {
+        let op = self.ops.at(place);
+        if self.order.has(op.home, op.hash) {
+            self.order.enter(place, op);
+        }
+        !self.order.may_go(op)
     }
 
     /// Sends an operation by the newest view.
@@ -168,6 +188,7 @@ impl State {
         }
         let due_ms = now_ms + delay_ms(op.retries, chance);
         op.retries += 1;
+        self.order.enter(place, op);
         self.waiting.push(Reverse((due_ms, op.sequence, place, op.generation)));
         self.count(Figure::Retries, 1);
         self.ring_clock();
@@ -219,10 +240,12 @@ impl State {
         op.set_dbkey(dbkey);
         op.alone = alone;
         client.begin(1, op.bytes.len());
-        self.ops.count_bytes(place);
         match trouble {
-            Some(trouble) => self.put_off(place, trouble),
-            None => self.send(place),
+            Some(trouble) => {
+                self.ops.count_bytes(place);
+                self.put_off(place, trouble);
+            }
+            None => self.launch(place),
         }
     }
 
@@ -294,7 +317,7 @@ impl State {
         let layout = self.shared.config.layout;
         let answer = match self.ops.at(place).ask {
             Ask::Get => outcome::of_get(result, layout, unix_secs())?,
-            Ask::Mutate(change) => outcome::of_mutation(change, result, layout, unix_secs())?,
+            Ask::Mutate(change) => outcome::of_mutation(change, result, layout)?,
             Ask::Batch => return self.take_batch(place, result),
         };
         let positive = answer.is_positive();
@@ -384,7 +407,8 @@ impl State {
             Ok(())
         };
         if is_next {
-            client.conn.write(|out| read(&mut Some(out)))?;
+            let pool = &mut self.pool;
+            client.conn.write(|out| pool.counted(out, |out, _| read(&mut Some(out))))?;
         } else {
             read(&mut None)?;
         }
@@ -430,8 +454,28 @@ impl State {
                 None => {}
             }
         }
+        let next = if op.in_line { self.order.leave(op) } else { None };
         self.ops.end(place);
+        if let Some(next) = next {
+            self.send_next(next);
+        }
         self.after_answer(home);
+    }
+
+    /// Sends the operation whose turn it is now. One that fails at once brings the next; that is no recursion, because a
+    /// line may be long.
+    fn send_next(&mut self, place: u32) {
+        let generation = self.ops.at(place).generation;
+        self.next_in_line.push((place, generation));
+        if self.next_in_line.len() > 1 {
+            return;
+        }
+        while let Some((place, generation)) = self.next_in_line.first().copied() {
+            if self.ops.get(place, generation).is_some_and(|op| op.link.is_none()) {
+                self.send(place);
+            }
+            self.next_in_line.remove(0);
+        }
     }
 
     /// Lets a client go on that waited, and asks for what a server left out.

@@ -65,7 +65,7 @@ pub fn of_dbval(dbval: &[u8], layout: Layout, now_secs: u64) -> Result<Answer<'_
 /// # Errors
 /// When it is none, or none that the change can have.
 #[inline]
-pub fn of_mutation(op: Op, result: &[u8], layout: Layout, now_secs: u64) -> Result<Answer<'_>, DecodeError> {
+pub fn of_mutation(op: Op, result: &[u8], layout: Layout) -> Result<Answer<'_>, DecodeError> {
     let reply = match Mutated::read(result)? {
         Mutated::Done(_) => match op {
             Op::Delete => Reply::Deleted,
@@ -84,7 +84,8 @@ pub fn of_mutation(op: Op, result: &[u8], layout: Layout, now_secs: u64) -> Resu
         Mutated::NotNumber => Reply::Trouble(Trouble::NonNumeric),
         Mutated::TooLarge => too_large(op),
         Mutated::Number(_, number) => Reply::Number(number),
-        Mutated::Value(dbval) => return of_dbval(dbval, layout, now_secs),
+        // It was there when it was touched, also if that let it expire.
+        Mutated::Value(dbval) => return of_dbval(dbval, layout, 0),
         Mutated::Unknown => Reply::Trouble(Trouble::Unknown),
     };
     Ok(Answer::Reply(reply))
@@ -107,7 +108,7 @@ mod tests {
     fn mutated(op: Op, outcome: Mutated<'_>) -> Result<Answer<'static>, DecodeError> {
         let mut result = Vec::new();
         outcome.write(&mut result);
-        of_mutation(op, &result, Layout::default(), 100).map(|answer| match answer {
+        of_mutation(op, &result, Layout::default()).map(|answer| match answer {
             Answer::Reply(reply) => Answer::Reply(reply),
             Answer::Missing => Answer::Missing,
             Answer::Found(_) => panic!("no value was answered"),

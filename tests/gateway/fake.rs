@@ -142,8 +142,12 @@ impl World {
             }
             method::GET_EPOCH if self.speaks_v1 => self.tell_epoch(incoming),
             method::FLUSH_ALL if self.speaks_v1 => {
-                self.store.clear();
-                self.change(false, |_| ());
+                let mut r = Reader::new(&incoming.params);
+                r.array_of(1).unwrap();
+                if r.u64().unwrap() == 0 {
+                    self.store.clear();
+                    self.change(false, |_| ());
+                }
                 incoming.reply.success(write_nil);
             }
             v0::method::HASH_SPACE_REQUEST => incoming.reply.success(|out| {

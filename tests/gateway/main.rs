@@ -10,7 +10,7 @@ use fake::{Fake, Mode, Seen, Setup};
 use kumofs::gateway::{Config, Layout};
 use kumofs::proto::rpc::v1::Op;
 use std::time::{Duration, Instant};
-use story::Side;
+use story::{Side, Story};
 
 const STORIES: &str = include_str!("../vectors/text.txt");
 
@@ -20,8 +20,8 @@ fn start(setup: Setup) -> (Fake, Client) {
     (fake, client)
 }
 
-fn play_stories(fake: &Fake) {
-    for story in story::read(STORIES).iter().filter(|s| s.is_for(Side::Kumofs)) {
+fn play_stories(fake: &Fake, wanted: impl Fn(&Story) -> bool) {
+    for story in story::read(STORIES).iter().filter(|s| s.is_for(Side::Kumofs) && wanted(s)) {
         story::play(story, &mut Client::connect(fake.gateway));
     }
 }
@@ -29,7 +29,7 @@ fn play_stories(fake: &Fake) {
 #[test]
 fn all_stories_of_the_text_protocol_come_true() {
     let (fake, _) = start(Setup { server_workers: 2, gateway_workers: 2, ..Setup::default() });
-    play_stories(&fake);
+    play_stories(&fake, |_| true);
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn answers_come_in_the_order_of_the_commands_when_servers_answer_in_reverse() {
     }
     fake.with(|world| world.servers.iter_mut().for_each(|s| s.mode = Mode::Hold));
     let commands: String = (0..100).map(|i| format!("get k{i}\r\n")).collect();
-    let more = "get k1 nothing k2 k3\r\nversion\r\nnonsense\r\nset k1 0 0 1\r\nx\r\nget nothing\r\n";
+    let more = "get k1 nothing k2 k3\r\nversion\r\nnonsense\r\nset z 0 0 1\r\nx\r\nget nothing\r\n";
     client.send(commands + more);
     fake.wait_until("all are held", |world| (0..3).map(|s| world.held(s)).sum::<usize>() >= 103);
     for server in [2, 0, 1] {
@@ -184,7 +184,10 @@ fn nothing_served_is_an_error_and_never_a_miss() {
     fake.with(|world| (0..3).for_each(|server| world.kill(server)));
     let began = Instant::now();
     client.send("get a\r\nget a b c\r\nset a 0 0 1\r\nx\r\n");
-    client.expect("SERVER_ERROR no server reachable\r\n".repeat(3));
+    client.expect("SERVER_ERROR no server reachable\r\n".repeat(2));
+    // The set may have been sent before the death was noticed.
+    let told = client.lines_until(&["SERVER_ERROR no server reachable", "SERVER_ERROR outcome unknown"]);
+    assert_eq!(told.len(), 1);
     let took = began.elapsed();
     assert!((Duration::from_secs(4)..Duration::from_secs(6)).contains(&took), "{took:?}");
 }
@@ -194,7 +197,8 @@ fn a_gateway_without_a_cluster_waits_for_one() {
     let (fake, mut client) = start(Setup::default());
     fake.with(|world| {
         world.change(true, |epoch| {
-            (epoch.whs.nodes.clear(), epoch.rhs.nodes.clear());
+            epoch.whs.nodes.clear();
+            epoch.rhs.nodes.clear();
         });
     });
     client.send("set a 0 0 1\r\nx\r\nget a\r\n");
@@ -253,7 +257,7 @@ fn stats_tell_what_is_true() {
     for line in ["cmd_get 4", "cmd_set 1", "get_hits 2", "get_misses 2", "incr_hits 1", "incr_misses 1"] {
         assert!(stats.contains(&format!("STAT {line}")), "{line}: {stats:?}");
     }
-    for line in ["curr_connections 1", "threads 1", "curr_items 7", "kumo_servers 3"] {
+    for line in ["curr_connections 1", "threads 1", "curr_items 7", "kumo_servers 3", "bytes_written 64"] {
         assert!(stats.contains(&format!("STAT {line}")), "{line}: {stats:?}");
     }
     client.ask("stats reset\r\n", "RESET\r\n");

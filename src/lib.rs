@@ -7,10 +7,11 @@
 //! 3. [`store`]: the engines that keep records on disk, behind one trait.
 //! 4. [`net`]: listeners, connections, worker threads, shutdown.
 //! 5. [`manager`], [`server`], [`gateway`]: the three roles. None imports another.
-//! 6. [`tools`]: what the command line tools do.
+//! 6. [`allinone`]: all of them in one process. [`daemon`]: options, logs, signals. [`tools`]: the command line tools.
 //!
 //! `doc/architecture.md` follows a Set through these files.
 
+pub mod allinone;
 pub mod daemon;
 pub mod gateway;
 pub mod logic;

@@ -2,6 +2,7 @@
 //! there is one; any bytes, and bytes that are almost commands, are given to the parser.
 
 #[path = "fuzz/text.rs"]
+#[allow(dead_code)]
 mod fuzz;
 mod model;
 mod story;

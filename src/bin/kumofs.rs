@@ -1,1 +1,31 @@
-fn main() {}
+//! kumofs: a whole cluster in one process. See [`kumofs::allinone`].
+
+use kumofs::allinone::{self, Config};
+use kumofs::daemon::options::KumofsOptions;
+use kumofs::daemon::{Host, cores, run, sockets};
+use kumofs::net::cores::event_loop;
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    run(serve)
+}
+
+fn serve(options: KumofsOptions, host: &mut Host<'_>) -> Result<(), String> {
+    let clients = sockets::clients(std::slice::from_ref(&options.listen))
+        .map_err(|e| format!("{e}; --listen names another place"))?;
+    let config = Config {
+        servers: u16::try_from(options.servers).map_err(|_| "too many servers")?,
+        threads: u16::try_from(options.workers(cores())).map_err(|_| "too many threads; choose fewer")?,
+        max_value: usize::try_from(options.max_value.0).map_err(|_| "values cannot be so large here")?,
+        data: options.data,
+        sync: options.sync,
+    };
+    let served = sockets::names(&clients);
+    let ready = || {
+        // Without a reader there is nobody to tell.
+        let _ = writeln!(std::io::stdout(), "memcached clients are served on {served}");
+    };
+    let event_loop = event_loop().map_err(|e| format!("cannot start an event loop: {e}"))?;
+    event_loop.block_on(allinone::run(config, clients, host.stop(), ready))
+}

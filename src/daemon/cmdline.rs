@@ -12,8 +12,7 @@ use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
-use std::process::ExitCode;
+use std::io::{self, Write};
 
 /// A set of options: a clap parser without short names, and the table of its short names.
 pub trait Options: CommandFactory + FromArgMatches {
@@ -38,23 +37,23 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// Says it where it belongs, and gives the exit status.
-    pub fn report(&self, program: &str) -> ExitCode {
-        // Whoever closed the stream does not want to hear it, so a failed write is no failure.
+    /// The exit status.
+    pub fn status(&self) -> u8 {
         match self {
-            Ended::Answered(text) => {
-                let _ = std::io::stdout().write_all(text.as_bytes());
-                ExitCode::SUCCESS
-            }
-            Ended::Usage(line) => {
-                let _ = writeln!(std::io::stderr(), "{program}: {}", one_line(line));
-                ExitCode::from(2)
-            }
-            Ended::Failed(line) => {
-                let _ = writeln!(std::io::stderr(), "{program}: {}", one_line(line));
-                ExitCode::from(1)
-            }
+            Ended::Answered(_) => 0,
+            Ended::Failed(_) => 1,
+            Ended::Usage(_) => 2,
         }
+    }
+
+    /// Says it where it belongs, and gives the exit status.
+    pub fn report(&self, program: &str) -> u8 {
+        // Whoever closed the stream does not want to hear it, so a failed write is no failure.
+        let _ = match self {
+            Ended::Answered(text) => io::stdout().write_all(text.as_bytes()),
+            Ended::Usage(line) | Ended::Failed(line) => writeln!(io::stderr(), "{program}: {}", one_line(line)),
+        };
+        self.status()
     }
 }
 
@@ -168,7 +167,7 @@ fn describe(error: &clap::Error, command: &Command, spelling: &Spelling<'_>) -> 
     let named = name_both(&option, spelling);
     match error.kind() {
         ErrorKind::UnknownArgument if option.starts_with('-') => match text(ContextKind::SuggestedArg) {
-            Some(like) => format!("unknown option {option}; did you mean {}?", name_both(&like, spelling)),
+            Some(like) => format!("unknown option {option}; did you mean {}", name_both(&like, spelling)),
             None => format!("unknown option {}", one_line(&option)),
         },
         ErrorKind::UnknownArgument => format!("unexpected word '{}'", one_line(&option)),

@@ -12,7 +12,7 @@ use super::values::{
     server_address, whole,
 };
 use clap::{ArgAction, Args, Parser};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The most worker threads that may be asked for.
@@ -26,13 +26,26 @@ const MAX_PREFIX_BYTES: usize = 250;
 
 /// A daemon's options, as the common start-up needs them.
 pub trait DaemonOptions: Options {
-    /// What all daemons understand.
-    fn common(&self) -> &Common;
+    /// Where it logs, and whether it detaches.
+    fn surroundings(&self) -> Surroundings<'_>;
 
     /// What was accepted without meaning anything here: a line each, logged once at start.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
+}
+
+/// Where a daemon logs, and whether it detaches.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Surroundings<'a> {
+    /// `--log`.
+    pub log: Option<&'a Path>,
+    /// `--verbose`.
+    pub verbose: bool,
+    /// `--binary-log`.
+    pub binary_log: Option<&'a Path>,
+    /// `--daemon`.
+    pub daemon: Option<&'a Path>,
 }
 
 /// What all three daemons understand.
@@ -54,13 +67,13 @@ pub struct Common {
     /// seconds between two signs of life to other nodes
     #[arg(long, value_name = "SEC", default_value = "0.5", value_parser = interval)]
     pub keepalive_interval: Duration,
-    /// seconds between two steps of the logical clock
+    /// accepted for kumofs's sake; the logical clock needs no steps
     #[arg(long, value_name = "SEC", default_value = "2", value_parser = interval)]
     pub clock_interval: Duration,
     /// seconds that connecting to a node may take
     #[arg(long, value_name = "SEC", default_value = "1", value_parser = interval)]
     pub connect_timeout: Duration,
-    /// how often connecting is tried again before a node is taken for dead
+    /// how often a server that does not answer is tried again (manager)
     #[arg(long, value_name = "N", default_value = "4", value_parser = whole(0..=MAX_RETRIES))]
     pub connect_retry_limit: u32,
     /// worker threads in all; the larger of this and --write-threads counts [default: half the cores]
@@ -81,6 +94,15 @@ pub struct Common {
 }
 
 impl Common {
+    fn surroundings(&self) -> Surroundings<'_> {
+        Surroundings {
+            log: self.log.as_deref(),
+            verbose: self.verbose,
+            binary_log: self.binary_log.as_deref(),
+            daemon: self.daemon.as_deref(),
+        }
+    }
+
     /// The number of worker threads on a machine with so many cores.
     pub fn workers(&self, cores: usize) -> usize {
         workers(self.read_threads.max(self.write_threads), cores)
@@ -159,8 +181,8 @@ impl Options for ManagerOptions {
 }
 
 impl DaemonOptions for ManagerOptions {
-    fn common(&self) -> &Common {
-        &self.common
+    fn surroundings(&self) -> Surroundings<'_> {
+        self.common.surroundings()
     }
 }
 
@@ -193,13 +215,13 @@ pub struct ServerOptions {
     /// accepted for kumofs's sake; no temporary files are needed
     #[arg(long, value_name = "DIR")]
     pub offer_tmp: Option<PathBuf>,
-    /// how often a replica is asked again to store
+    /// accepted for kumofs's sake; a replica is asked until it has the value, or is taken for dead
     #[arg(long, value_name = "N", default_value = "20", value_parser = whole(0..=MAX_RETRIES))]
     pub replicate_set_retry: u32,
-    /// how often a replica is asked again to delete
+    /// accepted for kumofs's sake, likewise
     #[arg(long, value_name = "N", default_value = "20", value_parser = whole(0..=MAX_RETRIES))]
     pub replicate_delete_retry: u32,
-    /// memory for records on their way to other servers, in MB; 0 leaves it to the server
+    /// accepted for kumofs's sake; moving records takes little memory
     #[arg(long, value_name = "MB", default_value = "0", value_parser = whole(0..=MAX_RETRIES))]
     pub replace_memory_limit: u32,
     /// seconds that a deletion is remembered at least
@@ -261,8 +283,8 @@ impl Options for ServerOptions {
 }
 
 impl DaemonOptions for ServerOptions {
-    fn common(&self) -> &Common {
-        &self.common
+    fn surroundings(&self) -> Surroundings<'_> {
+        self.common.surroundings()
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -294,7 +316,7 @@ pub struct GatewayOptions {
     /// serve memcached clients here, too; every port understands all protocols
     #[arg(long, value_name = "[ADDR:]PORT")]
     pub memproto_binary: Option<ListenOn>,
-    /// keep values in memory and ask only whether they changed: a size, or kumofs's *#capsiz=SIZE
+    /// accepted for kumofs's sake; values are not cached here
     #[arg(long, value_name = "SPEC")]
     pub local_cache: Option<CacheSpec>,
     /// store flags in kumofs's own layout, for clusters shared with it
@@ -380,8 +402,8 @@ impl Options for GatewayOptions {
 }
 
 impl DaemonOptions for GatewayOptions {
-    fn common(&self) -> &Common {
-        &self.common
+    fn surroundings(&self) -> Surroundings<'_> {
+        self.common.surroundings()
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -438,6 +460,12 @@ impl KumofsOptions {
 
 impl Options for KumofsOptions {
     const SHORTS: Shorts = &[&[("o", "log"), ("v", "verbose"), ("h", "help"), ("V", "version")]];
+}
+
+impl DaemonOptions for KumofsOptions {
+    fn surroundings(&self) -> Surroundings<'_> {
+        Surroundings { log: self.log.as_deref(), verbose: self.verbose, ..Surroundings::default() }
+    }
 }
 
 /// The last paragraph of every help text.

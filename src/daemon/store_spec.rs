@@ -5,17 +5,9 @@
 //! here are kept by name for one warning. A word that Tokyo Cabinet does not know is an error.
 
 use super::values::Size;
+pub use crate::store::open::Engine;
 use std::path::PathBuf;
 use std::str::FromStr;
-
-/// Which engine keeps the records.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Engine {
-    /// Append-only files with all keys in memory.
-    Log,
-    /// sled, for key sets that outgrow memory.
-    Sled,
-}
 
 /// A store as `-s` names it.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -60,6 +60,9 @@ pub fn of_dbval(dbval: &[u8], layout: Layout, now_secs: u64) -> Result<Answer<'_
     Ok(seen.map_or(Answer::Missing, |seen| Answer::Found(seen.found)))
 }
 
+/// A time at which nothing has expired, not even by a negative exptime.
+const BEFORE_ANY_EXPIRY: u64 = 0;
+
 /// Reads the result of a change.
 ///
 /// # Errors
@@ -84,8 +87,8 @@ pub fn of_mutation(op: Op, result: &[u8], layout: Layout) -> Result<Answer<'_>, 
         Mutated::NotNumber => Reply::Trouble(Trouble::NonNumeric),
         Mutated::TooLarge => too_large(op),
         Mutated::Number(_, number) => Reply::Number(number),
-        // It was there when it was touched, also if that let it expire.
-        Mutated::Value(dbval) => return of_dbval(dbval, layout, 0),
+        // It was there when it was touched. The expiry that it has since may have passed already; that is for later gets.
+        Mutated::Value(dbval) => return of_dbval(dbval, layout, BEFORE_ANY_EXPIRY),
         Mutated::Unknown => Reply::Trouble(Trouble::Unknown),
     };
     Ok(Answer::Reply(reply))
@@ -113,6 +116,15 @@ mod tests {
             Answer::Missing => Answer::Missing,
             Answer::Found(_) => panic!("no value was answered"),
         })
+    }
+
+    #[test]
+    fn a_value_touched_with_an_expiry_that_has_passed_is_answered_all_the_same() {
+        let (mut dbval, mut result) = (Vec::new(), Vec::new());
+        Layout::default().encode(ClockTime(9), 5, crate::logic::expiry::GONE, b"abc", &mut dbval);
+        Mutated::Value(&dbval).write(&mut result);
+        let found = Found { flags: 5, cas: 9, data: b"abc" };
+        assert_eq!(of_mutation(Op::GetAndTouch, &result, Layout::default()), Ok(Answer::Found(found)));
     }
 
     #[test]

@@ -3,11 +3,11 @@
 //! A [`Draft`] starts as the epoch in force with the next number; its methods combine. Sources: guarantees.md, "What an
 //! epoch may do", for who may become full and when; `spec/wire.md`, "Moving data", for the phases.
 
+use super::ranges::Ranges;
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
-use crate::logic::epoch::{Epoch, Phase, ServerEntry};
-use crate::logic::ring::{HashSpace, Node, Ring};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::logic::epoch::{Epoch, ManagerEntry, Phase, ServerEntry};
+use crate::logic::ring::{HashSpace, Node};
 
 /// A server as it introduced itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,14 +41,12 @@ impl Draft {
         &self.epoch
     }
 
-    /// The managers and the name of the cluster are given by who decides.
-    pub fn identity(&mut self) -> (&mut Vec<crate::logic::epoch::ManagerEntry>, &mut u64) {
-        (&mut self.epoch.managers, &mut self.epoch.cluster)
-    }
-
     /// Takes a server for dead. It keeps its place on the ring. Copying starts over, because what it was to send must
     /// come from others.
     pub fn remove(&mut self, address: Address) {
+        if !is_active(&self.epoch, address) {
+            return;
+        }
         let was_full = self.epoch.rhs.find(address).is_some_and(|n| n.active);
         set_active(&mut self.epoch.whs, address, false, self.time);
         set_active(&mut self.epoch.rhs, address, false, self.time);
@@ -104,10 +102,12 @@ impl Draft {
         }
     }
 
-    /// Starts a replace. Where nobody is full yet, all are at once, and repair each other: they may hold backups.
+    /// Starts a replace. Where nobody is full and nobody may come back, all are full at once, and repair each other:
+    /// they may hold backups.
     pub fn replace(&mut self, full: bool) {
         let was_full = matches!(self.epoch.phase, Phase::Copying { full: true, .. });
-        let nobody_full = !self.epoch.rhs.nodes.iter().any(|n| n.active);
+        let nobody_full =
+            !self.epoch.rhs.nodes.iter().any(|n| n.active) && !Ranges::of(&self.epoch).awaited(&self.epoch);
         if nobody_full {
             self.epoch.rhs.nodes.clone_from(&self.epoch.whs.nodes);
             self.epoch.rhs.timestamp = self.time;
@@ -164,8 +164,12 @@ impl Draft {
         }
     }
 
-    /// The finished text.
-    pub fn finish(mut self) -> Epoch {
+    /// The finished text. `new_cluster` names the cluster if this is its first epoch.
+    pub fn finish(mut self, managers: Vec<ManagerEntry>, new_cluster: u64) -> Epoch {
+        self.epoch.managers = managers;
+        if self.epoch.cluster == 0 {
+            self.epoch.cluster = new_cluster;
+        }
         let (whs, rhs) = (&self.epoch.whs, &self.epoch.rhs);
         self.epoch.servers.retain(|s| whs.find(s.address).is_some() || rhs.find(s.address).is_some());
         self.epoch
@@ -187,75 +191,6 @@ pub fn is_active(epoch: &Epoch, address: Address) -> bool {
 /// Whether a server is active in the read space.
 pub fn is_full(epoch: &Epoch, address: Address) -> bool {
     epoch.rhs.find(address).is_some_and(|n| n.active)
-}
-
-/// Whether every range has a server that `counts` among its active full ones.
-pub fn covered(epoch: &Epoch, counts: impl Fn(Address) -> bool) -> bool {
-    let ring = Ring::new(&epoch.rhs.nodes);
-    let good: Vec<bool> = epoch.rhs.nodes.iter().map(|n| counts(n.address)).collect();
-    let arcs = ring.points().len();
-    arcs > 0 && (0..arcs).all(|arc| ring.walk(arc).as_slice().iter().any(|n| good[usize::from(*n)]))
-}
-
-/// The servers of ranges that have an active full server, but none that `counts`.
-pub fn endangered(epoch: &Epoch, counts: impl Fn(Address) -> bool) -> BTreeSet<Address> {
-    let nodes = &epoch.rhs.nodes;
-    let ring = Ring::new(nodes);
-    let good: Vec<bool> = nodes.iter().map(|n| n.active && counts(n.address)).collect();
-    let mut found = BTreeSet::new();
-    for arc in 0..ring.points().len() {
-        let replicas = ring.walk(arc);
-        if !replicas.as_slice().iter().any(|n| good[usize::from(*n)]) {
-            let active = replicas.as_slice().iter().map(|n| &nodes[usize::from(*n)]).filter(|n| n.active);
-            found.extend(active.map(|n| n.address));
-        }
-    }
-    found
-}
-
-/// The servers of ranges without an active full one, with what they may claim (guarantees.md, "What an epoch may do").
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Claims {
-    /// Removed last from every one of their ranges, so that they hold all that was acknowledged there.
-    pub good: BTreeSet<Address>,
-    /// The other ones: they miss something in one range, but may be the best that is left in another.
-    pub doubtful: BTreeSet<Address>,
-}
-
-/// Finds out who may come back full.
-pub fn claims(epoch: &Epoch) -> Claims {
-    let nodes = &epoch.rhs.nodes;
-    let ring = Ring::new(nodes);
-    let entries: BTreeMap<Address, &ServerEntry> = epoch.servers.iter().map(|s| (s.address, s)).collect();
-    // When each was removed while it was full; a disk that never was full has no id and no say.
-    let removed: Vec<Option<u64>> = nodes
-        .iter()
-        .map(|n| entries.get(&n.address).filter(|e| e.disk_id != 0 || e.incarnation == 0).and_then(|e| e.removed))
-        .collect();
-    let (mut named, mut missed) = (BTreeSet::new(), BTreeSet::new());
-    for arc in 0..ring.points().len() {
-        let replicas = ring.walk(arc);
-        let places: Vec<usize> = replicas.as_slice().iter().map(|n| usize::from(*n)).collect();
-        if places.iter().any(|p| nodes[*p].active) {
-            missed.extend(places);
-            continue;
-        }
-        let last = places.iter().filter_map(|p| removed[*p]).max();
-        for place in places {
-            if removed[place].is_some() {
-                named.insert(place);
-            }
-            if removed[place] != last {
-                missed.insert(place);
-            }
-        }
-    }
-    let mut claims = Claims::default();
-    for place in named {
-        let set = if missed.contains(&place) { &mut claims.doubtful } else { &mut claims.good };
-        set.insert(nodes[place].address);
-    }
-    claims
 }
 
 #[cfg(test)]

@@ -41,12 +41,7 @@ pub(super) fn handle(manager: &Rc<Manager>, id: ConnId, request: Incoming) {
     let kind = manager.links.borrow().kind(id);
     let Incoming { method, params, reply } = request;
     if kind == LinkKind::Server {
-        manager.with_state(|state, now| {
-            state.alive(now, id);
-            if method >> 16 == 0 {
-                state.spoke_old(now, id);
-            }
-        });
+        manager.with_state(|state, now| state.alive(now, id));
     }
     let caller = Caller { manager, id, kind, method, params: &params };
     let handled = match kind {
@@ -62,6 +57,10 @@ pub(super) fn handle(manager: &Rc<Manager>, id: ConnId, request: Incoming) {
         }
         Ok(Outcome::ForPartner) => forward(manager, method, &params, reply),
         Err(_) => reply.protocol_error(),
+    }
+    // After the answer, because it may bring on requests of ours.
+    if kind == LinkKind::Server && method >> 16 == 0 {
+        manager.with_state(|state, now| state.spoke_old(now, id));
     }
 }
 

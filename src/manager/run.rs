@@ -8,15 +8,19 @@ use super::persist::{PersistError, StateFile};
 use super::requests;
 use super::state::{Action, ConnId, Level, Now, Setup, State};
 use crate::logic::address::Address;
+use crate::logic::epoch::Epoch;
 use crate::net::listen;
 use crate::net::rpc::{CallError, Event, Handler, Limits, Peer, RpcConn};
+use crate::proto::binlog::Happened;
 use crate::proto::rpc::frame::Role;
-use crate::proto::rpc::msgpack::{write_array, write_uint};
+use crate::proto::rpc::msgpack::{Reader, write_array, write_uint};
 use crate::proto::rpc::{error, v0, v1};
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -28,6 +32,34 @@ pub const LOST_AFTER: Duration = Duration::from_millis(1500);
 const TICK: Duration = Duration::from_millis(25);
 /// A server that has not said by then that it speaks version 1 does not.
 const JOIN_WITHIN: Duration = Duration::from_secs(1);
+
+/// Takes down what happened, for the binary log.
+#[derive(Clone)]
+pub struct Recorder(Arc<dyn Fn(&Happened<'_>) + Send + Sync>);
+
+impl Recorder {
+    /// Hands each happening to a function, which must not block.
+    pub fn new(note: impl Fn(&Happened<'_>) + Send + Sync + 'static) -> Recorder {
+        Recorder(Arc::new(note))
+    }
+
+    fn note(&self, happened: &Happened<'_>) {
+        (self.0)(happened);
+    }
+}
+
+impl Default for Recorder {
+    /// Forgets everything.
+    fn default() -> Recorder {
+        Recorder::new(|_| {})
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Recorder")
+    }
+}
 
 /// What a manager is told at its start.
 #[derive(Clone, Debug)]
@@ -48,6 +80,8 @@ pub struct Config {
     pub connect_retry_limit: u32,
     /// `--state`: where the newest epoch is kept. Without it a restarted manager learns from its partner and servers.
     pub state: Option<PathBuf>,
+    /// `-g`: where programs read what happened.
+    pub recorder: Recorder,
     /// Random numbers: this start's, a new state file's, a new cluster's.
     pub dice: [u64; 3],
     /// The wall clock: UNIX seconds.
@@ -66,6 +100,7 @@ impl Config {
             connect_timeout: Duration::from_millis(500),
             connect_retry_limit: 2,
             state: None,
+            recorder: Recorder::default(),
             dice,
             unix_secs,
         }
@@ -101,6 +136,8 @@ pub async fn run(
 ) -> Result<(), PersistError> {
     let manager = Manager::open(config)?;
     tracing::info!("start manager {}", manager.config.listen);
+    let (addr, partner) = (manager.config.listen, manager.config.partner);
+    manager.config.recorder.note(&Happened::ManagerStart { addr, partner });
     let mut tasks = tokio::task::JoinSet::new();
     for listener in listeners {
         tasks.spawn_local(manager.clone().accept(listener));
@@ -194,6 +231,7 @@ impl Manager {
     fn manager_opened(self: &Rc<Self>, id: ConnId, conn: &RpcConn, address: Address) {
         if self.config.partner != Some(address) {
             tracing::warn!("unknown partner {address}: give it to this manager with --partner, or keep it away");
+            self.config.recorder.note(&Happened::UnknownPartner(address));
             conn.close();
             return;
         }
@@ -230,10 +268,15 @@ impl Manager {
         } else {
             conn.call_with(|out, msgid| connect.write(out, msgid), self.config.lost_after()).await
         };
+        let answer = answer.map(|result| v1::Connected::read(&result));
+        if matches!(answer, Ok(Ok(_))) {
+            // What it has decided is learnt before one of the two decides for both.
+            self.learn_epoch(&conn).await;
+        }
         if self.links.borrow().partner().map(|(partner, _)| partner) != Some(id) {
             return;
         }
-        match answer.map(|result| v1::Connected::read(&result)) {
+        match answer {
             Ok(Ok(connected)) => self.state.borrow_mut().partner_is_ours(connected.disk_id),
             Err(CallError::Refused(error::PROTOCOL, _)) => {
                 self.links.borrow_mut().partner_is_old = true;
@@ -243,6 +286,20 @@ impl Manager {
             Ok(Err(_)) | Err(_) => return conn.close(),
         }
         self.tell(&[id]);
+    }
+
+    async fn learn_epoch(self: &Rc<Self>, partner: &RpcConn) {
+        let known = self.state.borrow().epoch().number;
+        let params = |out: &mut Vec<u8>| {
+            write_array(out, 1);
+            write_uint(out, known);
+        };
+        let answer = partner.call(v1::method::GET_EPOCH, params, self.config.lost_after()).await;
+        let newer = answer.ok().and_then(|result| Epoch::decode(Reader::new(&result).raw().ok()?).ok());
+        if let Some(epoch) = newer {
+            // A foreign one has been told in the log.
+            let _ = self.with_state(|state, now| state.shown(now, epoch, true));
+        }
     }
 
     fn closed(self: &Rc<Self>, id: ConnId) {
@@ -323,6 +380,8 @@ impl Manager {
             }
             for action in actions {
                 match action {
+                    Action::NoteNew(address) => self.config.recorder.note(&Happened::NewServer(address)),
+                    Action::NoteLost(address) => self.config.recorder.note(&Happened::LostServer(address)),
                     Action::Log(Level::Info, line) => tracing::info!("{line}"),
                     Action::Log(Level::Warn, line) => tracing::warn!("{line}"),
                     Action::Spread => {

@@ -7,6 +7,7 @@
 
 use super::change::{self, Draft, Newcomer};
 use super::decide;
+use super::ranges::Ranges;
 use super::roster::{Kind, Roster};
 use crate::logic::address::Address;
 use crate::logic::clock::{Clock, ClockTime};
@@ -73,6 +74,10 @@ pub enum Action {
     Hint(Address),
     /// Write to the log.
     Log(Level, String),
+    /// Write to the binary log: a server came.
+    NoteNew(Address),
+    /// Write to the binary log: a server is taken for dead.
+    NoteLost(Address),
 }
 
 /// Why something is refused, with error 6.
@@ -84,6 +89,9 @@ pub enum Refused {
     /// The epoch shown is none.
     #[error("the epoch on its disk is damaged: {0}")]
     Damaged(String),
+    /// Its disk or its start has the number 0, which stands for kumofs 0.4.
+    #[error("it has no identity")]
+    NoIdentity,
     /// The connection is no server's.
     #[error("it sent no hello as a server")]
     NoServer,
@@ -126,6 +134,8 @@ pub struct State {
     partner_met: bool,
     /// An operator has said that those present are to be taken.
     forced: bool,
+    /// Of the epoch in force.
+    ranges: Ranges,
     /// Incarnations that an epoch removed: never to be admitted again.
     burnt: BTreeSet<u64>,
     /// Who has reported the end of the phase under way.
@@ -147,6 +157,7 @@ impl State {
             clock: Clock::starting_after(epoch.whs.timestamp.max(epoch.rhs.timestamp)),
             roster: Roster::new(setup.lost_after),
             setup,
+            ranges: Ranges::of(&epoch),
             epoch,
             partner: Partner::Away,
             partner_disk: 0,
@@ -247,6 +258,7 @@ impl State {
         }
         self.log(Level::Info, format!("new node 1 {address}"));
         self.log(Level::Info, format!("server connected {address}"));
+        self.actions.push(Action::NoteNew(address));
     }
 
     /// A server introduced itself, as version 1 does.
@@ -255,6 +267,9 @@ impl State {
     /// When it has nothing to do here; the connection is then of no use.
     pub fn joined(&mut self, now: Now, conn: ConnId, join: &Join) -> Result<(), Refused> {
         let address = self.roster.by_conn(conn).ok_or(Refused::NoServer)?;
+        if join.disk_id == 0 || join.incarnation == 0 {
+            return self.refuse(conn, address, Refused::NoIdentity);
+        }
         if let Some(bytes) = &join.epoch {
             let theirs = Epoch::decode(bytes).map_err(|e| Refused::Damaged(e.to_string()));
             let met = theirs.and_then(|theirs| {
@@ -267,12 +282,7 @@ impl State {
                     self.burnt.insert(join.incarnation);
                 }
                 Ok(_) => {}
-                Err(why) => {
-                    self.log(Level::Warn, format!("server refused {address}: {why}"));
-                    self.roster.closed(conn);
-                    self.forget_strangers();
-                    return Err(why);
-                }
+                Err(why) => return self.refuse(conn, address, why),
             }
         }
         let twin = self.epoch.servers.iter().find(|s| s.disk_id == join.disk_id && s.address != address);
@@ -292,6 +302,13 @@ impl State {
         }
         self.settle(now);
         Ok(())
+    }
+
+    fn refuse(&mut self, conn: ConnId, address: Address, why: Refused) -> Result<(), Refused> {
+        self.log(Level::Warn, format!("server refused {address}: {why}"));
+        self.roster.closed(conn);
+        self.forget_strangers();
+        Err(why)
     }
 
     fn is_recorded(&self, address: Address, incarnation: u64) -> bool {
@@ -331,11 +348,12 @@ impl State {
     fn log_lost(&mut self, address: Address) {
         self.log(Level::Warn, format!("lost node 1 {address}"));
         self.log(Level::Warn, format!("server lost {address}"));
+        self.actions.push(Action::NoteLost(address));
     }
 
     /// Connecting to a server was tried; that `began` at a time since the start. A server that came back meanwhile lives.
     pub fn checked(&mut self, now: Now, began: Duration, address: Address, reachable: bool) {
-        let came_back = self.roster.get(address).is_some_and(|s| s.conn.is_some() && s.opened >= began);
+        let came_back = self.roster.get(address).is_some_and(|s| s.conn.is_some() && s.opened > began);
         if !reachable && !came_back && change::is_active(&self.epoch, address) {
             self.bury(now, address);
             self.settle(now);
@@ -376,12 +394,17 @@ impl State {
 
     fn report(&mut self, now: Now, conn: ConnId) {
         self.roster.alive(now.since_start, conn);
-        self.reported.extend(self.roster.by_conn(conn));
-        self.settle(now);
+        let Some(address) = self.roster.by_conn(conn) else { return };
+        let newcomer = self.roster.get(address).and_then(|s| s.newcomer(address));
+        if newcomer.is_some_and(|n| self.is_recorded(address, n.incarnation)) {
+            self.reported.insert(address);
+            self.settle(now);
+        }
     }
 
     fn draft(&mut self, now: Now) -> Draft {
-        Draft::new(&self.epoch, self.clock.tick(now.unix_secs))
+        let newest = self.epoch.whs.timestamp.max(self.epoch.rhs.timestamp);
+        Draft::new(&self.epoch, self.clock.tick_above(now.unix_secs, newest))
     }
 
     /// Decides what was drafted, if it changes anything.
@@ -393,13 +416,9 @@ impl State {
         }
     }
 
-    fn decide_anyway(&mut self, now: Now, mut draft: Draft) {
-        let (managers, cluster) = draft.identity();
-        *managers = self.managers();
-        if *cluster == 0 {
-            *cluster = self.setup.new_cluster;
-        }
-        match decide::decide(&self.epoch, draft.finish()) {
+    fn decide_anyway(&mut self, now: Now, draft: Draft) {
+        let next = draft.finish(self.managers(), self.setup.new_cluster);
+        match decide::decide(&self.epoch, next) {
             Ok(next) => self.put_in_force(now, next),
             Err(e) => self.log(Level::Warn, format!("a change is dropped: {e}")),
         }
@@ -423,13 +442,15 @@ impl State {
         let removed = active.filter(|s| !self.is_recorded(s.address, s.incarnation)).map(|s| s.incarnation);
         let removed: Vec<u64> = removed.filter(|i| *i != 0).collect();
         self.burnt.extend(removed);
-        self.clock.observe_counter(self.epoch.whs.timestamp.counter().max(self.epoch.rhs.timestamp.counter()));
         if self.epoch.phase != before.phase {
             self.reported.clear();
             self.log_phase(before.phase);
         }
         self.expect_servers(now.since_start);
         self.forget_strangers();
+        if !self.ranges.fit(&self.epoch) {
+            self.ranges = Ranges::of(&self.epoch);
+        }
         self.actions.push(Action::Spread);
     }
 

@@ -10,8 +10,7 @@
 
 use crate::logic::address::Address;
 use crate::proto::rpc::error;
-use crate::proto::rpc::frame::{self, Frame, FrameError, Role, Scanner};
-use bytes::BytesMut;
+use crate::proto::rpc::frame::{self, FrameError, Role};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,16 +20,22 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time;
+
+mod reader;
+
+use reader::Reader;
 
 /// Bounds on what a peer can make a connection hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Longest message in bytes that is read.
     pub frame: usize,
+    /// The same for accepted connections whose peer is no node: their requests are small.
+    pub client_frame: usize,
     /// Bytes waiting to be sent above which no more requests are read.
     pub unsent: usize,
     /// How long hanging up waits for the peer to take what it is still owed.
@@ -40,7 +45,7 @@ pub struct Limits {
 impl Default for Limits {
     /// Fit for managers: room for the longest epoch many times over, and no more.
     fn default() -> Limits {
-        Limits { frame: 4 << 20, unsent: 1 << 20, linger: Duration::from_secs(1) }
+        Limits { frame: 4 << 20, client_frame: 64 << 10, unsent: 1 << 20, linger: Duration::from_secs(1) }
     }
 }
 
@@ -301,7 +306,7 @@ impl RpcConn {
             handler: RefCell::new(Some(handler)),
         }));
         let (read_half, write_half) = tokio::io::split(stream);
-        let reader = Reader { conn: conn.clone(), opening: Some(opening), buffer: BytesMut::new() };
+        let reader = Reader::new(conn.clone(), opening);
         tokio::task::spawn_local(reader.run(read_half));
         tokio::task::spawn_local(conn.clone().write_task(write_half));
         conn
@@ -508,107 +513,6 @@ struct PendingCall {
 impl Drop for PendingCall {
     fn drop(&mut self) {
         self.conn.0.calls.borrow_mut().remove(&self.msgid);
-    }
-}
-
-struct Reader {
-    conn: RpcConn,
-    /// What the first message must be, until it came.
-    opening: Option<Opening>,
-    buffer: BytesMut,
-}
-
-impl Reader {
-    async fn run<S: AsyncRead>(mut self, mut socket: ReadHalf<S>) {
-        let conn = self.conn.clone();
-        let state = conn.0.state.subscribe();
-        tokio::select! {
-            why = self.read_all(&mut socket) => match why {
-                // What the peer asked before it closed its side is still answered.
-                Closed::ByPeer => conn.start_hanging_up(why),
-                _ => conn.end(why),
-            },
-            () = reached(state, |s| matches!(s, State::Closed(_))) => {}
-        }
-        conn.0.input_ended.notify_one();
-    }
-
-    async fn read_all<S: AsyncRead>(&mut self, socket: &mut ReadHalf<S>) -> Closed {
-        let mut scanner = Scanner::default();
-        loop {
-            while self.conn.is_open() {
-                match scanner.advance(&self.buffer) {
-                    Ok(Some(len)) => {
-                        scanner = Scanner::default();
-                        let message = self.buffer.split_to(len);
-                        if let Err(e) = self.handle(&message) {
-                            return Closed::Malformed(e);
-                        }
-                    }
-                    Ok(None) if self.buffer.len() >= self.conn.0.limits.frame => {
-                        return Closed::Malformed(FrameError::TooLong);
-                    }
-                    Ok(None) => break,
-                    Err(e) => return Closed::Malformed(e),
-                }
-                while self.conn.is_open() && self.conn.waiting() > self.conn.0.limits.unsent {
-                    self.conn.0.drained.notified().await;
-                }
-            }
-            if !self.conn.is_open() {
-                self.buffer.clear();
-            }
-            match socket.read_buf(&mut self.buffer).await {
-                Ok(0) => return Closed::ByPeer,
-                Ok(_) => {}
-                Err(_) => {
-                    self.conn.end(Closed::ByPeer);
-                    return Closed::ByPeer;
-                }
-            }
-        }
-    }
-
-    fn handle(&mut self, message: &[u8]) -> Result<(), FrameError> {
-        let message = frame::parse(message)?;
-        self.open(&message)?;
-        match message {
-            Frame::Hello { .. } => {}
-            Frame::Request { msgid, method, params } => {
-                let reply = Reply { conn: self.conn.clone(), msgid, answered: false };
-                self.conn.tell(Event::Request(Incoming { method, params: params.to_vec(), reply }));
-            }
-            Frame::Response { msgid, error, result } => {
-                let call = self.conn.0.calls.borrow_mut().remove(&msgid);
-                if let Some(call) = call {
-                    let answer = match error {
-                        None => Ok(result.to_vec()),
-                        Some(number) => Err(CallError::Refused(number, result.to_vec())),
-                    };
-                    // The caller may have stopped waiting meanwhile.
-                    let _ = call.send(answer);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Judges the first message: a hello where one must be, and nowhere else.
-    fn open(&mut self, message: &Frame<'_>) -> Result<(), FrameError> {
-        let opening = self.opening.take();
-        let peer = match (opening, message) {
-            (Some(Opening::HelloSent), Frame::Hello { address, role }) => Peer::Node(*address, *role),
-            (Some(Opening::Accepted(own, own_role)), Frame::Hello { address, role }) => {
-                self.conn.append(|out| frame::write_hello(out, own, own_role));
-                Peer::Node(*address, *role)
-            }
-            (Some(Opening::Accepted(..)), Frame::Request { .. }) => Peer::Client,
-            (Some(Opening::Client) | None, Frame::Request { .. } | Frame::Response { .. }) => return Ok(()),
-            _ => return Err(FrameError::Malformed),
-        };
-        self.conn.0.peer.set(Some(peer));
-        self.conn.tell(Event::Opened(peer));
-        Ok(())
     }
 }
 

@@ -149,6 +149,8 @@ impl Worker {
         let state = &mut *state;
         let shard = &mut *self.shard().lock().expect("no holder of a shard panics");
         let done = match request.method {
+            // Requests of one connection are executed in their order, also when an early one has to wait.
+            _ if request.until_micros.is_none() && state.has_parked(request.conn) => Done::Park,
             method::GET => self.get(state, shard, request)?,
             method::MULTI_GET => self.multi_get(state, shard, request)?,
             method::MUTATE => {
@@ -231,8 +233,7 @@ impl Worker {
         let (epoch, dbkey) = (r.u64()?, r.raw()?);
         let hash = hash_of(dbkey)?;
         if epoch != state.view.epoch.number {
-            self.refuse_epoch(state, request, epoch);
-            return Ok(Done::Yes);
+            return Ok(self.other_epoch(state, request, epoch));
         }
         let Some(range) = self.readable(state, request, hash) else { return Ok(Done::Yes) };
         let leased = state.leased_until(&range.group, hash);
@@ -271,8 +272,7 @@ impl Worker {
             return Err(DecodeError::Type);
         }
         if epoch != state.view.epoch.number {
-            self.refuse_epoch(state, request, epoch);
-            return Ok(Done::Yes);
+            return Ok(self.other_epoch(state, request, epoch));
         }
         let mut leased = u64::MAX;
         let mut checked = r.clone();
@@ -352,12 +352,15 @@ impl Worker {
         None
     }
 
-    /// Refuses a request of another epoch, and finds out about a newer one.
-    pub(super) fn refuse_epoch(&self, state: &State, request: &Request<'_>, epoch: u64) {
+    /// What becomes of a request of another epoch: an older one is refused, and told the newer; one that is ahead waits
+    /// until this server has caught up.
+    pub(super) fn other_epoch(&self, state: &State, request: &Request<'_>, epoch: u64) -> Done {
         if epoch > state.view.epoch.number {
             self.shared.behind.notify_one();
+            return Done::Park;
         }
         write_obsolete(request.conn, request.msgid, state.view.epoch.number);
+        Done::Yes
     }
 }
 

@@ -38,6 +38,26 @@ pub struct Config {
     pub backup: PathBuf,
 }
 
+impl Default for Config {
+    /// What kumo-server does without options. There is no default for the addresses.
+    fn default() -> Config {
+        let nowhere = Address::new(std::net::SocketAddr::from(([0, 0, 0, 0], 0)));
+        Config {
+            address: nowhere,
+            stream: nowhere,
+            managers: Vec::new(),
+            workers: 1,
+            max_value: 1 << 20,
+            keepalive: Duration::from_millis(500),
+            connect_timeout: Duration::from_secs(1),
+            garbage_min: Duration::from_secs(60),
+            garbage_max: Duration::from_secs(3600),
+            garbage_memory: 2 << 20,
+            backup: PathBuf::new(),
+        }
+    }
+}
+
 /// An epoch, ready for use by a server.
 #[derive(Debug)]
 pub struct View {

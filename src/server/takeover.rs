@@ -160,7 +160,10 @@ impl Worker {
         r.array_of(3)?;
         let (epoch, more, entries) = (r.u64()?, r.bool()?, r.array()?);
         if epoch != state.view.epoch.number || state.view.me.is_none() {
-            self.refuse_epoch(state, request, epoch);
+            if epoch > state.view.epoch.number {
+                self.shared.behind.notify_one();
+            }
+            write_obsolete(request.conn, request.msgid, state.view.epoch.number);
             return Ok(());
         }
         let mut shard = self.shard().lock().expect("no holder of a shard panics");

@@ -386,6 +386,11 @@ impl State {
         }
     }
 
+    /// Whether an earlier request of a connection waits.
+    pub(super) fn has_parked(&self, conn: &Rc<Conn>) -> bool {
+        self.parked.iter().any(|parked| Rc::ptr_eq(&parked.conn, conn))
+    }
+
     /// Looks at the clocks.
     pub fn set_time(&mut self) {
         self.now_micros = boot_micros();

@@ -37,8 +37,7 @@ impl Worker {
             None => return Err(DecodeError::Type),
         };
         if style == Style::Version1 && mutate.epoch != state.view.epoch.number {
-            self.refuse_epoch(state, request, mutate.epoch);
-            return Ok(Done::Yes);
+            return Ok(self.other_epoch(state, request, mutate.epoch));
         }
         let range = *state.range(hash);
         if !range.writable || worker_of(hash, self.shared.config.workers) != self.number {

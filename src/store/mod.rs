@@ -18,8 +18,8 @@ pub mod crash;
 pub mod fs;
 pub mod identity;
 pub mod log;
+pub mod open;
 pub mod sled;
-pub mod spec;
 
 use crate::logic::clock::ClockTime;
 use crate::logic::record::Stamp;

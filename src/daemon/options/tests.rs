@@ -189,7 +189,7 @@ fn mistakes_get_one_line_that_says_how_to_mend_them() {
         ("", "missing --listen <ADDR[:19800]>: where other nodes reach this server [-l]"),
         ("-l svr1 -s d", "missing --manager1 <ADDR[:19700]>: a manager [-m]"),
         ("-x", "unknown option -x"),
-        ("--listne svr1", "unknown option --listne; did you mean --listen (-l)?"),
+        ("--listne svr1", "unknown option --listne; did you mean --listen (-l)"),
         ("word", "unexpected word 'word'"),
         ("-TR 0", "bad value '0' for --read-threads (-TR): expected a whole number from 1 to 1024"),
         ("-TR -1", "bad value '-1' for --read-threads (-TR): expected a whole number from 1 to 1024"),

@@ -2,7 +2,6 @@
 
 use super::{Level, Now, Refused, State};
 use crate::logic::epoch::Phase;
-use crate::manager::change;
 use crate::proto::rpc::v0::MAX_NODES;
 
 impl State {
@@ -47,7 +46,7 @@ impl State {
         let newcomers = if attach { self.newcomers() } else { Vec::new() };
         let mut draft = self.draft(now);
         let mut full = false;
-        let doubtful = change::claims(&self.epoch).doubtful;
+        let doubtful = self.ranges.claims(&self.epoch).doubtful;
         for newcomer in &newcomers {
             if draft.epoch().whs.nodes.len() >= MAX_NODES {
                 self.log(Level::Warn, format!("server {} is not attached: {MAX_NODES} are", newcomer.address));

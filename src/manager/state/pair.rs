@@ -93,6 +93,9 @@ impl State {
     /// A kumofs 0.4 partner sent its hash spaces. False: they are older than ours.
     pub fn partner_spaces(&mut self, now: Now, whs: HashSpace, rhs: HashSpace) -> bool {
         let ours = &self.epoch;
+        if matches!(self.partner, Partner::Ours(_)) {
+            return false;
+        }
         if whs.timestamp < ours.whs.timestamp || rhs.timestamp < ours.rhs.timestamp {
             return false;
         }

@@ -88,10 +88,10 @@ impl State {
         note_since(&mut self.gone_since, now, standing.values().any(gone));
         note_since(&mut self.returned_since, now, !returned.is_empty());
         let Some(since) = self.gone_since else { return };
-        if now.since_start < since + GATHER {
+        if now.since_start < since + GATHER && !self.forced {
             return;
         }
-        let endangered = change::endangered(&self.epoch, |a| is(&a, Standing::Present));
+        let endangered = self.ranges.endangered(&self.epoch, |a| is(&a, Standing::Present));
         // They may come back, or turn out to have died together with the others.
         if !self.forced && endangered.iter().any(|a| is(a, Standing::Unknown)) {
             return;
@@ -101,7 +101,7 @@ impl State {
             let complete = endangered.iter().all(|a| returned.contains_key(a));
             let there = |a: Address| is(&a, Standing::Present) || reviving.contains(&a);
             let waited = self.waited(now, self.returned_since);
-            if !(complete || self.forced || waited && change::covered(&self.epoch, there)) {
+            if !(complete || self.forced || waited && self.ranges.covered(there)) {
                 return;
             }
         }
@@ -129,16 +129,19 @@ impl State {
     }
 
     fn take_back_the_last(&mut self, now: Now) {
-        let unserved = change::claims(&self.epoch).good;
-        let there: Vec<Newcomer> = self.newcomers().into_iter().filter(|n| self.may_claim(n, &unserved)).collect();
-        if unserved.is_empty() || there.is_empty() {
+        let unserved = self.ranges.claims(&self.epoch).good;
+        let mut there: Vec<Newcomer> = Vec::new();
+        if !unserved.is_empty() {
+            there = self.newcomers().into_iter().filter(|n| self.may_claim(n, &unserved)).collect();
+        }
+        if there.is_empty() {
             self.claimed_since = None;
             return;
         }
         self.claimed_since.get_or_insert(now.since_start);
         let covered = |a| change::is_full(&self.epoch, a) || there.iter().any(|n| n.address == a);
         let waited = self.waited(now, self.claimed_since);
-        if !(there.len() == unserved.len() || self.forced || waited && change::covered(&self.epoch, covered)) {
+        if !(there.len() == unserved.len() || self.forced || waited && self.ranges.covered(covered)) {
             return;
         }
         self.claimed_since = None;
@@ -167,6 +170,10 @@ impl State {
         if active.any(|n| !self.reported.contains(&n.address)) {
             return;
         }
+        // Filling servers may say that they have copied everything when nobody was there to copy from.
+        if matches!(self.epoch.phase, Phase::Copying { .. }) && self.ranges.awaited(&self.epoch) {
+            return;
+        }
         let mut draft: Draft = self.draft(now);
         match self.epoch.phase {
             Phase::Copying { .. } => draft.finish_copying(),
@@ -176,15 +183,20 @@ impl State {
         self.decide(now, draft);
     }
 
+    fn may_replace_by_itself(&self) -> bool {
+        let faults = self.epoch.whs.nodes.iter().any(|n| !n.active);
+        let moving = matches!(self.epoch.phase, Phase::Copying { .. });
+        if moving || !faults && self.newcomers().is_empty() {
+            return false;
+        }
+        let founding = self.epoch.servers.is_empty();
+        founding || self.trusted && self.ranges.covered(|a| change::is_full(&self.epoch, a))
+    }
+
     /// With `-a`: attaches newcomers and detaches the dead, some time after the first of them was noticed. Never while
     /// a range has no full server, because that would end the claim of those who could still bring its records back.
     pub(super) fn replace_by_itself(&mut self, now: Now) {
-        let moving = matches!(self.epoch.phase, Phase::Copying { .. });
-        let founding = self.epoch.servers.is_empty();
-        let safe = founding || self.trusted && change::covered(&self.epoch, |a| change::is_full(&self.epoch, a));
-        let newcomers = self.newcomers();
-        let faults = self.epoch.whs.nodes.iter().any(|n| !n.active);
-        let due = self.auto_replace && self.leads() && !moving && safe && (faults || !newcomers.is_empty());
+        let due = self.auto_replace && self.leads() && self.may_replace_by_itself();
         note_since(&mut self.auto_since, now, due);
         if self.waited(now, self.auto_since) {
             self.auto_since = None;

@@ -1,4 +1,5 @@
 use super::*;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 
@@ -189,6 +190,26 @@ fn too_long_a_message_is_refused_when_that_much_came() {
         bytes.resize(1200, 0);
         assert_eq!(raw(to, &bytes).await, Vec::<u8>::new());
         seen.wait_for("closed: malformed input: a message longer").await;
+    });
+}
+
+#[test]
+fn a_client_may_send_less_at_once_than_a_node() {
+    let hello = [0x93, 2, 0xa6, 0x4d, 0x59, 127, 0, 0, 1, 1];
+    let mut large = vec![0x94, 0, 7, 0, 0x91, 0xdb, 0, 1, 0x11, 0x70];
+    large.resize(10 + 70_000, 7);
+    run(async {
+        let (to, seen) = listening("127.0.0.1:0", Limits::default()).await;
+        assert!(raw(to, &large).await.is_empty());
+        seen.wait_for("closed: malformed input: a message longer").await;
+    });
+    run(async {
+        let (to, _) = listening("127.0.0.1:0", Limits::default()).await;
+        let mut stream = TcpStream::connect(to).await.unwrap();
+        stream.write_all(&[&hello[..], &large].concat()).await.unwrap();
+        let mut answer = vec![0; 10 + large.len()];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert!(answer.ends_with(&large[4..]));
     });
 }
 

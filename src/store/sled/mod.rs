@@ -5,16 +5,16 @@
 //! should be preferred while its index fits into memory.
 //!
 //! What sled needs from us:
-//! - Its writes survive the death of the process only after a blocking flush: see [`flusher`], and acknowledge only
+//! - Its writes survive the death of the process only after a blocking flush: see `flusher`, and acknowledge only
 //!   what [`Store::durable`] has reached.
 //! - A process killed while sled writes a snapshot leaves a `snap.*.generating` behind, on which its next opening
 //!   fails: such files are removed first. One killed while sled makes its first files leaves them half-made: so they
 //!   are made under another name.
-//! - It takes damage in the middle of its log for the end, and drops what follows: see [`horizon`].
-//! - It counts nothing: opening reads all records once to count them (some seconds for each million).
+//! - It takes damage in the middle of its log for the end, and drops what follows: see `horizon`.
+//! - It counts nothing: opening reads all records once to count them (about three seconds for each million).
 //! - It recovers from no write error, so puts are refused while the device is almost full, and any other failed
 //!   write makes all later ones fail until the store is opened again.
-//! - It may panic on damaged files: see [`guarded`].
+//! - It may panic on damaged files: see `guarded`.
 //!
 //! **Loss of power.** Without `sync`, it can cost what was acknowledged since sled's last fsync, every
 //! [`FSYNC_INTERVAL_MS`], and any value above about 100 kB that the system had not written yet (sled keeps those in
@@ -22,9 +22,9 @@
 //! the device, without waiting for the device's cache: if power fails just then, older records or the whole tree can be
 //! unreadable, with `sync` too, though it then needs a device that reorders what it was given between two syncs. A
 //! replica that cannot be opened is filled again by the others; who cannot rely on those being powered otherwise
-//! should use the log engine with `sync`.
+//! should use the log engine with `sync`. Flushes that were lost are told in [`Store::damage`].
 //!
-//! **Damage.** Each record has a checksum of its own ([`record`]), beside those that sled has for its pages. A page that
+//! **Damage.** Each record has a checksum of its own (`record`), beside those that sled has for its pages. A page that
 //! fails sled's is reported, like a record, for each key in it that is asked for, but cannot be written over: the
 //! directory must be set aside and filled by replicas.
 

@@ -73,9 +73,11 @@ impl SledShard {
 impl Shard for SledShard {
     fn get(&mut self, dbkey: &[u8]) -> Result<Option<Record<'_>>, StoreError> {
         let db = self.open()?;
-        match guarded("reading", &self.dir, || db.get(dbkey))? {
-            None => Ok(None),
-            Some(stored) => {
+        match guarded("reading", &self.dir, || db.get(dbkey)) {
+            Err(StoreError::Damaged { .. }) => Err(self.damage.report(dbkey)),
+            Err(e) => Err(e),
+            Ok(None) => Ok(None),
+            Ok(Some(stored)) => {
                 self.got = stored;
                 decode(dbkey, &self.got).map(Some).ok_or_else(|| self.damage.report(dbkey))
             }

@@ -1,0 +1,44 @@
+//! kumo-gateway: serves memcached clients from a cluster. See [`kumofs::gateway`].
+
+use kumofs::daemon::options::GatewayOptions;
+use kumofs::daemon::{Host, cores, run, sockets};
+use kumofs::gateway::{self, Config, Layout};
+use kumofs::net::cores::{Cores, event_loop};
+use kumofs::proto::binlog::Happened;
+use kumofs::proto::memcache::Limits;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+fn main() -> ExitCode {
+    run(serve)
+}
+
+fn serve(options: GatewayOptions, host: &mut Host<'_>) -> Result<(), String> {
+    let listeners = sockets::clients(&options.listeners())?;
+    let managers = sockets::others(&options.managers(), None)?;
+    let happened = Happened::GatewayStart { manager1: managers[0], manager2: managers.get(1).copied() };
+    host.binary_log().log(&happened);
+    let value_bytes = usize::try_from(options.max_value.0).map_err(|_| "values cannot be so large here")?;
+    let config = Config {
+        managers,
+        limits: Limits { value_bytes, ..Limits::default() },
+        layout: Layout { flags: options.memproto_save_flag, expire: options.memproto_save_expire },
+        get_retry: options.get_retry,
+        set_retry: options.set_retry,
+        delete_retry: options.delete_retry,
+        renew_threshold: options.renew_threshold,
+        async_set: options.async_replicate_set,
+        async_delete: options.async_replicate_delete,
+        key_prefix: options.key_prefix.into_bytes(),
+        connect_timeout: options.common.connect_timeout,
+    };
+    let workers = options.common.workers(cores());
+    let cores = Arc::new(Cores::start(workers).map_err(|e| format!("cannot start threads: {e}"))?);
+    event_loop().map_err(|e| format!("cannot start an event loop: {e}"))?.block_on(async {
+        let names = sockets::names(&listeners);
+        let listeners = listeners.into_iter().map(sockets::into_tokio).collect::<Result<Vec<_>, _>>()?;
+        host.listening()?;
+        tracing::info!("start gateway for memcached clients on {names}");
+        gateway::run(config, listeners, cores, host.stop()).await.map_err(|e| format!("the gateway: {e}"))
+    })
+}

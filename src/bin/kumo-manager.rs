@@ -1,0 +1,42 @@
+//! kumo-manager: knows who belongs to a cluster. See [`kumofs::manager`].
+
+use kumofs::daemon::options::ManagerOptions;
+use kumofs::daemon::{Host, run, sockets};
+use kumofs::manager::{self, Config};
+use kumofs::net::{cores, time::unix_secs};
+use kumofs::proto::binlog::Happened;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    run(manage)
+}
+
+fn manage(options: ManagerOptions, host: &mut Host<'_>) -> Result<(), String> {
+    let (listener, address) = sockets::node(&options.listen)?;
+    let mut listeners = vec![listener];
+    if let Some(port) = options.control {
+        listeners.push(sockets::beside(address, port)?.0);
+    }
+    let partners = sockets::others(&options.partner, Some(address))?;
+    if partners.len() > 1 {
+        return Err("--partner (-p) is given twice; a manager has one partner at most".to_owned());
+    }
+    let dice = || getrandom::u64().map_err(|e| format!("the system gives no random numbers: {e}"));
+    let config = Config {
+        partner: partners.first().copied(),
+        auto_replace: options.auto_replace,
+        replace_delay: options.replace_delay,
+        keepalive_interval: options.common.keepalive_interval,
+        connect_timeout: options.common.connect_timeout,
+        connect_retry_limit: options.common.connect_retry_limit,
+        state: options.state,
+        ..Config::new(address, [dice()?, dice()?, dice()?], unix_secs)
+    };
+    host.binary_log().log(&Happened::ManagerStart { addr: address, partner: config.partner });
+    let event_loop = cores::event_loop().map_err(|e| format!("cannot start an event loop: {e}"))?;
+    event_loop.block_on(async {
+        let listeners = listeners.into_iter().map(sockets::into_tokio).collect::<Result<_, _>>()?;
+        host.listening()?;
+        manager::run(config, listeners, host.stop()).await.map_err(|e| e.to_string())
+    })
+}

@@ -1,0 +1,272 @@
+//! One program: started, watched through its log, signalled, and never left behind.
+
+use super::{PATIENCE, eventually, program, say};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A program that runs until it is told to end. What it prints is in its log, across restarts.
+pub struct Process {
+    /// As it is called in messages.
+    pub name: String,
+    program: PathBuf,
+    args: Vec<String>,
+    dir: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Process {
+    /// Starts `program` in `dir`, which is made, with its log beside it.
+    pub fn start(name: &str, program: &Path, args: &[String], dir: &Path) -> Process {
+        std::fs::create_dir_all(dir).expect("a directory can be made");
+        let mut process = Process {
+            name: name.to_owned(),
+            program: program.to_owned(),
+            args: args.to_vec(),
+            dir: dir.to_owned(),
+            log: dir.with_extension("log"),
+            child: None,
+        };
+        process.restart();
+        process
+    }
+
+    /// Starts it again with the same options, after it has ended.
+    pub fn restart(&mut self) {
+        assert!(self.child.is_none(), "{} still runs", self.name);
+        let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log can be opened");
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).current_dir(&self.dir).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a file can be opened twice")).stderr(log);
+        self.child = Some(spawn(command).unwrap_or_else(|e| panic!("{} cannot be started: {e}", self.name)));
+    }
+
+    pub fn args_mut(&mut self) -> &mut Vec<String> {
+        &mut self.args
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name)).id()
+    }
+
+    /// kill -9, and its end.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// kill -TERM, and its end in good order.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal(libc::SIGTERM);
+        self.wait()
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let name = self.name.clone();
+        let child = self.child.as_mut().unwrap_or_else(|| panic!("{name} does not run"));
+        let status = eventually(&format!("{name} ends"), || child.try_wait().expect("it is our child"));
+        self.child = None;
+        status
+    }
+
+    /// kill -STOP: from now on it hangs.
+    pub fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// kill -CONT.
+    pub fn thaw(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: a system call without pointers; the child has not been waited for, so the id is still its own.
+        let done = unsafe { libc::kill(self.pid() as i32, signal) };
+        assert_eq!(done, 0, "{}: {}", self.name, io::Error::last_os_error());
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().expect("it is our child").is_some())
+    }
+
+    /// How long the log is: for [`Process::wait_for`] to look only at what comes later.
+    pub fn mark(&self) -> u64 {
+        std::fs::metadata(&self.log).map_or(0, |m| m.len())
+    }
+
+    /// What it has logged since `mark`.
+    pub fn log_since(&self, mark: u64) -> String {
+        let mut bytes = Vec::new();
+        if let Ok(mut file) = File::open(&self.log) {
+            let _ = file.seek(SeekFrom::Start(mark)).and_then(|_| file.read_to_end(&mut bytes));
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Waits for a line that holds `text`, and gives it.
+    pub fn wait_for(&mut self, text: &str, mark: u64) -> String {
+        let what = format!("{} logs {text:?}", self.name);
+        eventually(&what, || {
+            let found = self.logged(text, mark);
+            if found.is_none() && self.has_ended() {
+                panic!("{} ended; its log: {}", self.name, self.log_since(mark));
+            }
+            found
+        })
+    }
+
+    /// A line since `mark` that holds `text`.
+    pub fn logged(&self, text: &str, mark: u64) -> Option<String> {
+        let log = self.log_since(mark);
+        // A line is looked at when it is whole.
+        log.split_inclusive('\n')
+            .filter(|l| l.ends_with('\n'))
+            .find(|l| l.contains(text))
+            .map(|l| l.trim_end().to_owned())
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("Linux tells it");
+        let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().expect("a number");
+        kib << 10
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log_since(0);
+            let lines: Vec<&str> = log.lines().collect();
+            say(&format!("--- last lines of {} ---", self.name));
+            lines[lines.len().saturating_sub(40)..].iter().for_each(|line| say(line));
+        }
+    }
+}
+
+/// What a program said that ran to its end.
+#[derive(Debug)]
+pub struct Said {
+    /// `None` when a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Said {
+    /// Checks that it failed with one line that holds `words`, without a trace of where in the program.
+    #[track_caller]
+    pub fn complains(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        let lines = self.stderr.lines().count();
+        assert!(lines == 1 && self.stderr.ends_with('\n'), "one line is due, not {lines}: {self:?}");
+        let defects = ["panicked", "defect", "backtrace"];
+        assert!(defects.iter().all(|d| !self.stderr.contains(d)), "{self:?}");
+        let missing: Vec<_> = words.iter().filter(|w| !self.stderr.contains(**w)).collect();
+        assert!(missing.is_empty(), "not said: {missing:?} in {:?}", self.stderr);
+    }
+}
+
+/// Runs one of this package's programs to its end.
+pub fn run(name: &str, args: &[&str], dir: &Path) -> Said {
+    let mut command = Command::new(program(name));
+    command.args(args).current_dir(dir);
+    run_command(name, command, PATIENCE)
+}
+
+/// Runs any command to its end; it is killed, and the test fails, when that takes too long.
+pub fn run_command(name: &str, mut command: Command, patience: Duration) -> Said {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = spawn(command).unwrap_or_else(|e| panic!("{name} cannot be started: {e}"));
+    let stdout = child.stdout.take().expect("it is piped");
+    let stderr = child.stderr.take().expect("it is piped");
+    let readers = [read_all(stdout), read_all(stderr)];
+    let deadline = Instant::now() + patience;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("it is our child") {
+            break Some(status);
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let [stdout, stderr] = readers.map(|r| r.join().expect("a reader does not panic"));
+    assert!(status.is_some(), "{name} did not end in {patience:?}; it said {stdout:?} {stderr:?}");
+    Said { code: status.and_then(|s| s.code()), stdout, stderr }
+}
+
+fn read_all(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = from.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+type Order = (Command, Sender<io::Result<Child>>);
+
+/// Starts a child that the kernel kills when this process is gone, however it went.
+///
+/// The kernel means the thread that started the child, so one that lives as long as the process starts them all.
+pub fn spawn(mut command: Command) -> io::Result<Child> {
+    static SPAWNER: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (orders, taken) = channel::<Order>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in taken {
+                let _ = answer.send(command.spawn());
+            }
+        });
+        Mutex::new(orders)
+    });
+    for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("KUMO_")) {
+        command.env_remove(name);
+    }
+    // SAFETY: prctl is a plain system call, which is all that may be done between fork and exec.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
+    }
+    let (answer, answered) = channel();
+    let sent = spawner.lock().unwrap_or_else(PoisonError::into_inner).send((command, answer));
+    sent.expect("the thread lives as long as the process");
+    answered.recv().expect("each order is answered")
+}
+
+/// Lets this process and those it starts open as many files as the system allows; gives the number.
+pub fn raise_file_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live local.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+    limit.rlim_cur
+}

@@ -1,0 +1,19 @@
+//! The whole, as its users meet it: real processes on addresses of their own, told by signals, options and bytes.
+//!
+//! One binary, so that [`common::Turn`] can keep its tests from crowding the machine. `doc/testing.md` tells how to run
+//! parts of it, longer.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../story/mod.rs"]
+mod story;
+
+mod bad_input;
+mod guide;
+mod harness;
+mod kill;
+mod onecommand;
+mod options;
+mod pymemcache;
+mod stories;
+mod wire;

@@ -478,7 +478,7 @@ fn serve_server(world: Rc<RefCell<World>>, number: usize, listener: TcpListener)
     tokio::task::spawn_local(async move {
         while let Ok((stream, _)) = listener.accept().await {
             if world.borrow().servers[number].mode != Mode::Dead {
-                let limits = Limits { frame: 64 << 20, unsent: 512 << 20, ..Limits::default() };
+                let limits = Limits { frame: 64 << 20, client_frame: 64 << 20, unsent: 512 << 20, ..Limits::default() };
                 let conn = RpcConn::accept(stream, own, limits, handler.clone());
                 world.borrow_mut().servers[number].conns.push(conn);
             }

@@ -1,6 +1,7 @@
 //! What servers answer: finds the operation, and gives the client its answer.
 
 use super::assembly::Found;
+use super::failures;
 use super::op::{Ask, Home, WHOLE};
 use super::outcome::{self, Answer};
 use super::pending::Request;
@@ -175,6 +176,9 @@ impl State {
         let op = self.ops.at(place);
         let home = op.home;
         self.counters.count_answer(op.ask, &answer);
+        if let Answer::Reply(Reply::Trouble(trouble)) = &answer {
+            failures::note(&self.shared.config.binary_log, op, *trouble);
+        }
         if let Some(client) = self.clients.get(home) {
             client.end(1, op.bytes.len());
             if let Answer::Found(found) = &answer {

@@ -15,13 +15,14 @@
 //!    [`answered`]: it is answered, and told to the client ([`outcome`]).
 //! 5. [`link`]: a connection to a server, and what is under way on it ([`pending`]).
 //! 6. [`view`]: the epoch and who serves what; [`value`]: how values are laid out; [`v0`]: kumofs 0.4 servers.
-//! 7. The figures: [`stats`].
+//! 7. The figures: [`stats`]; what failed, for the binary log: [`failures`].
 
 mod answered;
 mod answers;
 mod assembly;
 mod client;
 mod command;
+mod failures;
 mod flow;
 mod link;
 mod managers;

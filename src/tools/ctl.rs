@@ -114,7 +114,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("kumoctl: {e}");
-            ExitCode::from(if matches!(e, CtlError::Address(_)) { 2 } else { 1 })
+            ExitCode::from(if matches!(e, CtlError::Address(listen::ListenError::Form(_))) { 2 } else { 1 })
         }
     }
 }

@@ -228,6 +228,48 @@ fn loop_9_compare_and_swap_under_kills() {
     cluster.assert_sound();
 }
 
+/// Sends bursts of sets of one key, each with a get behind it, without waiting in between. What is answered to each must
+/// be as if they were done one after the other.
+fn pipeline(gateway: SocketAddr, stop: &AtomicBool) -> u64 {
+    const BURST: u64 = 10;
+    let mut client = Client::connect(gateway).expect("the gateway listens");
+    let mut n = 0;
+    while !stop.load(SeqCst) {
+        let mut commands = String::new();
+        for i in n..n + BURST {
+            commands.push_str(&format!("set pipelined 0 0 10\r\n{i:010}\r\nget pipelined\r\n"));
+        }
+        client.send(commands.as_bytes()).expect("the gateway listens");
+        for i in n..n + BURST {
+            let stored = client.line().expect("an answer");
+            assert_eq!(stored, "STORED", "set {i}");
+            let value: Vec<String> = (0..3).map(|_| client.line().expect("an answer")).collect();
+            assert_eq!(value, ["VALUE pipelined 0 10", &format!("{i:010}"), "END"], "get {i}");
+        }
+        n += BURST;
+    }
+    n
+}
+
+#[test]
+fn pipelined_commands_keep_their_order_when_servers_die() {
+    let _turn = Turn::alone();
+    let mut rng = Rng::announced("pipelined commands");
+    let mut cluster = Cluster::start(2, 3);
+    let stop = Arc::new(AtomicBool::new(false));
+    let (gateway, stopped) = (cluster.gateway(0), stop.clone());
+    let client = std::thread::spawn(move || pipeline(gateway, &stopped));
+    let load = Load::start(cluster.gateway_addresses(), 100, rng.next());
+    for _ in 0..rounds() {
+        round(&mut cluster, &load, Stroke { servers: 1, managers: 0, replacing: false }, &mut rng);
+    }
+    stop.store(true, SeqCst);
+    let commands = client.join().expect("the order is kept");
+    say(&format!("pipelined commands: {commands} sets and gets in order"));
+    load.finish("pipelined commands");
+    cluster.assert_sound();
+}
+
 #[test]
 fn a_server_in_a_loop_of_death_and_attach() {
     let _turn = Turn::alone();

@@ -114,7 +114,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("kumoctl: {e}");
-            ExitCode::FAILURE
+            let usage = matches!(e, CtlError::Address(listen::ListenError::Form(_)));
+            ExitCode::from(if usage { 2 } else { 1 })
         }
     }
 }

@@ -31,6 +31,7 @@ fn serve(options: GatewayOptions, host: &mut Host<'_>) -> Result<(), String> {
         async_delete: options.async_replicate_delete,
         key_prefix: options.key_prefix.into_bytes(),
         connect_timeout: options.common.connect_timeout,
+        binary_log: host.binary_log(),
     };
     let workers = options.common.workers(cores());
     let cores = Arc::new(Cores::start(workers).map_err(|e| format!("cannot start threads: {e}"))?);

@@ -2,9 +2,8 @@
 
 use kumofs::daemon::options::ManagerOptions;
 use kumofs::daemon::{Host, run, sockets};
-use kumofs::manager::{self, Config};
+use kumofs::manager::{self, Config, run::Recorder};
 use kumofs::net::{cores, time::unix_secs};
-use kumofs::proto::binlog::Happened;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -22,6 +21,7 @@ fn manage(options: ManagerOptions, host: &mut Host<'_>) -> Result<(), String> {
         return Err("--partner (-p) is given twice; a manager has one partner at most".to_owned());
     }
     let dice = || getrandom::u64().map_err(|e| format!("the system gives no random numbers: {e}"));
+    let binary_log = host.binary_log();
     let config = Config {
         partner: partners.first().copied(),
         auto_replace: options.auto_replace,
@@ -30,9 +30,9 @@ fn manage(options: ManagerOptions, host: &mut Host<'_>) -> Result<(), String> {
         connect_timeout: options.common.connect_timeout,
         connect_retry_limit: options.common.connect_retry_limit,
         state: options.state,
+        recorder: Recorder::new(move |happened| binary_log.log(happened)),
         ..Config::new(address, [dice()?, dice()?, dice()?], unix_secs)
     };
-    host.binary_log().log(&Happened::ManagerStart { addr: address, partner: config.partner });
     let event_loop = cores::event_loop().map_err(|e| format!("cannot start an event loop: {e}"))?;
     event_loop.block_on(async {
         let listeners = listeners.into_iter().map(sockets::into_tokio).collect::<Result<_, _>>()?;

@@ -4,7 +4,6 @@
 //! kumofs's, it is the one of its 0.4 releases.
 
 use super::argv::Shorts;
-use super::cache_spec::CacheSpec;
 use super::cmdline::Options;
 use super::store_spec::StoreSpec;
 use super::values::{
@@ -318,7 +317,7 @@ pub struct GatewayOptions {
     pub memproto_binary: Option<ListenOn>,
     /// accepted for kumofs's sake; values are not cached here
     #[arg(long, value_name = "SPEC")]
-    pub local_cache: Option<CacheSpec>,
+    pub local_cache: Option<String>,
     /// store flags in kumofs's own layout, for clusters shared with it
     #[arg(long)]
     pub memproto_save_flag: bool,
@@ -407,7 +406,8 @@ impl DaemonOptions for GatewayOptions {
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.local_cache.iter().filter_map(CacheSpec::warning).collect()
+        let cache = self.local_cache.iter();
+        cache.map(|_| "--local-cache: values are not cached here, ignored".to_owned()).collect()
     }
 }
 

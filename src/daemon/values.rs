@@ -52,7 +52,7 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// Where clients are served: `PORT` (this host only), `ADDR:PORT`, or `ADDR` with the port of memcached.
+/// Where clients are served: `PORT` (this host only), or `ADDR:PORT`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListenOn {
     /// Name or number; none means 127.0.0.1 and ::1.
@@ -88,8 +88,10 @@ impl FromStr for ListenOn {
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
             return Ok(ListenOn { host: None, port: port_number(text)? });
         }
-        let HostPort { host, port } = HostPort::parse(text, MEMCACHE_PORT)?;
-        Ok(ListenOn { host: Some(host), port })
+        match split_host(text)? {
+            (host, Some(port)) => Ok(ListenOn { host: Some(host.to_owned()), port: port_number(port)? }),
+            (_, None) => Err("the port is missing; write PORT or ADDR:PORT".to_owned()),
+        }
     }
 }
 
@@ -259,8 +261,7 @@ mod tests {
         assert_eq!(shown, ["127.0.0.1:11211", "[::1]:11211"]);
         let on: ListenOn = "0.0.0.0:0".parse().unwrap();
         assert_eq!(on.addresses(), [HostPort { host: "0.0.0.0".into(), port: 0 }]);
-        assert_eq!("svr1".parse::<ListenOn>().unwrap().to_string(), "svr1:11211");
-        for bad in ["", "70000", "svr1:x", ":80", "a:b:c"] {
+        for bad in ["", "svr1", "::1", "70000", "svr1:x", ":80", "a:b:c"] {
             assert!(bad.parse::<ListenOn>().is_err(), "{bad}");
         }
     }

@@ -1,6 +1,7 @@
 //! An operation's way: sent by the newest view, answered or not, sent again, told.
 
 use super::assembly::Found;
+use super::failures;
 use super::link::Links;
 use super::op::{Ask, Home, Op, WHOLE};
 use super::outcome::{self, Answer};
@@ -412,6 +413,9 @@ impl State {
         let op = self.ops.at(place);
         let home = op.home;
         self.counters.count_answer(op.ask, &answer);
+        if let Answer::Reply(Reply::Trouble(trouble)) = &answer {
+            failures::note(&self.shared.config.binary_log, op, *trouble);
+        }
         if let Some(client) = self.clients.get(home) {
             client.end(1, op.bytes.len());
             if let Answer::Found(found) = &answer {

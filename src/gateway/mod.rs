@@ -14,12 +14,13 @@
 //! 4. [`flow`]: an operation is sent, answered, tried again ([`retry`]), told ([`outcome`]); what it is: [`op`].
 //! 5. [`link`]: a connection to a server, and what is under way on it ([`pending`]).
 //! 6. [`view`]: the epoch and who serves what; [`value`]: how values are laid out; [`v0`]: kumofs 0.4 servers.
-//! 7. The figures: [`stats`].
+//! 7. The figures: [`stats`]; what failed, for the binary log: [`failures`].
 
 mod answers;
 mod assembly;
 mod client;
 mod command;
+mod failures;
 mod flow;
 mod link;
 mod managers;

@@ -5,6 +5,7 @@ use super::stats::{Baseline, Counters};
 use super::value::Layout;
 use super::view::View;
 use super::worker::{self, Mail, Shared};
+use crate::daemon::binlog::BinaryLog;
 use crate::logic::address::Address;
 use crate::net::cores::Cores;
 use crate::net::listen;
@@ -45,6 +46,8 @@ pub struct Config {
     pub key_prefix: Vec<u8>,
     /// How long a connection to a server or manager may take (`-Ys`).
     pub connect_timeout: Duration,
+    /// Where failures are written down for programs (`-g`).
+    pub binary_log: BinaryLog,
 }
 
 impl Default for Config {
@@ -61,6 +64,7 @@ impl Default for Config {
             async_delete: false,
             key_prefix: Vec::new(),
             connect_timeout: Duration::from_secs(1),
+            binary_log: BinaryLog::default(),
         }
     }
 }

@@ -18,6 +18,8 @@ use std::time::Duration;
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long a server may take over a backup before that is worth a warning.
 const BACKUP_TIMEOUT: Duration = Duration::from_secs(600);
+/// Longer than any lease lasts ([`crate::logic::lease`]).
+const LEASES_RUN_OUT: Duration = Duration::from_millis(300);
 /// Longest suffix of a backup in bytes: what file systems leave of a name.
 const MAX_SUFFIX: usize = 64;
 
@@ -49,6 +51,7 @@ pub(super) fn handle(manager: &Rc<Manager>, id: ConnId, request: Incoming) {
         LinkKind::New | LinkKind::Client | LinkKind::OldGateway | LinkKind::Gateway => caller.client(),
     };
     match handled {
+        Ok(Outcome::Result(result)) if method == v1::method::FLUSH_ALL => answer_when_adopted(manager, result, reply),
         Ok(Outcome::Result(result)) => reply.success(|out| out.extend_from_slice(&result)),
         Ok(Outcome::Refused) => reply.error(error::SERVER),
         Ok(Outcome::Dismissed) => {
@@ -74,6 +77,27 @@ fn forward(manager: &Rc<Manager>, method: u32, params: &[u8], reply: Reply) {
             Err(CallError::Refused(number, _)) => reply.error(number),
             Err(e) => reply.error(e.number()),
         }
+    });
+}
+
+/// Answers once no server can tell anybody what was there before the newest epoch: each has adopted it, or the leases that
+/// it may hold in an earlier one have run out.
+fn answer_when_adopted(manager: &Rc<Manager>, result: Vec<u8>, reply: Reply) {
+    let epoch = manager.state.borrow().epoch().encode();
+    let push = |out: &mut Vec<u8>| {
+        write_array(out, 1);
+        write_raw(out, &epoch);
+    };
+    let servers: Vec<_> = manager.links.borrow().servers().cloned().collect();
+    let calls: Vec<_> = servers.iter().map(|conn| conn.call(v1::method::EPOCH_PUSH, push, LEASES_RUN_OUT)).collect();
+    tokio::task::spawn_local(async move {
+        for call in calls {
+            // Refused or lost, the server is on its way out of the epoch; waiting for the others takes long enough.
+            if call.await.is_err() {
+                tokio::time::sleep(LEASES_RUN_OUT).await;
+            }
+        }
+        reply.success(|out| out.extend_from_slice(&result));
     });
 }
 

@@ -55,7 +55,7 @@ pub enum Happened<'a> {
     LostServer(Address),
     /// `eP`: a manager that is not the partner wanted to be it.
     UnknownPartner(Address),
-    /// `ers`: a replica did not take a value.
+    /// `ers`: a replica did not take a value. Ours ask it until it has, so only kumofs 0.4 writes this.
     ReplicateSetFailed {
         /// The key, without its hash.
         key: &'a [u8],
@@ -68,7 +68,7 @@ pub enum Happened<'a> {
         /// The replica.
         to: Option<Address>,
     },
-    /// `erd`: a replica did not take a deletion.
+    /// `erd`: a replica did not take a deletion; likewise.
     ReplicateDeleteFailed {
         /// The key, without its hash.
         key: &'a [u8],

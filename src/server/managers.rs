@@ -108,27 +108,40 @@ impl Control {
         }
         tracing::info!("new node 0 {manager}");
         self.managers.borrow_mut().push((manager, conn.clone(), version1));
-        for (method, time) in
-            [(method::REPLACE_COPY_END, self.copied.get()), (method::REPLACE_DELETE_END, self.deleted.get())]
-        {
-            if let Some(time) = time {
-                self.notify_end(conn, method, time);
-            }
-        }
+        self.tell_ends_again(conn);
         Ok(())
     }
 
+    /// Tells a manager what was finished of the phase under way: it may have been told before it knew of that phase.
+    fn tell_ends_again(&self, conn: &RpcConn) {
+        match self.shared.view().epoch.phase {
+            Phase::Copying { time, .. } if self.copied.get() == Some(time) => {
+                self.notify_end(conn, method::REPLACE_COPY_END, time);
+            }
+            Phase::Deleting { time } if self.deleted.get() == Some(time) => {
+                self.notify_end(conn, method::REPLACE_DELETE_END, time);
+            }
+            _ => {}
+        }
+    }
+
+    /// Says who this server is. What the manager answers may end this life; then the next one introduces itself.
     async fn join(&self, conn: &RpcConn) -> Result<(), CallError> {
         let shared = &self.shared;
-        let view = shared.view();
-        let join = Join {
-            disk_id: shared.store.disk_id(),
-            incarnation: shared.incarnation(),
-            workers: shared.config.workers,
-            stream: shared.config.stream,
-            epoch: (view.epoch.number > 0).then(|| view.epoch.encode()),
-        };
-        conn.call_with(|out, msgid| join.write(out, msgid), PATIENCE).await.map(drop)
+        loop {
+            let view = shared.view();
+            let join = Join {
+                disk_id: shared.store.disk_id(),
+                incarnation: shared.incarnation(),
+                workers: shared.config.workers,
+                stream: shared.config.stream,
+                epoch: (view.epoch.number > 0).then(|| view.epoch.encode()),
+            };
+            conn.call_with(|out, msgid| join.write(out, msgid), PATIENCE).await?;
+            if join.incarnation == shared.incarnation() {
+                return Ok(());
+            }
+        }
     }
 
     async fn fetch_spaces(self: &Rc<Self>, conn: &RpcConn) -> Result<(), CallError> {
@@ -159,6 +172,7 @@ impl Control {
             if conn.call(method::KEEP_ALIVE, ping, PATIENCE).await.is_err() {
                 return;
             }
+            self.tell_ends_again(conn);
         }
     }
 
@@ -212,14 +226,26 @@ impl Control {
     fn execute(self: &Rc<Self>, manager: Address, request: Incoming) {
         let mut r = Reader::new(&request.params);
         let executed = match request.method {
-            method::KEEP_ALIVE => Ok(Some(nil as fn(&mut Vec<u8>))),
-            v1::method::EPOCH_PUSH => r.array_of(1).and_then(|()| r.raw()).map(|bytes| {
-                self.take_epoch(bytes);
-                None
-            }),
-            method::HASH_SPACE_SYNC => self.hash_space_sync(&mut r).map(|fresh| Some(if fresh { yes } else { nil })),
-            method::REPLACE_COPY_START => self.copy_start(&mut r).map(|()| Some(yes as fn(&mut Vec<u8>))),
-            method::REPLACE_DELETE_START => self.delete_start(&mut r).map(|()| Some(yes as fn(&mut Vec<u8>))),
+            method::KEEP_ALIVE => Ok(nil as fn(&mut Vec<u8>)),
+            v1::method::EPOCH_PUSH => match r.array_of(1).and_then(|()| r.raw()) {
+                Ok(bytes) => {
+                    self.take_epoch(bytes);
+                    // Whoever pushed may count on it that no worker acts in an earlier epoch any more.
+                    let workers = self.ask_all(Mail::Flush);
+                    let number = self.shared.view().epoch.number;
+                    tokio::task::spawn_local(async move {
+                        all(workers).await;
+                        request.reply.success(|out| write_uint(out, number));
+                    });
+                    return;
+                }
+                Err(e) => Err(e),
+            },
+            method::HASH_SPACE_SYNC => {
+                self.hash_space_sync(&mut r).map(|fresh| if fresh { yes } else { nil } as fn(&mut Vec<u8>))
+            }
+            method::REPLACE_COPY_START => self.copy_start(&mut r).map(|()| yes as fn(&mut Vec<u8>)),
+            method::REPLACE_DELETE_START => self.delete_start(&mut r).map(|()| yes as fn(&mut Vec<u8>)),
             method::SERVER_CREATE_BACKUP => {
                 let suffix = r.array_of(1).and_then(|()| r.raw()).map(<[u8]>::to_vec);
                 match suffix {
@@ -233,11 +259,7 @@ impl Control {
             _ => Err(DecodeError::Type),
         };
         match executed {
-            Ok(Some(result)) => request.reply.success(result),
-            Ok(None) => {
-                let number = self.shared.view().epoch.number;
-                request.reply.success(|out| write_uint(out, number));
-            }
+            Ok(result) => request.reply.success(result),
             Err(_) => {
                 tracing::warn!("manager {manager} sent a malformed or unknown request {}", request.method);
                 request.reply.protocol_error();

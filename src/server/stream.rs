@@ -121,6 +121,8 @@ async fn send_stream(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
             zlib.write_all(&batch)?;
             let compressed = std::mem::take(zlib.get_mut());
             timeout(PATIENCE, write.write_all(&compressed)).await??;
+            // Compressing takes its time, and managers want their pings answered.
+            tokio::task::yield_now().await;
         }
         zlib.write_all(&[NIL])?;
         let rest = zlib.finish()?;
@@ -179,6 +181,7 @@ async fn receive_stream(shared: &Shared, from: Address) -> io::Result<()> {
         }
         inflate.take(&compressed[..n], |bytes| parts.take(bytes)).map_err(io::Error::other)?;
         parts.store(APPLY_BYTES).await?;
+        tokio::task::yield_now().await;
         for _ in alive..parts.records / ALIVE_EVERY {
             stream.write_all(&[ALIVE]).await?;
         }

@@ -114,8 +114,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("kumoctl: {e}");
-            let usage = matches!(e, CtlError::Address(listen::ListenError::Form(_)));
-            ExitCode::from(if usage { 2 } else { 1 })
+            ExitCode::from(if matches!(e, CtlError::Address(listen::ListenError::Form(_))) { 2 } else { 1 })
         }
     }
 }

@@ -171,7 +171,7 @@ fn status_of_a_server_as_tools_ask_for_it() {
     assert!(status(8).int() >> 32 > 1_600_000_000, "ClockTime");
     let whole = [(cluster.server_address(0), true)];
     assert_eq!([9, 10].map(|what| nodes(&status(what))), [whole.to_vec(), whole.to_vec()], "rhs, whs");
-    assert_eq!(status(11).int(), 0, "ready");
+    assert_eq!(status(11).int(), 0, "ready: attached, spaces alike, nothing moving");
     cluster.assert_sound();
 }
 

@@ -98,7 +98,7 @@ fn every_option_of_the_gateway_has_both_spellings() {
             ("-t 11311", "--memproto-text 11311"),
             ("-t11311", "--memproto-text=11311"),
             ("-b 0.0.0.0:11411", "--memproto-binary 0.0.0.0:11411"),
-            ("-lc *#capsiz=1m", "--local-cache 1m"),
+            ("-lc *#capsiz=1m", "--local-cache *#capsiz=1m"),
             ("-F", "--memproto-save-flag"),
             ("-E", "--memproto-save-expire"),
             ("-G 1", "--get-retry 1"),
@@ -315,5 +315,7 @@ fn what_means_nothing_is_named_in_warnings() {
         ]
     );
     assert_eq!(o.garbage_min().as_secs(), 5);
+    let gateway = read::<GatewayOptions>("-m m -lc 64m").unwrap();
+    assert_eq!(gateway.warnings(), ["--local-cache: values are not cached here, ignored"]);
     assert!(read::<ServerOptions>(SERVER).unwrap().warnings().is_empty());
 }

@@ -46,22 +46,25 @@ impl State {
         let newcomers = if attach { self.newcomers() } else { Vec::new() };
         let mut draft = self.draft(now);
         let mut full = false;
-        let doubtful = self.ranges.claims(&self.epoch).doubtful;
+        let claims = self.ranges.claims(&self.epoch);
+        let awaited = self.ranges.awaited(&self.epoch);
         for newcomer in &newcomers {
             if draft.epoch().whs.nodes.len() >= MAX_NODES {
                 self.log(Level::Warn, format!("server {} is not attached: {MAX_NODES} are", newcomer.address));
                 continue;
             }
-            let known = self.epoch.server(newcomer.address);
-            let same_disk = known.is_some_and(|s| s.disk_id == newcomer.disk_id && s.disk_id != 0);
-            if same_disk && doubtful.contains(&newcomer.address) {
+            if !self.has_the_disk_of_one(newcomer, &claims.doubtful) {
+                draft.admit(newcomer);
+            } else if awaited {
+                let line = "is not attached: no server that is there has the newest records of some keys; start the";
+                let advice = "missing ones, or give them up with `detach-noreplace` and attach again";
+                self.log(Level::Warn, format!("server {} {line} {advice}", newcomer.address));
+            } else {
                 let line = "holds the best copy that is left of some keys: it is taken back as it is and repaired";
                 self.log(Level::Warn, format!("server {} {line}", newcomer.address));
                 draft.admit(newcomer);
                 draft.revive(newcomer, true);
                 full = true;
-            } else {
-                draft.admit(newcomer);
             }
         }
         if detach {

@@ -132,7 +132,7 @@ impl State {
         let unserved = self.ranges.claims(&self.epoch).good;
         let mut there: Vec<Newcomer> = Vec::new();
         if !unserved.is_empty() {
-            there = self.newcomers().into_iter().filter(|n| self.may_claim(n, &unserved)).collect();
+            there = self.newcomers().into_iter().filter(|n| self.has_the_disk_of_one(n, &unserved)).collect();
         }
         if there.is_empty() {
             self.claimed_since = None;
@@ -153,9 +153,10 @@ impl State {
         self.decide(now, draft);
     }
 
-    fn may_claim(&self, server: &Newcomer, unserved: &BTreeSet<Address>) -> bool {
-        let same_disk = |s: &crate::logic::epoch::ServerEntry| s.disk_id == server.disk_id && s.disk_id != 0;
-        unserved.contains(&server.address) && self.epoch.server(server.address).is_some_and(same_disk)
+    /// Whether a newcomer is one of those servers, come back with the disk that the epoch knows.
+    pub(super) fn has_the_disk_of_one(&self, newcomer: &Newcomer, servers: &BTreeSet<Address>) -> bool {
+        let recorded = self.epoch.server(newcomer.address).map_or(0, |s| s.disk_id);
+        servers.contains(&newcomer.address) && recorded == newcomer.disk_id && recorded != 0
     }
 
     fn waited(&self, now: Now, since: Option<Duration>) -> bool {

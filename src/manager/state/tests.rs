@@ -583,6 +583,11 @@ fn an_operator_takes_what_is_left_when_the_last_disk_is_gone() {
     world.start(2);
     world.state.attach(world.now(), true).unwrap();
     world.act();
+    assert_eq!(world.shape(), "1- 2- 3-");
+    assert!(world.log.iter().any(|l| l.contains("or give them up with")));
+    world.state.detach(world.now(), false).unwrap();
+    world.state.attach(world.now(), true).unwrap();
+    world.act();
     assert_eq!(world.shape(), "1+ 2+ 3-");
     assert_eq!(world.epoch().phase, Phase::Copying { time: world.epoch().whs.timestamp, full: true });
     assert!(world.log.iter().any(|l| l.contains("best copy that is left")));

@@ -18,11 +18,10 @@ pub(super) fn backup(store: &LogStore, dst: &Path) -> Result<(), StoreError> {
     let disk = store.core.disk.as_ref();
     match disk.list(dst) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) if e.kind() != io::ErrorKind::NotADirectory => return Err(store_error("cannot look at", dst, e)),
         _ => {
-            return Err(StoreError::Unusable(format!(
-                "{} exists: name another directory for the backup",
-                dst.display()
-            )));
+            let text = format!("{} exists: name another directory for the backup", dst.display());
+            return Err(StoreError::Unusable(text));
         }
     }
     store.pins.fetch_add(1, Ordering::AcqRel);

@@ -16,6 +16,7 @@ use super::format::{Draft, Kind, Origin, Raw, position, record_len};
 use super::hint::HintBuilder;
 use super::index::{Entry, Place, TABLES};
 use super::open::{add_step, read_segment};
+use super::plan::Plan;
 use super::segment::Segment;
 use super::walk::{Step, Walk};
 use crate::logic::record::worker_of;
@@ -34,7 +35,7 @@ pub(super) struct Maintenance {
     /// Where copies go, for each shard.
     outputs: Vec<Option<Arc<Segment>>>,
     retired: Vec<Arc<Segment>>,
-    /// There was no room for a hint: make some first.
+    /// A hint could not be written: compact before trying again.
     hint_refused: bool,
 }
 
@@ -92,13 +93,18 @@ impl Maintenance {
 
     fn next_job(&mut self, store: &LogStore) -> Result<Option<Job>, StoreError> {
         let core = &store.core;
+        let is_full = core.check_room().is_err();
+        if is_full {
+            self.remove_retired(store)?;
+        }
         let segments = core.segments();
-        let plan = super::plan::Plan::new(&segments, &core.options, core.segment_target());
+        let plan = Plan::new(&segments, &core.options, core.segment_target(), is_full);
         if let Some(segment) = plan.dead_segment() {
             let victim = Victim { forget_below: plan.forget_below(&segment), segment };
             return Ok(Some(Job::Sweep { victim, table: 0 }));
         }
         if !std::mem::take(&mut self.hint_refused)
+            && !is_full
             && let Some(segment) = plan.segment_without_hint()
         {
             let walk = open_walk(core, &segment)?;

@@ -106,7 +106,10 @@ fn check_empty(dir: &Path, names: &[String]) -> Result<(), StoreError> {
 
 /// A store is a directory; `path` is a file. An old database of Tokyo Cabinet, perhaps?
 fn explain_file(disk: &dyn Disk, path: &Path) -> StoreError {
-    let start = read_small(disk, path, TOKYO_CABINET.len()).unwrap_or_default();
+    let start = match read_small(disk, path, TOKYO_CABINET.len()) {
+        Ok(start) => start,
+        Err(e) => return unreadable(path, &e),
+    };
     let path = path.display();
     StoreError::Unusable(if start == TOKYO_CABINET {
         format!(

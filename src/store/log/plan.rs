@@ -18,14 +18,16 @@ pub struct Plan<'a> {
     segments: &'a [Arc<Segment>],
     options: &'a Options,
     target: u64,
+    is_full: bool,
     /// For each segment: bytes in it that must be kept.
     needed: Vec<u64>,
 }
 
 impl<'a> Plan<'a> {
-    /// Over all segments, retired ones included. `target`: how large new ones are made.
-    pub fn new(segments: &'a [Arc<Segment>], options: &'a Options, target: u64) -> Plan<'a> {
-        let mut plan = Plan { segments, options, target, needed: Vec::new() };
+    /// Over all segments, retired ones included. `target`: how large new ones are made. `is_full`: stores are being
+    /// refused, so any garbage worth the work is reason enough.
+    pub fn new(segments: &'a [Arc<Segment>], options: &'a Options, target: u64, is_full: bool) -> Plan<'a> {
+        let mut plan = Plan { segments, options, target, is_full, needed: Vec::new() };
         plan.needed = segments.iter().map(|s| plan.needed_in(s)).collect();
         plan
     }
@@ -74,7 +76,7 @@ impl<'a> Plan<'a> {
         let used: u64 = self.counted().map(|(s, _)| s.len()).sum();
         let needed: u64 = self.counted().map(|(_, needed)| needed).sum();
         let slack = 2 * u64::from(self.options.shards) * self.options.min_segment_bytes();
-        if used * 100 <= needed * USED_PERCENT + slack * 100 {
+        if !self.is_full && used * 100 <= needed * USED_PERCENT + slack * 100 {
             return None;
         }
         // In thousandths of the segment.

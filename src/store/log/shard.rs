@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 /// Staged bytes that are written without waiting for a commit, so that a batch of large values does not pile up.
 const STAGE_BYTES: usize = 1 << 20;
-/// Bytes written between two looks at the room on the device.
-const ROOM_CHECK_BYTES: usize = 1 << 20;
+/// Bytes written between two looks at the room on the device; less where segments are small.
+const ROOM_CHECK_BYTES: u64 = 1 << 20;
 
 /// A shard of a log store.
 pub struct LogShard {
@@ -35,7 +35,7 @@ pub struct LogShard {
     refused: bool,
     /// Something was written since the last ticket.
     unticketed: bool,
-    unchecked_bytes: usize,
+    unchecked_bytes: u64,
     ticket: Ticket,
 }
 
@@ -108,7 +108,7 @@ impl LogShard {
             gathered: Vec::new(),
             refused: false,
             unticketed: false,
-            unchecked_bytes: ROOM_CHECK_BYTES,
+            unchecked_bytes: u64::MAX / 2,
             ticket: 0,
         };
         segments.iter().for_each(|s| shard.add_segment(s.clone()));
@@ -228,17 +228,18 @@ impl LogShard {
             return Ok(());
         }
         let active = self.data.active.as_ref().expect("staged records have their place in an active segment");
-        let checked = if self.refused || self.unchecked_bytes >= ROOM_CHECK_BYTES {
-            self.unchecked_bytes = 0;
-            self.core.check_room()
-        } else {
-            Ok(())
-        };
+        let checked =
+            if self.refused || self.unchecked_bytes >= ROOM_CHECK_BYTES.min(self.core.options.segment_bytes / 4) {
+                self.unchecked_bytes = 0;
+                self.core.check_room()
+            } else {
+                Ok(())
+            };
         let written = checked
             .and_then(|()| active.append(&self.data.stage).map_err(|e| store_error("cannot write", &active.path, e)));
         self.refused = written.is_err();
         written?;
-        self.unchecked_bytes += self.data.stage.len();
+        self.unchecked_bytes += self.data.stage.len() as u64;
         self.data.stage.clear();
         if self.data.stage.capacity() > 2 * STAGE_BYTES {
             self.data.stage.shrink_to(STAGE_BYTES);

@@ -1,6 +1,14 @@
 //! Tests of the log engine as a whole. Most run on a disk in memory that fails on demand.
 
+mod backup;
+mod bounds;
+mod crash;
+mod damage;
+mod faults;
 mod model;
+mod open;
+mod process;
+mod sync;
 
 use super::{LogStore, Options};
 use crate::logic::clock::ClockTime;

@@ -1,0 +1,120 @@
+//! Disk and memory stay within bounds, whatever is done for however long.
+
+use super::*;
+
+const LIVE_KEYS: u64 = 400;
+
+fn overwritten_store(shards: u16, writes: u64) -> LogStore {
+    let store = open(&MemDisk::new(1), tiny(shards)).unwrap();
+    for i in 0..writes {
+        put(&store, &key(i.wrapping_mul(7919) % LIVE_KEYS), &value(i, 110)).unwrap();
+        if i % 16 == 0 {
+            commit(&store).unwrap();
+            // What compaction may do for what was stored meanwhile: three times as much.
+            store.maintain(16 * 170 * 3).unwrap();
+        }
+    }
+    commit(&store).unwrap();
+    store
+}
+
+#[test]
+fn the_disk_holds_at_most_half_more_than_the_data_under_steady_overwriting() {
+    let store = overwritten_store(2, 40_000);
+    let data = LIVE_KEYS * (8 + 7 + 18 + 110);
+    let used = store.disk_bytes();
+    // Segments are tiny here: heads, hints and the slack of two segments a shard weigh more than they do in life.
+    assert!(used < data * 18 / 10, "{used} bytes for {data}");
+}
+
+#[test]
+fn forgets_do_not_add_up() {
+    let store = open(&MemDisk::new(1), tiny(2)).unwrap();
+    // Data that never changes, in segments that are older than every forget, and that hold something dead.
+    for n in 0..LIVE_KEYS {
+        put(&store, &key(n % 390), &value(1, 110)).unwrap();
+    }
+    let kept = store.items();
+    let mut most = 0;
+    for i in 0..20_000_u64 {
+        put(&store, &key(1_000_000 + i), &value(2, 20)).unwrap();
+        assert!(forget(&store, &key(1_000_000 + i), 2).unwrap());
+        commit(&store).unwrap();
+        store.maintain(400).unwrap();
+        if i > 1000 {
+            most = most.max(store.disk_bytes());
+        }
+    }
+    assert_eq!(store.items(), kept);
+    assert!(most < 2 * LIVE_KEYS * 170, "{most} bytes");
+}
+
+#[test]
+fn a_shard_that_rests_does_not_keep_the_forgets_of_one_that_works() {
+    let store = open(&MemDisk::new(1), tiny(2)).unwrap();
+    let (mut resting, mut working): (Vec<_>, Vec<_>) = (0..40_000).map(key).partition(|k| shard_of(&store, k) == 0);
+    resting.truncate(50);
+    for version in 1..4 {
+        resting.iter().for_each(|k| put(&store, k, &value(version, 50)).unwrap());
+    }
+    for (i, dbkey) in working.drain(..).enumerate() {
+        put(&store, &dbkey, &value(2, 20)).unwrap();
+        assert!(forget(&store, &dbkey, 2).unwrap());
+        if i % 8 == 0 {
+            commit(&store).unwrap();
+            store.maintain(4000).unwrap();
+        }
+    }
+    maintain(&store);
+    assert!(store.disk_bytes() < 30_000, "{} bytes", store.disk_bytes());
+}
+
+#[test]
+fn many_short_lives_do_not_leave_many_small_segments() {
+    let disk = MemDisk::new(1);
+    let options = Options { segment_bytes: 100_000, ..tiny(2) };
+    for life in 0..100 {
+        let store = open(&disk, options.clone()).unwrap();
+        put(&store, &key(life), &value(1, 100)).unwrap();
+        commit(&store).unwrap();
+        store.close().unwrap();
+    }
+    let store = open(&disk, options).unwrap();
+    maintain(&store);
+    assert_eq!(store.items(), 100);
+    let logs = disk.files().iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "log")).count();
+    assert!(logs <= 20, "{logs} segments");
+}
+
+#[test]
+fn a_directory_of_another_number_of_shards_is_compacted_into_ours() {
+    let disk = MemDisk::new(1);
+    let store = open(&disk, tiny(4)).unwrap();
+    (0..200).for_each(|n| put(&store, &key(n), &value(1, 100)).unwrap());
+    store.close().unwrap();
+    drop(store);
+    let store = open(&disk, tiny(3)).unwrap();
+    for version in 2..20 {
+        (0..200).for_each(|n| put(&store, &key(n), &value(version, 100)).unwrap());
+        commit(&store).unwrap();
+        maintain(&store);
+    }
+    (0..200).for_each(|n| assert_eq!(get(&store, &key(n)).unwrap(), Some(value(19, 100))));
+    assert!(store.disk_bytes() < 200 * 170 * 2, "{} bytes", store.disk_bytes());
+}
+
+#[test]
+fn the_index_of_a_store_takes_at_most_48_bytes_a_key() {
+    let disk = MemDisk::new(1);
+    let store = open(&disk, Options { segment_bytes: 1 << 20, ..tiny(2) }).unwrap();
+    for n in 0..60_000_u64 {
+        put(&store, &key(n), &mark(1)).unwrap();
+        if n > 40_000 && n % 1000 == 0 {
+            assert!(store.index_bytes() as u64 <= 48 * n, "{} bytes for {n} keys", store.index_bytes());
+        }
+    }
+    store.close().unwrap();
+    drop(store);
+    let store = open(&disk, tiny(2)).unwrap();
+    assert!(store.index_bytes() <= 48 * 60_000, "{} bytes after opening", store.index_bytes());
+}

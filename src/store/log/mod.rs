@@ -33,12 +33,14 @@ use self::core::Core;
 use super::fs::Disk;
 use super::{Maintained, Shard, Store, StoreError, Ticket};
 use compact::Maintenance;
+use plan::Plan;
 use segment::Segment;
 use std::any::Any;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Largest [`Options::segment_bytes`]: offsets in a segment are 32 bits.
 pub const MAX_SEGMENT_BYTES: u64 = 1 << 31;
@@ -80,6 +82,8 @@ pub struct LogStore {
     maintenance: Mutex<Maintenance>,
     /// Backups under way: while there are any, no segment is removed.
     pins: AtomicUsize,
+    /// What [`Store::pace`] says.
+    pace_us: AtomicU64,
     sync_thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -99,6 +103,7 @@ impl LogStore {
             shards: shards.into_iter().map(boxed).collect(),
             maintenance: Mutex::default(),
             pins: AtomicUsize::new(0),
+            pace_us: AtomicU64::new(0),
             sync_thread: Mutex::new(None),
         };
         if store.core.options.sync && store.core.options.sync_thread {
@@ -194,7 +199,14 @@ impl Store for LogStore {
     }
 
     fn maintain(&self, budget_bytes: u64) -> Result<Maintained, StoreError> {
-        self.maintenance().run(self, budget_bytes)
+        let result = self.maintenance().run(self, budget_bytes);
+        let pace = Plan::new(&self.core.segments(), &self.core.options, self.core.segment_target(), false).pace();
+        self.pace_us.store(pace.as_micros() as u64, Ordering::Relaxed);
+        result
+    }
+
+    fn pace(&self) -> Duration {
+        Duration::from_micros(self.pace_us.load(Ordering::Relaxed))
     }
 
     fn backup(&self, dst: &Path) -> Result<(), StoreError> {

@@ -17,7 +17,9 @@ fn a_backup_holds_what_was_committed_and_nothing_later() {
         // A compaction is under way.
         (0..50).for_each(|n| put(&store, &key(n), &value(2, 90)).unwrap());
         commit(&store).unwrap();
-        (0..5).for_each(|_| drop(store.maintain(1000).unwrap()));
+        for _ in 0..5 {
+            store.maintain(1000).unwrap();
+        }
         disk.set_faults(Faults { no_links, ..Faults::default() });
         let dst = Path::new("/elsewhere/backup");
         store.backup(dst).unwrap();

@@ -33,11 +33,10 @@ use self::core::Core;
 use super::fs::Disk;
 use super::{Maintained, Shard, Store, StoreError, Ticket};
 use compact::Maintenance;
-use plan::Plan;
 use segment::Segment;
 use std::any::Any;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -82,8 +81,6 @@ pub struct LogStore {
     maintenance: Mutex<Maintenance>,
     /// Backups under way: while there are any, no segment is removed.
     pins: AtomicUsize,
-    /// What [`Store::pace`] says.
-    pace_us: AtomicU64,
     sync_thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -103,7 +100,6 @@ impl LogStore {
             shards: shards.into_iter().map(boxed).collect(),
             maintenance: Mutex::default(),
             pins: AtomicUsize::new(0),
-            pace_us: AtomicU64::new(0),
             sync_thread: Mutex::new(None),
         };
         if store.core.options.sync && store.core.options.sync_thread {
@@ -200,13 +196,12 @@ impl Store for LogStore {
 
     fn maintain(&self, budget_bytes: u64) -> Result<Maintained, StoreError> {
         let result = self.maintenance().run(self, budget_bytes);
-        let pace = Plan::new(&self.core.segments(), &self.core.options, self.core.segment_target(), false).pace();
-        self.pace_us.store(pace.as_micros() as u64, Ordering::Relaxed);
+        self.core.update_pace();
         result
     }
 
     fn pace(&self) -> Duration {
-        Duration::from_micros(self.pace_us.load(Ordering::Relaxed))
+        self.core.pace()
     }
 
     fn backup(&self, dst: &Path) -> Result<(), StoreError> {

@@ -159,14 +159,16 @@ impl<R> Pending<R> {
         self.let_go(release);
     }
 
-    /// Gives up all pending writes, as a server does that was removed; `release` gets what waits for them.
-    pub fn clear(&mut self, mut release: impl FnMut(R)) {
+    /// Gives up all pending writes, as a server does that was removed. `unknown` gets their own answers: they may yet
+    /// take effect. `refused` gets those that were held with them.
+    pub fn clear(&mut self, mut unknown: impl FnMut(R), mut refused: impl FnMut(R)) {
         self.first = self.next();
         self.keys.clear();
         for write in self.writes.drain(..) {
-            write.answer.into_iter().chain(write.held).for_each(&mut release);
+            write.answer.into_iter().for_each(&mut unknown);
+            write.held.into_iter().for_each(&mut refused);
         }
-        std::mem::take(&mut self.behind).into_values().flatten().for_each(release);
+        std::mem::take(&mut self.behind).into_values().flatten().for_each(refused);
     }
 }
 

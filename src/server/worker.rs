@@ -103,6 +103,11 @@ impl Answer {
         }
     }
 
+    /// Sends instead that it is not known whether the change took effect, or will: another server decides that now.
+    pub fn unknown(self) {
+        self.conn.write(|out| write_error(out, self.msgid, error::UNKNOWN));
+    }
+
     /// Sends instead that the request was refused: this server is in epoch `epoch` now.
     pub fn refuse(self, epoch: u64) {
         write_refusal(&self.conn, self.msgid, self.outcome.style(), epoch);

@@ -56,7 +56,7 @@ impl State {
     fn take_result(&mut self, place: u32, latest: bool, result: &[u8]) -> Result<(), DecodeError> {
         let layout = self.shared.config.layout;
         let answer = match self.ops.at(place).ask {
-            Ask::Get => outcome::of_get(result, layout, unix_secs())?,
+            Ask::Get => outcome::of_get(result, layout, unix_secs)?,
             Ask::Mutate(change) => outcome::of_mutation(change, result, layout)?,
             Ask::Batch => return self.take_batch(place, result),
         };
@@ -73,7 +73,7 @@ impl State {
 
     fn take_v0_result(&mut self, place: u32, result: &[u8]) -> Result<(), DecodeError> {
         let config = &self.shared.config;
-        let step = v0::step(self.ops.at(place), result, config.layout, unix_secs(), config.limits.value_bytes)?;
+        let step = v0::step(self.ops.at(place), result, config.layout, unix_secs, config.limits.value_bytes)?;
         match step {
             Step::Answer(Answer::Found(found)) => {
                 // It may lie in the operation itself.
@@ -111,13 +111,13 @@ impl State {
     /// Takes a server's answer to a batch: for each key a value, nil: nothing, or false: to be asked for alone.
     fn take_batch(&mut self, place: u32, result: &[u8]) -> Result<(), DecodeError> {
         let layout = self.shared.config.layout;
-        let now_secs = unix_secs();
         let op = self.ops.at(place);
         let Some((client, number)) = self.clients.get(op.home).zip(op.home.number) else {
             self.end_batch(place);
             return Ok(());
         };
-        let is_next = client.answers.is_next(number);
+        let is_next = client.answers.is_next(number)
+            && client.answers.assembly(number).is_some_and(|a| a.is_worth_writing(op.keys(), result.len()));
         let (mut hits, mut misses) = (0, 0);
         let mut read = |out: &mut Option<&mut Vec<u8>>| -> Result<(), DecodeError> {
             let Some(assembly) = client.answers.assembly(number) else { return Ok(()) };
@@ -125,7 +125,7 @@ impl State {
             r.array_of(op.keys())?;
             for part in op.parts() {
                 match r.head()? {
-                    Head::Raw(len) => match outcome::of_dbval(r.take(len)?, layout, now_secs)? {
+                    Head::Raw(len) => match outcome::of_dbval(r.take(len)?, layout, unix_secs)? {
                         Answer::Found(found) => {
                             hits += 1;
                             client.traffic.note(found.data.len());
@@ -165,8 +165,8 @@ impl State {
         self.ops.end(place);
         let Some(client) = self.clients.get(home) else { return };
         client.end(keys, bytes);
-        if home.number.is_some_and(|number| client.answers.is_next(number)) {
-            client.give(&mut self.pool);
+        if let Some(number) = home.number {
+            client.give_parts(number, &mut self.pool);
         }
         self.after_answer(home);
     }

@@ -10,6 +10,9 @@ use crate::proto::memcache::{Reply, Trouble, text};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+/// What is held of an answer is written when it is so long, in bytes, or all there is.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// What is known of a part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Part {
@@ -45,6 +48,8 @@ pub struct Assembly {
     parts: Vec<Part>,
     held: Vec<u8>,
     held_parts: usize,
+    /// How many parts are still to be told.
+    left: usize,
     next: usize,
     failed: bool,
     /// Parts to be asked for one by one, and how many of them are asked for now.
@@ -60,7 +65,7 @@ impl Assembly {
         self.parts.clear();
         self.held.clear();
         self.alone.clear();
-        (self.held_parts, self.next, self.asked_alone, self.failed) = (0, 0, 0, false);
+        (self.held_parts, self.left, self.next, self.asked_alone, self.failed) = (0, 0, 0, 0, false);
     }
 
     /// Bytes of memory that it keeps when cleared, about.
@@ -85,6 +90,7 @@ impl Assembly {
         self.dbkeys[start - HASH_LEN..start].copy_from_slice(&hash.to_be_bytes());
         self.ends.push(self.dbkeys.len());
         self.parts.push(Part::Asked);
+        self.left += 1;
         (self.parts.len() as u32 - 1, hash)
     }
 
@@ -106,27 +112,35 @@ impl Assembly {
         self.parts.get(part as usize) == Some(&Part::Asked)
     }
 
-    /// A part was found. With `out`, where the whole answer is next, it is written there if it is the next part.
+    /// Whether what is told next, about so many parts with so many bytes, is to be written out as far as possible, given
+    /// that the whole answer is next. Short answers are written whole: a piece costs as much as all of it.
+    #[inline]
+    pub fn is_worth_writing(&self, parts: usize, bytes: usize) -> bool {
+        self.left <= parts || self.held.len() + bytes >= PIECE_BYTES
+    }
+
+    /// A part was found. With `out` it is written there, after what is held before it, if it is the next part.
     #[inline]
     pub fn found(&mut self, part: u32, found: &Found<'_>, out: Option<&mut Vec<u8>>) {
         if !self.is_asked(part) {
             return;
         }
-        match out {
-            Some(out) if part as usize == self.next && !self.failed => {
+        self.left -= 1;
+        if let Some(out) = out {
+            self.give_held(out);
+            if part as usize == self.next && !self.failed {
                 self.write_value(part, found, out);
                 self.parts[part as usize] = Part::Done;
                 self.next += 1;
-            }
-            _ => {
-                let mut held = std::mem::take(&mut self.held);
-                let start = held.len();
-                self.write_value(part, found, &mut held);
-                self.parts[part as usize] = Part::Held { start, end: held.len() };
-                self.held = held;
-                self.held_parts += 1;
+                return;
             }
         }
+        let mut held = std::mem::take(&mut self.held);
+        let start = held.len();
+        self.write_value(part, found, &mut held);
+        self.parts[part as usize] = Part::Held { start, end: held.len() };
+        self.held = held;
+        self.held_parts += 1;
     }
 
     fn write_value(&self, part: u32, found: &Found<'_>, out: &mut Vec<u8>) {
@@ -140,6 +154,7 @@ impl Assembly {
     pub fn missing(&mut self, part: u32) {
         if self.is_asked(part) {
             self.parts[part as usize] = Part::Done;
+            self.left -= 1;
         }
     }
 
@@ -147,6 +162,7 @@ impl Assembly {
     pub fn fail(&mut self, part: u32, trouble: Trouble) {
         if self.is_asked(part) {
             self.parts[part as usize] = Part::Failed(trouble);
+            self.left -= 1;
         }
     }
 
@@ -179,9 +195,19 @@ impl Assembly {
 
     /// Writes what is next, and the end when nothing is left. For the answer whose turn it is.
     pub fn give(&mut self, out: &mut Vec<u8>) {
-        while !self.is_complete() {
+        self.give_held(out);
+        if self.next == self.parts.len() && !self.failed {
+            text::encode(&Reply::End, out);
+            self.next += 1;
+        }
+    }
+
+    /// Writes what is held and next.
+    #[inline]
+    fn give_held(&mut self, out: &mut Vec<u8>) {
+        while !self.failed {
             match self.parts.get(self.next) {
-                Some(Part::Asked) => return,
+                Some(Part::Asked) | None => return,
                 Some(Part::Done) => {}
                 Some(&Part::Held { start, end }) => {
                     out.extend_from_slice(&self.held[start..end]);
@@ -194,7 +220,6 @@ impl Assembly {
                     text::encode(&Reply::Trouble(trouble), out);
                     self.failed = true;
                 }
-                None => text::encode(&Reply::End, out),
             }
             self.next += 1;
         }

@@ -5,6 +5,7 @@
 //! [`BACKLOG_BYTES`] of answers unread. While the requests of all of a worker's clients take [`WORKER_BYTES`], none is.
 
 use super::answers::{Answers, Pool};
+use super::assembly::Assembly;
 use super::op::Home;
 use super::outcome::Answer;
 use super::stats::Figure;
@@ -132,8 +133,10 @@ impl Client {
     /// Gives a part of an answer. `alone`: it was asked for by itself.
     pub fn answer_part(&mut self, number: u32, part: u32, alone: bool, answer: &Answer<'_>, pool: &mut Pool) {
         let answers = &mut self.answers;
-        let is_next = answers.is_next(number);
+        let mut is_next = answers.is_next(number);
         let Some(assembly) = answers.assembly(number) else { return };
+        is_next = is_next
+            && assembly.is_worth_writing(1, if let Answer::Found(found) = answer { found.data.len() } else { 0 });
         if alone {
             assembly.told_alone();
         }
@@ -146,7 +149,13 @@ impl Client {
             Answer::Reply(Reply::Trouble(trouble)) => assembly.fail(part, *trouble),
             Answer::Reply(_) => assembly.missing(part),
         }
-        if is_next {
+        self.give_parts(number, pool);
+    }
+
+    /// Gives what there is of the answer with this number, if it is its turn and worth it, and all that follow.
+    pub fn give_parts(&mut self, number: u32, pool: &mut Pool) {
+        let worth = |assembly: &mut Assembly| assembly.is_worth_writing(0, 0);
+        if self.answers.is_next(number) && self.answers.assembly(number).is_some_and(worth) {
             self.give(pool);
         }
     }

@@ -13,6 +13,7 @@ use crate::logic::address::Address;
 use crate::logic::record::worker_of;
 use crate::net::conn::{Conn, Ended, Received, Then, read_loop};
 use crate::proto::rpc::frame::{self, Frame, Scanner};
+use crate::proto::rpc::msgpack::Reader;
 use crate::proto::rpc::v1::{Connect, Peer};
 use std::rc::Rc;
 use tokio::net::TcpStream;
@@ -275,6 +276,12 @@ impl State {
         while let Some(link) = self.links.connected(place, connection) {
             link.active_ms = self.now_ms;
             let rest = &bytes[used..];
+            if let Some((msgid, result, len)) = read_success(rest) {
+                *scanner = Scanner::default();
+                used += len;
+                self.answered(place, msgid, None, result);
+                continue;
+            }
             match scanner.advance(rest) {
                 Ok(None) => return Received { used, need: scanner.needed(), then: Then::Read },
                 Ok(Some(len)) => {
@@ -313,6 +320,18 @@ impl State {
             self.links.remove(place);
         }
     }
+}
+
+/// The usual case, taken apart in one go: a whole response without an error, as msgid, result, and its length.
+#[inline]
+fn read_success(bytes: &[u8]) -> Option<(u32, &[u8], usize)> {
+    let mut r = Reader::new(bytes.strip_prefix(&[0x94, 1])?);
+    let msgid = r.u32().ok()?;
+    if !r.take_nil() {
+        return None;
+    }
+    let result = r.skip().ok()?;
+    Some((msgid, result, bytes.len() - r.rest().len()))
 }
 
 /// A link's task: connects, reads until the connection ends.

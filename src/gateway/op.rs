@@ -103,6 +103,24 @@ impl Op {
         &self.bytes[self.key_end..]
     }
 
+    /// Makes it as new, one field at a time: they are many, and mostly so already.
+    #[inline]
+    fn renew(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        self.began_ms = u64::MAX;
+        (self.with_cas, self.alone, self.in_line, self.uncertain) = (false, false, false, false);
+        (self.options, self.arg, self.attempt, self.retries, self.fallback) = (0, 0, 0, 0, 0);
+        (self.link, self.trouble, self.stage, self.key_end) = (None, None, Stage::Start, 0);
+        if self.computed.capacity() > 0 {
+            self.computed = Vec::new();
+        }
+        if self.bytes.capacity() > KEPT_BYTES {
+            self.bytes = Vec::new();
+        } else {
+            self.bytes.clear();
+        }
+    }
+
     /// Sets the key: `prefix` and `key` together. Returns the ring position.
     #[inline]
     pub fn set_key(&mut self, prefix: &[u8], key: &[u8]) {
@@ -177,11 +195,10 @@ impl Ops {
             }
         };
         let op = &mut self.table[place as usize];
-        // All but the memory and the generation is as new.
-        let (generation, mut bytes) = (op.generation, std::mem::take(&mut op.bytes));
-        bytes.clear();
-        let sequence = self.sequences.next();
-        *op = Op { generation, ask, home, began_ms, bytes, sequence, ..Op::default() };
+        op.ask = ask;
+        op.home = home;
+        op.began_ms = began_ms;
+        op.sequence = self.sequences.next();
         (place, op)
     }
 
@@ -203,20 +220,13 @@ impl Ops {
         &mut self.table[place as usize]
     }
 
-    /// Gives a place back.
+    /// Gives a place back. All but its memory and its generation is as new then.
     #[inline]
     pub fn end(&mut self, place: u32) {
         let op = &mut self.table[place as usize];
         self.bytes -= op.bytes.len();
         self.sequences.finish(op.sequence);
-        op.generation = op.generation.wrapping_add(1);
-        op.home = Home::default();
-        op.began_ms = u64::MAX;
-        if op.bytes.capacity() > KEPT_BYTES {
-            op.bytes = Vec::new();
-        } else {
-            op.bytes.clear();
-        }
+        op.renew();
         self.free.push(place);
     }
 

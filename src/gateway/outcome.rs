@@ -44,7 +44,7 @@ impl Answer<'_> {
 /// # Errors
 /// When it is none.
 #[inline]
-pub fn of_get(result: &[u8], layout: Layout, now_secs: u64) -> Result<Answer<'_>, DecodeError> {
+pub fn of_get(result: &[u8], layout: Layout, now_secs: impl FnOnce() -> u64) -> Result<Answer<'_>, DecodeError> {
     let mut r = Reader::new(result);
     if r.take_nil() { Ok(Answer::Missing) } else { of_dbval(r.raw()?, layout, now_secs) }
 }
@@ -54,7 +54,7 @@ pub fn of_get(result: &[u8], layout: Layout, now_secs: u64) -> Result<Answer<'_>
 /// # Errors
 /// When it is no dbval.
 #[inline]
-pub fn of_dbval(dbval: &[u8], layout: Layout, now_secs: u64) -> Result<Answer<'_>, DecodeError> {
+pub fn of_dbval(dbval: &[u8], layout: Layout, now_secs: impl FnOnce() -> u64) -> Result<Answer<'_>, DecodeError> {
     let body = record::parse(dbval).ok_or(DecodeError::Type)?.body;
     let seen = body.and_then(|body| layout.read(&body, now_secs));
     Ok(seen.map_or(Answer::Missing, |seen| Answer::Found(seen.found)))
@@ -88,7 +88,7 @@ pub fn of_mutation(op: Op, result: &[u8], layout: Layout) -> Result<Answer<'_>, 
         Mutated::TooLarge => too_large(op),
         Mutated::Number(_, number) => Reply::Number(number),
         // It was there when it was touched. The expiry that it has since may have passed already; that is for later gets.
-        Mutated::Value(dbval) => return of_dbval(dbval, layout, BEFORE_ANY_EXPIRY),
+        Mutated::Value(dbval) => return of_dbval(dbval, layout, || BEFORE_ANY_EXPIRY),
         Mutated::Unknown => Reply::Trouble(Trouble::Unknown),
     };
     Ok(Answer::Reply(reply))
@@ -134,11 +134,11 @@ mod tests {
         Layout::default().encode(ClockTime(9), 5, 50, b"abc", &mut dbval);
         write_raw(&mut result, &dbval);
         let found = Found { flags: 5, cas: 9, data: b"abc" };
-        assert_eq!(of_get(&result, Layout::default(), 49), Ok(Answer::Found(found)));
-        assert_eq!(of_get(&result, Layout::default(), 50), Ok(Answer::Missing));
-        assert_eq!(of_get(&[0xc0], Layout::default(), 0), Ok(Answer::Missing));
-        assert_eq!(of_get(&[0xa3, 1, 2, 3], Layout::default(), 0), Err(DecodeError::Type));
-        assert_eq!(of_get(&[0xc3], Layout::default(), 0), Err(DecodeError::Type));
+        assert_eq!(of_get(&result, Layout::default(), || 49), Ok(Answer::Found(found)));
+        assert_eq!(of_get(&result, Layout::default(), || 50), Ok(Answer::Missing));
+        assert_eq!(of_get(&[0xc0], Layout::default(), || 0), Ok(Answer::Missing));
+        assert_eq!(of_get(&[0xa3, 1, 2, 3], Layout::default(), || 0), Err(DecodeError::Type));
+        assert_eq!(of_get(&[0xc3], Layout::default(), || 0), Err(DecodeError::Type));
     }
 
     #[test]

@@ -103,7 +103,7 @@ pub fn step<'a>(
     op: &'a Op,
     result: &'a [u8],
     layout: Layout,
-    now_secs: u64,
+    now_secs: impl FnOnce() -> u64,
     max_len: usize,
 ) -> Result<Step<'a>, DecodeError> {
     if op.stage == Stage::Write {
@@ -147,7 +147,7 @@ fn written<'a>(op: &'a Op, result: &[u8], layout: Layout) -> Result<Step<'a>, De
         (Head::UInt(version), v1::Op::Incr | v1::Op::Decr | v1::Op::GetAndTouch) => {
             let body = record::parse(&op.computed).and_then(|value| value.body).ok_or(DecodeError::Type)?;
             // It was there when it was read, even if it has expired by now.
-            let seen = layout.read(&body, 0);
+            let seen = layout.read(&body, || 0);
             let cas = if body.layout == LAYOUT_CAS { body.cas } else { version };
             let found = seen.map(|seen| Found { cas, ..seen.found });
             match (change, found) {
@@ -286,7 +286,7 @@ mod tests {
     fn change(change: v1::Op, arg: u64, asked: &[u8], stored: Option<&[u8]>) -> Result<(u64, u32, Vec<u8>), String> {
         with_op(change, arg, asked, Stage::Read, |op| {
             let result = stored.map_or(vec![0xc0], raw);
-            match step(op, &result, PLAIN, 100, 10).unwrap() {
+            match step(op, &result, PLAIN, || 100, 10).unwrap() {
                 Step::Write(dbval) => {
                     let value = record::parse(&dbval).unwrap();
                     let body = value.body.unwrap();
@@ -357,7 +357,7 @@ mod tests {
         let stored = [&[0, 0, 0, 0, 0, 0, 0, 9, 0, 0][..], b"10"].concat();
         with_op(v1::Op::Incr, 1, b"", Stage::Read, |op| {
             let expected = [&[0, 0, 0, 0, 0, 0, 0, 9, 0, 0][..], b"11"].concat();
-            assert_eq!(step(op, &raw(&stored), PLAIN, 100, 10), Ok(Step::Write(expected)));
+            assert_eq!(step(op, &raw(&stored), PLAIN, || 100, 10), Ok(Step::Write(expected)));
         });
     }
 
@@ -366,7 +366,7 @@ mod tests {
         let answered = |change, uncertain, result: &[u8]| {
             with_op(change, 0, b"", Stage::Write, |op| {
                 (op.uncertain, op.computed) = (uncertain, dbval(9, 0, 0, b"15"));
-                format!("{:?}", step(op, result, PLAIN, 100, 10).unwrap())
+                format!("{:?}", step(op, result, PLAIN, || 100, 10).unwrap())
             })
         };
         assert_eq!(answered(v1::Op::Incr, false, &[0xc2]), "Again");
@@ -383,14 +383,14 @@ mod tests {
     fn after_a_failed_cas_the_key_tells_exists_from_not_found() {
         with_op(v1::Op::Cas, 5, &dbval(0, 0, 0, b"new"), Stage::Check, |op| {
             let exists = Step::Answer(Answer::Reply(Reply::Exists));
-            assert_eq!(step(op, &raw(&dbval(9, 0, 0, b"x")), PLAIN, 100, 10), Ok(exists));
+            assert_eq!(step(op, &raw(&dbval(9, 0, 0, b"x")), PLAIN, || 100, 10), Ok(exists));
             let mut touched = Vec::new();
             record::encode_header(ClockTime(9), LAYOUT_CAS, 0, 0, 5, &mut touched);
             let touched = raw(&touched);
-            let written = step(op, &touched, PLAIN, 100, 10).unwrap();
+            let written = step(op, &touched, PLAIN, || 100, 10).unwrap();
             assert!(matches!(written, Step::Write(dbval) if record::version_of(&dbval) == Some(ClockTime(9))));
             let missing = Step::Answer(Answer::Reply(Reply::NotFound));
-            assert_eq!(step(op, &[0xc0], PLAIN, 100, 10), Ok(missing));
+            assert_eq!(step(op, &[0xc0], PLAIN, || 100, 10), Ok(missing));
             let mut out = Vec::new();
             write_op(op, &mut out, 1);
             assert!(matches!(parse(&out), Ok(Frame::Request { method: method::GET, .. })));

@@ -51,9 +51,10 @@ impl Layout {
         out.extend_from_slice(data);
     }
 
-    /// What a client sees of a stored value; `None` when it is gone at `now_secs`, or shorter than its layout demands.
+    /// What a client sees of a stored value; `None` when it is gone, or shorter than its layout demands. The time is
+    /// asked for only where it matters.
     #[inline]
-    pub fn read<'a>(self, body: &Body<'a>, now_secs: u64) -> Option<Seen<'a>> {
+    pub fn read<'a>(self, body: &Body<'a>, now_secs: impl FnOnce() -> u64) -> Option<Seen<'a>> {
         let (mut flags, mut expiry, mut data) = (body.flags, body.expiry, body.data);
         if body.layout == LAYOUT_KUMOFS && self.is_kumofs() {
             let (prefix, rest) = data.split_at_checked(self.prefix_len())?;
@@ -62,7 +63,8 @@ impl Layout {
             expiry = expire_bytes.try_into().map_or(NEVER, u32::from_be_bytes);
             flags = flags_bytes.try_into().map_or(0, |bytes| u32::from(u16::from_be_bytes(bytes)));
         }
-        (!is_gone(expiry, now_secs)).then_some(Seen { found: Found { flags, cas: body.cas, data }, expiry })
+        let gone = expiry != NEVER && is_gone(expiry, now_secs());
+        (!gone).then_some(Seen { found: Found { flags, cas: body.cas, data }, expiry })
     }
 }
 
@@ -97,13 +99,13 @@ mod tests {
         for layout in ALL {
             let dbval = stored(layout, 0xfffe, 1000);
             let body = record::parse(&dbval).unwrap().body.unwrap();
-            let seen = layout.read(&body, 999).unwrap();
+            let seen = layout.read(&body, || 999).unwrap();
             let keeps_flags = layout.flags || !layout.is_kumofs();
             let keeps_expiry = layout.expire || !layout.is_kumofs();
             let flags = if keeps_flags { 0xfffe } else { 0 };
             assert_eq!(seen.found, Found { flags, cas: 7, data: b"data" });
             assert_eq!(seen.expiry, if keeps_expiry { 1000 } else { 0 });
-            assert_eq!(layout.read(&body, 1000).is_none(), keeps_expiry);
+            assert_eq!(layout.read(&body, || 1000).is_none(), keeps_expiry);
         }
     }
 
@@ -117,7 +119,7 @@ mod tests {
     fn a_value_of_ours_is_read_by_a_gateway_for_kumofs() {
         let dbval = stored(ALL[0], 70_000, 0);
         let body = record::parse(&dbval).unwrap().body.unwrap();
-        assert_eq!(ALL[3].read(&body, 5).unwrap().found.flags, 70_000);
+        assert_eq!(ALL[3].read(&body, || 5).unwrap().found.flags, 70_000);
     }
 
     #[test]
@@ -125,6 +127,6 @@ mod tests {
         let mut dbval = Vec::new();
         record::encode_header(ClockTime(1), LAYOUT_KUMOFS, 0, 0, 0, &mut dbval);
         dbval.extend_from_slice(b"abc");
-        assert_eq!(ALL[3].read(&record::parse(&dbval).unwrap().body.unwrap(), 5), None);
+        assert_eq!(ALL[3].read(&record::parse(&dbval).unwrap().body.unwrap(), || 5), None);
     }
 }

@@ -7,6 +7,7 @@
 
 use super::address::Address;
 use super::clock::ClockTime;
+use sha1::block_api::compress;
 use sha1::{Digest, Sha1};
 
 /// Points of a node on the ring.
@@ -14,10 +15,31 @@ pub const POINTS_PER_NODE: usize = 128;
 /// Copies kept of each key.
 pub const REPLICAS: usize = 3;
 
+/// Most bytes that SHA-1 takes in one block, whose rest is padding and the length.
+const ONE_BLOCK_LEN: usize = 55;
+/// Where SHA-1 starts (RFC 3174, 6.1).
+const SHA1_START: [u32; 5] = [0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0];
+
 /// Where a byte string lies on the ring.
+#[inline]
 pub fn hash(bytes: &[u8]) -> u64 {
+    if bytes.len() <= ONE_BLOCK_LEN {
+        return hash_one_block(bytes);
+    }
     let digest = Sha1::digest(bytes);
     u64::from_le_bytes(digest[..8].try_into().expect("a SHA-1 digest has 20 bytes"))
+}
+
+/// The same without the machinery for long strings, which would take longer than the hashing.
+fn hash_one_block(bytes: &[u8]) -> u64 {
+    let mut block = [0; 64];
+    block[..bytes.len()].copy_from_slice(bytes);
+    block[bytes.len()] = 0x80;
+    block[56..].copy_from_slice(&(8 * bytes.len() as u64).to_be_bytes());
+    let mut state = SHA1_START;
+    compress(&mut state, &[block]);
+    // The digest is the state in big-endian words; its first 8 bytes are read little-endian.
+    u64::from(state[0].swap_bytes()) | u64::from(state[1].swap_bytes()) << 32
 }
 
 /// A server in a hash space.
@@ -135,6 +157,14 @@ mod tests {
         assert_eq!(hash(b"a"), 0xfca7a5fa37e4f786);
         assert_eq!(hash(b"the-key"), 0xbfc35380c472f6f6);
         assert_eq!(hash(b"wirekey"), 0x667df3131b5ae4d7);
+    }
+
+    #[test]
+    fn short_strings_are_hashed_like_long_ones() {
+        for len in 0..=130 {
+            let bytes: Vec<u8> = (0..len).map(|i: u8| i.wrapping_mul(7)).collect();
+            assert_eq!(hash(&bytes), u64::from_le_bytes(Sha1::digest(&bytes)[..8].try_into().unwrap()), "{len} bytes");
+        }
     }
 
     #[test]

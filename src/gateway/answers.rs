@@ -12,9 +12,11 @@ const KEPT_SLOTS: usize = 256;
 const POOLED: usize = 256;
 const POOLED_CAPACITY: usize = 16 << 10;
 
-/// What held answers are kept in, recycled.
+/// What held answers are kept in, recycled; and a count of what is given to clients.
 #[derive(Default)]
 pub struct Pool {
+    /// Bytes given out since this was last taken.
+    pub written_bytes: u64,
     buffers: Vec<Vec<u8>>,
     // Boxed where they are used: a slot of the queue stays small, and taking one from here moves a pointer.
     #[allow(clippy::vec_box)]
@@ -22,6 +24,15 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// Counts what `append` appends.
+    #[inline]
+    pub fn counted<R>(&mut self, out: &mut Vec<u8>, append: impl FnOnce(&mut Vec<u8>, &mut Pool) -> R) -> R {
+        let before = out.len();
+        let result = append(out, self);
+        self.written_bytes += (out.len() - before) as u64;
+        result
+    }
+
     fn take_buffer(&mut self) -> Vec<u8> {
         self.buffers.pop().unwrap_or_default()
     }

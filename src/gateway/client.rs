@@ -51,6 +51,17 @@ impl Traffic {
     }
 }
 
+/// Whether a client's commands wait for the one before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Barrier {
+    #[default]
+    Open,
+    /// Until its operations are done: they take several steps, in clusters of kumofs 0.4.
+    UntilIdle,
+    /// Until [`State::end_barrier`]: a task of its own does it (`stats`, `flush_all`).
+    UntilEnded,
+}
+
 /// A client.
 pub struct Client {
     /// The connection.
@@ -64,8 +75,8 @@ pub struct Client {
     bytes: usize,
     /// Its commands wait for answers.
     paused: bool,
-    /// Its commands wait for this one (`stats`, `flush_all`), which is done by a task of its own.
-    pub barrier: bool,
+    /// Whether its commands wait for the one before.
+    barrier: Barrier,
     /// No more commands: it is closed when all is answered.
     closing: bool,
     /// Bytes to be dropped unread: the data of a refused store.
@@ -108,8 +119,10 @@ impl Client {
         let answers = &mut self.answers;
         if answers.is_next(number) {
             self.conn.write(|out| {
-                encode(out);
-                answers.given(out, pool);
+                pool.counted(out, |out, pool| {
+                    encode(out);
+                    answers.given(out, pool);
+                });
             });
         } else {
             answers.hold(number, pool, encode);
@@ -125,7 +138,9 @@ impl Client {
             assembly.told_alone();
         }
         match answer {
-            Answer::Found(found) if is_next => self.conn.write(|out| assembly.found(part, found, Some(out))),
+            Answer::Found(found) if is_next => {
+                self.conn.write(|out| pool.counted(out, |out, _| assembly.found(part, found, Some(out))));
+            }
             Answer::Found(found) => assembly.found(part, found, None),
             Answer::Missing => assembly.missing(part),
             Answer::Reply(Reply::Trouble(trouble)) => assembly.fail(part, *trouble),
@@ -139,7 +154,7 @@ impl Client {
     /// Gives all answers whose turn has come.
     pub fn give(&mut self, pool: &mut Pool) {
         let answers = &mut self.answers;
-        self.conn.write(|out| answers.give(out, pool));
+        self.conn.write(|out| pool.counted(out, |out, pool| answers.give(out, pool)));
     }
 
     /// The answer whose turn it is and a part of it to ask for by itself, if the client reads what it gets.
@@ -159,9 +174,12 @@ impl Client {
     #[inline]
     pub fn go_on(&mut self) {
         if self.closing {
-            if self.is_idle() && !self.barrier {
+            if self.is_idle() && self.barrier != Barrier::UntilEnded {
                 self.conn.close_when_written();
             }
+        } else if self.barrier == Barrier::UntilIdle && self.is_idle() {
+            self.barrier = Barrier::Open;
+            self.conn.resume();
         } else if self.paused && self.has_room(2) {
             self.paused = false;
             self.conn.resume();
@@ -205,7 +223,7 @@ impl Clients {
             keys: 0,
             bytes: 0,
             paused: false,
-            barrier: false,
+            barrier: Barrier::Open,
             closing: false,
             swallow: 0,
         });
@@ -300,13 +318,14 @@ impl State {
 
     fn client_read(&mut self, received: Received) -> Received {
         self.count(Figure::BytesRead, received.used as u64);
+        self.count_written();
         received
     }
 
     /// Whether a client's next command has to wait; then something will show it again.
     fn must_wait(&mut self, home: Home) -> bool {
         let Some(client) = self.clients.get(home) else { return false };
-        if client.closing || client.barrier {
+        if client.closing || client.barrier != Barrier::Open {
             return true;
         }
         if !client.has_room(1) {
@@ -324,21 +343,32 @@ impl State {
         false
     }
 
-    /// Whether a command that waits for all before it may begin; otherwise it is shown again when it may.
+    /// Whether a command that all others wait for may begin, and be ended by [`end_barrier`](State::end_barrier);
+    /// otherwise it is shown again when it may.
     pub fn begin_barrier(&mut self, home: Home) -> bool {
+        self.raise_barrier(home, Barrier::UntilEnded)
+    }
+
+    /// The same for a command that ends with its operations.
+    pub fn begin_alone(&mut self, home: Home) -> bool {
+        self.raise_barrier(home, Barrier::UntilIdle)
+    }
+
+    fn raise_barrier(&mut self, home: Home, barrier: Barrier) -> bool {
         let Some(client) = self.clients.get(home) else { return false };
-        if client.is_idle() {
-            client.barrier = true;
-            return true;
+        let idle = client.is_idle();
+        if idle {
+            client.barrier = barrier;
+        } else {
+            client.paused = true;
         }
-        client.paused = true;
-        false
+        idle
     }
 
     /// A command that all after it wait for is done. `encode` appends its answer, if one is wanted.
     pub fn end_barrier(&mut self, home: Home, number: Option<u32>, encode: impl FnOnce(&mut Vec<u8>)) {
         let Some(client) = self.clients.get(home) else { return };
-        client.barrier = false;
+        client.barrier = Barrier::Open;
         if let Some(number) = number {
             client.answer(number, &mut self.pool, encode);
         }

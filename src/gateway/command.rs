@@ -27,6 +27,9 @@ fn expiry(exptime: i64) -> u32 {
 impl State {
     /// Executes a client's command: begins its operations, or answers it at once.
     pub fn execute(&mut self, home: Home, request: Request<'_>) -> Flow {
+        if self.view.has_v0() && takes_steps(&request) && !self.begin_alone(home) {
+            return Flow::Wait;
+        }
         match request {
             Request::Get { keys, with_cas } => self.get(home, keys, with_cas),
             Request::GetAndTouch { exptime, keys, with_cas } => self.get_and_touch(home, keys, exptime, with_cas),
@@ -85,9 +88,10 @@ impl State {
         for key in keys {
             let (part, hash) = assembly.add(prefix, key);
             let server = self.view.reader(hash, 0).filter(|s| self.view.dialect(*s) == Dialect::V1);
+            let in_order = self.order.is_empty() || !self.order.has(home, hash);
             match server.and_then(|server| self.links.to(server, hash)) {
-                Some(link) => by_link[link as usize].push(part),
-                None => alone.push(part),
+                Some(link) if in_order => by_link[link as usize].push(part),
+                _ => alone.push(part),
             }
         }
         let Some(client) = self.clients.get(home) else { return };
@@ -218,6 +222,17 @@ impl State {
         }
         stats::tell(self, home, wanted);
         Flow::GoOn
+    }
+}
+
+/// Whether a server of kumofs 0.4 needs more than one message for a command, between which no other may come.
+fn takes_steps(request: &Request<'_>) -> bool {
+    match request {
+        Request::Store { verb, .. } => *verb != Verb::Set,
+        Request::Count { .. } | Request::Touch { .. } => true,
+        // Without keys there is nothing to wait for.
+        Request::GetAndTouch { keys, .. } => keys.len() > 0,
+        _ => false,
     }
 }
 

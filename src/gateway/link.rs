@@ -264,6 +264,12 @@ impl State {
 
     /// Takes what came over a link.
     fn link_received(&mut self, place: u32, connection: u32, bytes: &[u8], scanner: &mut Scanner) -> Received {
+        let received = self.take_frames(place, connection, bytes, scanner);
+        self.count_written();
+        received
+    }
+
+    fn take_frames(&mut self, place: u32, connection: u32, bytes: &[u8], scanner: &mut Scanner) -> Received {
         self.read_clock();
         let mut used = 0;
         while let Some(link) = self.links.connected(place, connection) {

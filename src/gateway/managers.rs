@@ -17,12 +17,12 @@ use crate::proto::rpc::v1::{Connect, Connected, Peer, method};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 
 /// How long a manager has to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// How long a manager has to decide a flush, which all voters take part in.
+/// How long a manager has to decide a flush, which all voters take part in; and how long one is waited for.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// How often a manager is asked without being told to.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
@@ -54,8 +54,13 @@ pub async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiver<Requ
         match request {
             Request::Renew => managers.iter().for_each(|manager| manager.renew.notify_one()),
             Request::Flush { delay_secs, done } => {
-                let (managers, shared) = (managers.clone(), shared.clone());
+                let (managers, shared, began) = (managers.clone(), shared.clone(), Instant::now());
                 tasks.spawn_local(async move {
+                    while managers.iter().all(|manager| manager.link.borrow().is_none())
+                        && began.elapsed() < FLUSH_LIMIT
+                    {
+                        tokio::time::sleep(ASK_PAUSE).await;
+                    }
                     // Who asked may have gone.
                     let _ = done.send(flush(&managers, &shared, delay_secs).await);
                 });

@@ -11,11 +11,13 @@
 //! 2. [`worker`]: a worker's state, its mail and its clock.
 //! 3. [`client`]: a client's bytes become operations ([`command`]), its answers leave in order ([`answers`],
 //!    [`assembly`]).
-//! 4. [`flow`]: an operation is sent, answered, tried again ([`retry`]), told ([`outcome`]); what it is: [`op`].
+//! 4. [`flow`]: an operation ([`op`]) is sent, and tried again ([`retry`]) in its client's order ([`order`]).
+//!    [`answered`]: it is answered, and told to the client ([`outcome`]).
 //! 5. [`link`]: a connection to a server, and what is under way on it ([`pending`]).
 //! 6. [`view`]: the epoch and who serves what; [`value`]: how values are laid out; [`v0`]: kumofs 0.4 servers.
 //! 7. The figures: [`stats`]; what failed, for the binary log: [`failures`].
 
+mod answered;
 mod answers;
 mod assembly;
 mod client;
@@ -25,6 +27,7 @@ mod flow;
 mod link;
 mod managers;
 mod op;
+mod order;
 mod outcome;
 mod pending;
 mod retry;

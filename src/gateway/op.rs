@@ -74,6 +74,8 @@ pub struct Op {
     pub began_ms: u64,
     /// The link that has the latest attempt, while one is under way.
     pub link: Option<u32>,
+    /// It stands in a line of [`super::order`].
+    pub in_line: bool,
     /// How often it had to wait.
     pub retries: u32,
     /// An attempt got lost on its way: it may have been executed.

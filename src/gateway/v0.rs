@@ -13,7 +13,7 @@ use crate::logic::clock::ClockTime;
 use crate::logic::counter::{self, Direction};
 use crate::logic::decimal;
 use crate::logic::expiry::NEVER;
-use crate::logic::record::{self, Body, LAYOUT_KUMOFS};
+use crate::logic::record::{self, Body, LAYOUT_CAS, LAYOUT_KUMOFS};
 use crate::proto::memcache::{Reply, Trouble};
 use crate::proto::rpc::frame::write_request;
 use crate::proto::rpc::msgpack::{DecodeError, Head, Reader, write_array, write_raw, write_uint};
@@ -30,7 +30,7 @@ pub enum Stage {
     Read,
     /// The change is being written.
     Write,
-    /// A compare-and-swap failed; whether there is a value at all is being read.
+    /// A compare-and-swap failed: what there is instead is being read.
     Check,
 }
 
@@ -41,7 +41,7 @@ pub enum Step<'a> {
     Answer(Answer<'a>),
     /// Write this dbval: by compare-and-swap with the version in it, or with version 0 in any case.
     Write(Vec<u8>),
-    /// Read whether there is a value.
+    /// Read what there is.
     Check,
     /// Start over: the value has changed meanwhile.
     Again,
@@ -77,7 +77,7 @@ pub fn write_op(op: &Op, out: &mut Vec<u8>, msgid: u32) {
         return write_raw(out, op.dbkey());
     }
     let dbval = if op.computed.is_empty() { op.dbval() } else { &op.computed };
-    let required = if op.ask == Ask::Mutate(v1::Op::Cas) { Some(op.arg) } else { None };
+    let required = (op.ask == Ask::Mutate(v1::Op::Cas) && op.computed.is_empty()).then_some(op.arg);
     let is_cas = required.is_some() || record::version_of(dbval) != Some(ClockTime(0));
     let operation = match (is_cas, not_waiting) {
         (true, _) => set_op::CAS,
@@ -111,13 +111,6 @@ pub fn step<'a>(
     }
     let mut r = Reader::new(result);
     let dbval = if r.take_nil() { None } else { Some(r.raw()?) };
-    if op.stage == Stage::Check {
-        let missing = match dbval {
-            Some(dbval) => of_dbval(dbval, layout, now_secs)? == Answer::Missing,
-            None => true,
-        };
-        return Ok(Step::Answer(Answer::Reply(if missing { Reply::NotFound } else { Reply::Exists })));
-    }
     let Ask::Mutate(change) = op.ask else {
         let answer = dbval.map_or(Ok(Answer::Missing), |dbval| of_dbval(dbval, layout, now_secs))?;
         return Ok(Step::Answer(answer));
@@ -128,6 +121,9 @@ pub fn step<'a>(
     let current = body.zip(seen).map(|(body, seen)| Current { body, seen, layout });
     // What has expired is still compared with: it may be written over meanwhile.
     let version = value.filter(|_| body.is_some()).map_or(ClockTime(0), |value| value.version);
+    if op.stage == Stage::Check && current.is_none() {
+        return Ok(Step::Answer(Answer::Reply(Reply::NotFound)));
+    }
     let asked = record::parse(op.dbval()).and_then(|value| value.body);
     Ok(match compute(change, op, current, asked, version, max_len) {
         Ok(dbval) => Step::Write(dbval),
@@ -152,7 +148,8 @@ fn written<'a>(op: &'a Op, result: &[u8], layout: Layout) -> Result<Step<'a>, De
             let body = record::parse(&op.computed).and_then(|value| value.body).ok_or(DecodeError::Type)?;
             // It was there when it was read, even if it has expired by now.
             let seen = layout.read(&body, 0);
-            let found = seen.map(|seen| Found { cas: version, ..seen.found });
+            let cas = if body.layout == LAYOUT_CAS { body.cas } else { version };
+            let found = seen.map(|seen| Found { cas, ..seen.found });
             match (change, found) {
                 (v1::Op::GetAndTouch, Some(found)) => Ok(Step::Answer(Answer::Found(found))),
                 (_, Some(found)) => done(Reply::Number(decimal::parse_u64(found.data).ok_or(DecodeError::Type)?)),
@@ -184,6 +181,20 @@ impl Current<'_> {
             record::encode_header(version, LAYOUT_KUMOFS, 0, 0, 0, &mut dbval);
             dbval.extend_from_slice(data);
         }
+        dbval
+    }
+}
+
+impl Current<'_> {
+    /// The dbval with another expiry and the same cas unique, where its layout has room for one.
+    fn touched(&self, version: ClockTime, expiry: u32) -> Vec<u8> {
+        let found = &self.seen.found;
+        if self.body.layout == LAYOUT_KUMOFS {
+            return self.with(version, expiry, found.data);
+        }
+        let mut dbval = Vec::with_capacity(record::header_len(LAYOUT_CAS) + found.data.len());
+        record::encode_header(version, LAYOUT_CAS, found.flags, expiry, found.cas, &mut dbval);
+        dbval.extend_from_slice(found.data);
         dbval
     }
 }
@@ -234,8 +245,11 @@ fn compute(
             counter::write_data(number, data.len(), &mut text);
             Ok(current.with(version, current.seen.expiry, &text))
         }
-        Touch | GetAndTouch => Ok(current.with(version, asked.map_or(NEVER, |body| body.expiry), data)),
-        Set | Cas | Delete => as_asked(),
+        Touch | GetAndTouch => Ok(current.touched(version, asked.map_or(NEVER, |body| body.expiry))),
+        // The version is another, but the cas unique may be older than it: a touch left it alone.
+        Cas if current.seen.found.cas == op.arg && version.0 != op.arg => as_asked(),
+        Cas => reply(Reply::Exists),
+        Set | Delete => as_asked(),
     }
 }
 
@@ -367,9 +381,14 @@ mod tests {
 
     #[test]
     fn after_a_failed_cas_the_key_tells_exists_from_not_found() {
-        with_op(v1::Op::Cas, 5, b"", Stage::Check, |op| {
+        with_op(v1::Op::Cas, 5, &dbval(0, 0, 0, b"new"), Stage::Check, |op| {
             let exists = Step::Answer(Answer::Reply(Reply::Exists));
             assert_eq!(step(op, &raw(&dbval(9, 0, 0, b"x")), PLAIN, 100, 10), Ok(exists));
+            let mut touched = Vec::new();
+            record::encode_header(ClockTime(9), LAYOUT_CAS, 0, 0, 5, &mut touched);
+            let touched = raw(&touched);
+            let written = step(op, &touched, PLAIN, 100, 10).unwrap();
+            assert!(matches!(written, Step::Write(dbval) if record::version_of(&dbval) == Some(ClockTime(9))));
             let missing = Step::Answer(Answer::Reply(Reply::NotFound));
             assert_eq!(step(op, &[0xc0], PLAIN, 100, 10), Ok(missing));
             let mut out = Vec::new();

@@ -14,7 +14,7 @@ pub enum Dialect {
 }
 
 /// An epoch and its routes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct View {
     /// The epoch. Number 0 without servers: nothing is known yet. Number 0 with servers: led by a kumofs 0.4 manager.
     pub epoch: Epoch,
@@ -22,6 +22,13 @@ pub struct View {
     /// Who takes writes, where that is not who reads: in a cluster led by a kumofs 0.4 manager the first active server
     /// of whs.
     write_route: Option<Route>,
+    has_v0: bool,
+}
+
+impl Default for View {
+    fn default() -> View {
+        View::new(Epoch::default())
+    }
 }
 
 impl View {
@@ -30,7 +37,8 @@ impl View {
         let route = Route::new(&epoch);
         let write_route = (epoch.number == 0 && !epoch.whs.same_nodes(&epoch.rhs))
             .then(|| Route::new(&Epoch { rhs: epoch.whs.clone(), ..epoch.clone() }));
-        View { epoch, route, write_route }
+        let has_v0 = epoch.servers.iter().any(|s| epoch.number == 0 || s.incarnation == 0);
+        View { epoch, route, write_route, has_v0 }
     }
 
     /// The number of the epoch.
@@ -77,6 +85,11 @@ impl View {
     /// How many replicas a read may be tried at.
     pub fn readers(&self, hash: u64) -> u32 {
         self.route.group(hash).full().len() as u32
+    }
+
+    /// Whether some servers are spoken to in version 0.
+    pub fn has_v0(&self) -> bool {
+        self.has_v0
     }
 
     /// What a server, a place in [`Epoch::servers`], is spoken to in.

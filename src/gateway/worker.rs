@@ -7,6 +7,7 @@ use super::answers::Pool;
 use super::client::{self, Clients};
 use super::link::Links;
 use super::op::Ops;
+use super::order::Order;
 use super::retry::Chance;
 use super::run::Config;
 use super::stats::{Baseline, Counters, Figure};
@@ -119,6 +120,10 @@ pub struct State {
     pub links: Links,
     /// Operations to try again: when, sequence, place, generation.
     pub waiting: BinaryHeap<Reverse<(u64, u64, u32, u32)>>,
+    /// Who of them waits for whom.
+    pub order: Order,
+    /// Whose turn it has become, while they are being sent.
+    pub next_in_line: Vec<(u32, u32)>,
     /// Buffers for answers.
     pub pool: Pool,
     /// For pauses.
@@ -156,6 +161,13 @@ impl State {
         }
     }
 
+    /// Takes over what was counted on the way.
+    #[inline]
+    pub fn count_written(&mut self) {
+        let written = std::mem::take(&mut self.pool.written_bytes);
+        self.count(Figure::BytesWritten, written);
+    }
+
     /// Adds to a figure.
     #[inline]
     pub fn count(&self, figure: Figure, n: u64) {
@@ -169,7 +181,8 @@ impl State {
             && due_ms <= self.now_ms
         {
             self.waiting.pop();
-            if self.ops.get(place, generation).is_some_and(|op| op.link.is_none()) {
+            let (ops, order) = (&mut self.ops, &self.order);
+            if ops.get(place, generation).is_some_and(|op| op.link.is_none() && order.may_go(op)) {
                 self.send(place);
             }
         }
@@ -207,6 +220,8 @@ pub async fn run(number: u16, shared: Arc<Shared>, mut mail: mpsc::UnboundedRece
             ops: Ops::new(number),
             links: Links::default(),
             waiting: BinaryHeap::new(),
+            order: Order::default(),
+            next_in_line: Vec::new(),
             pool: Pool::default(),
             chance: Chance(seed),
             refusals: 0,

@@ -105,6 +105,7 @@ impl Maintenance {
         }
         if !std::mem::take(&mut self.hint_refused)
             && !is_full
+            && !plan.is_behind()
             && let Some(segment) = plan.segment_without_hint()
         {
             let walk = open_walk(core, &segment)?;

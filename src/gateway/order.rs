@@ -1,0 +1,95 @@
+//! The order of a client's operations on one key, where some of them must be sent again.
+//!
+//! Normally it comes by itself: what a client asks about a key goes over one link, in order. An operation that is sent
+//! again would come after later ones. So operations in trouble, and all later ones of the same client and key, stand
+//! in a line: only the first is under way, the next goes when it is done. Nothing of this is touched while nobody is
+//! in trouble. Pure.
+
+use super::op::{Home, Op};
+use std::collections::{HashMap, VecDeque};
+
+/// A client and a ring position.
+type Key = (u32, u32, u64);
+
+fn key(home: Home, hash: u64) -> Key {
+    (home.client, home.generation, hash)
+}
+
+/// The lines of operations.
+#[derive(Default)]
+pub struct Order {
+    lines: HashMap<Key, VecDeque<(u64, u32)>>,
+}
+
+impl Order {
+    /// Whether nobody is in trouble.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Whether an operation of this client on this key has to stand in a line.
+    pub fn has(&self, home: Home, hash: u64) -> bool {
+        self.lines.contains_key(&key(home, hash))
+    }
+
+    /// Has the operation at a place stand in its line, once, where its sequence belongs.
+    pub fn enter(&mut self, place: u32, op: &mut Op) {
+        if std::mem::replace(&mut op.in_line, true) {
+            return;
+        }
+        let line = self.lines.entry(key(op.home, op.hash)).or_default();
+        let at = line.partition_point(|(sequence, _)| *sequence < op.sequence);
+        line.insert(at, (op.sequence, place));
+    }
+
+    /// Whether it is the turn of an operation: it stands in no line, or is the first in it.
+    pub fn may_go(&self, op: &Op) -> bool {
+        !op.in_line
+            || self.lines.get(&key(op.home, op.hash)).and_then(VecDeque::front).is_none_or(|(s, _)| *s == op.sequence)
+    }
+
+    /// The operation is done. Returns the place of the one whose turn it is now, if that changed.
+    pub fn leave(&mut self, op: &Op) -> Option<u32> {
+        let key = key(op.home, op.hash);
+        let line = self.lines.get_mut(&key)?;
+        let at = line.iter().position(|(sequence, _)| *sequence == op.sequence)?;
+        line.remove(at);
+        let next = line.front().map(|(_, place)| *place);
+        if next.is_none() {
+            self.lines.remove(&key);
+        }
+        next.filter(|_| at == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::op::{Ask, Ops};
+    use super::*;
+
+    #[test]
+    fn operations_on_one_key_go_one_after_the_other() {
+        let (mut ops, mut order) = (Ops::new(0), Order::default());
+        let home = Home { client: 3, ..Home::default() };
+        let other = Home { client: 4, ..Home::default() };
+        let mut begin = |home, key: &[u8]| {
+            let (place, op) = ops.begin(home, Ask::Get, 0);
+            op.set_key(b"", key);
+            place
+        };
+        let places = [begin(home, b"a"), begin(home, b"a"), begin(home, b"b"), begin(other, b"a"), begin(home, b"a")];
+        let [first, second, of_b, of_other, third] = places;
+        order.enter(second, ops.at(second));
+        assert!(order.has(home, ops.at(third).hash) && !order.has(other, ops.at(third).hash));
+        assert!(order.may_go(ops.at(of_b)) && order.may_go(ops.at(of_other)) && order.may_go(ops.at(second)));
+        order.enter(third, ops.at(third));
+        order.enter(first, ops.at(first));
+        order.enter(first, ops.at(first));
+        assert!(order.may_go(ops.at(first)) && !order.may_go(ops.at(second)) && !order.may_go(ops.at(third)));
+        assert_eq!(order.leave(ops.at(second)), None, "the first is still under way");
+        assert_eq!(order.leave(ops.at(first)), Some(third));
+        assert_eq!(order.leave(ops.at(third)), None);
+        assert!(order.is_empty());
+    }
+}

@@ -1,0 +1,134 @@
+//! What a client can make the gateway hold is bounded.
+
+use crate::client::Client;
+use crate::fake::{Mode, Seen, Setup, World};
+use crate::start;
+use kumofs::gateway::Config;
+use kumofs::proto::memcache::Limits;
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Write};
+use std::time::Duration;
+
+/// Resident memory of this process, in bytes.
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// Sends `text` again and again until nothing is taken for a while; returns how often it was sent whole.
+fn send_until_stuck(client: &mut Client, text: &[u8], at_most: usize) -> usize {
+    client.0.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    for sent in 0..at_most {
+        match client.0.write_all(text) {
+            Ok(()) => {}
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return sent,
+            Err(e) => panic!("{e}"),
+        }
+    }
+    at_most
+}
+
+#[test]
+fn a_client_that_never_reads_is_not_read_from() {
+    let (fake, mut client) = start(Setup::default());
+    let value = "v".repeat(500_000);
+    client.ask(format!("set big 0 0 500000\r\n{value}\r\n"), "STORED\r\n");
+    let before = resident_bytes();
+    let sent = send_until_stuck(&mut client, "get big\r\n".repeat(1000).as_bytes(), 100_000);
+    assert!(sent < 100_000, "the gateway reads without end");
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 400 << 20, "{grown} bytes for one client that does not read");
+    let mut other = Client::connect(fake.gateway);
+    other.ask("get nothing\r\n", "END\r\n");
+}
+
+#[test]
+fn a_client_that_reads_late_gets_everything() {
+    let (_fake, mut client) = start(Setup::default());
+    let value = "v".repeat(100_000);
+    client.ask(format!("set big 0 0 100000\r\n{value}\r\n"), "STORED\r\n");
+    client.send("get big\r\n".repeat(300) + "get big big big\r\nversion\r\n");
+    std::thread::sleep(Duration::from_millis(300));
+    let one = format!("VALUE big 0 100000\r\n{value}\r\n");
+    for _ in 0..300 {
+        client.expect(format!("{one}END\r\n"));
+    }
+    client.expect(format!("{one}{one}{one}END\r\nVERSION "));
+}
+
+#[test]
+fn a_deep_pipeline_is_worked_off_whole() {
+    let (_fake, mut client) = start(Setup { gateway_workers: 2, ..Setup::default() });
+    let mut sender = Client(client.0.try_clone().unwrap());
+    let sending = std::thread::spawn(move || {
+        for i in 0..20_000 {
+            sender.send(format!("set k{} 0 0 1 noreply\r\nx\r\nget k{}\r\n", i % 100, i % 100));
+        }
+    });
+    for i in 0..20_000 {
+        client.expect(format!("VALUE k{} 0 1\r\nx\r\nEND\r\n", i % 100));
+    }
+    sending.join().unwrap();
+}
+
+#[test]
+fn values_up_to_the_limit_are_taken_and_larger_ones_are_not() {
+    let limits = Limits { value_bytes: 3 << 20, ..Limits::default() };
+    let config = Config { limits, ..Config::default() };
+    let (fake, mut client) = start(Setup { config, speaks_v1: false, ..Setup::default() });
+    let value = "v".repeat(3 << 20);
+    client.ask(format!("set big 0 0 {}\r\n{value}\r\n", value.len()), "STORED\r\n");
+    client.ask("get big\r\n", format!("VALUE big 0 {}\r\n{value}\r\nEND\r\n", value.len()));
+    client.send(format!("set big 0 0 {}\r\n{value}x\r\n", value.len() + 1));
+    client.expect("SERVER_ERROR object too large for cache\r\n");
+    // What was to be replaced is gone: serving it would be wrong.
+    client.ask("get big\r\n", "END\r\n");
+    drop(fake);
+}
+
+#[test]
+fn rubbish_and_half_commands_hurt_nobody_else() {
+    let (fake, mut client) = start(Setup::default());
+    let mut half = Client::connect(fake.gateway);
+    half.send("set a 0 0 1000000\r\nabc");
+    let mut rubbish = Client::connect(fake.gateway);
+    rubbish.send([0xff; 5000]);
+    rubbish.expect_end();
+    let mut http = Client::connect(fake.gateway);
+    http.send("GET / HTTP/1.1\r\n\r\n");
+    http.expect_end();
+    client.ask("get a\r\n", "END\r\n");
+}
+
+#[test]
+fn clients_wait_for_each_other_when_too_much_is_under_way() {
+    let (fake, _client) = start(Setup { servers: 1, ..Setup::default() });
+    fake.with(|world| world.servers[0].mode = Mode::Hold);
+    let value = "v".repeat(1 << 20);
+    let mut clients: Vec<Client> = (0..40).map(|_| Client::connect(fake.gateway)).collect();
+    let sending: Vec<_> = clients
+        .iter_mut()
+        .enumerate()
+        .map(|(i, client)| {
+            let mut sender = Client(client.0.try_clone().unwrap());
+            let value = value.clone();
+            std::thread::spawn(move || {
+                for n in 0..3 {
+                    sender.send(format!("set k{i}.{n} 0 0 {}\r\n{value}\r\n", value.len()));
+                }
+            })
+        })
+        .collect();
+    // Distinct ones: what is held for long is sent again.
+    let held = |world: &World| {
+        let sequence = |seen: &Seen| if let Seen::Mutate(_, id) = seen { Some(id.sequence) } else { None };
+        world.seen().iter().filter_map(sequence).collect::<BTreeSet<_>>().len()
+    };
+    fake.wait_until("a worker's worth is held", move |world| held(world) >= 60);
+    std::thread::sleep(Duration::from_millis(200));
+    let held = fake.with(move |world| held(world));
+    assert!(held <= 66, "{held} MiB under way");
+    fake.with(|world| world.release_in_reverse(0));
+    clients.iter_mut().for_each(|client| client.expect("STORED\r\n".repeat(3)));
+    sending.into_iter().for_each(|thread| thread.join().unwrap());
+}

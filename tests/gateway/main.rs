@@ -1,0 +1,323 @@
+//! The gateway over a made-up cluster that misbehaves on demand, seen by its clients.
+
+mod client;
+mod fake;
+#[path = "../story/mod.rs"]
+mod story;
+
+use client::Client;
+use fake::{Fake, Mode, Seen, Setup};
+use kumofs::gateway::{Config, Layout};
+use kumofs::proto::rpc::v1::Op;
+use std::time::{Duration, Instant};
+use story::{Side, Story};
+
+const STORIES: &str = include_str!("../vectors/text.txt");
+
+fn start(setup: Setup) -> (Fake, Client) {
+    let fake = Fake::start(setup);
+    let client = Client::connect(fake.gateway);
+    (fake, client)
+}
+
+fn play_stories(fake: &Fake, wanted: impl Fn(&Story) -> bool) {
+    for story in story::read(STORIES).iter().filter(|s| s.is_for(Side::Kumofs) && wanted(s)) {
+        story::play(story, &mut Client::connect(fake.gateway));
+    }
+}
+
+#[test]
+fn all_stories_of_the_text_protocol_come_true() {
+    let (fake, _) = start(Setup { server_workers: 2, gateway_workers: 2, ..Setup::default() });
+    play_stories(&fake, |_| true);
+}
+
+#[test]
+fn answers_come_in_the_order_of_the_commands_when_servers_answer_in_reverse() {
+    let (fake, mut client) = start(Setup::default());
+    for i in 0..100 {
+        client.ask(format!("set k{i} {i} 0 2\r\n{i:02}\r\n"), "STORED\r\n");
+    }
+    fake.with(|world| world.servers.iter_mut().for_each(|s| s.mode = Mode::Hold));
+    let commands: String = (0..100).map(|i| format!("get k{i}\r\n")).collect();
+    let more = "get k1 nothing k2 k3\r\nversion\r\nnonsense\r\nset z 0 0 1\r\nx\r\nget nothing\r\n";
+    client.send(commands + more);
+    fake.wait_until("all are held", |world| (0..3).map(|s| world.held(s)).sum::<usize>() >= 103);
+    for server in [2, 0, 1] {
+        fake.with(move |world| world.release_in_reverse(server));
+    }
+    for i in 0..100 {
+        client.expect(format!("VALUE k{i} {i} 2\r\n{i:02}\r\nEND\r\n"));
+    }
+    client.expect("VALUE k1 1 2\r\n01\r\nVALUE k2 2 2\r\n02\r\nVALUE k3 3 2\r\n03\r\nEND\r\n");
+    client.expect(format!("VERSION {}\r\nERROR\r\nSTORED\r\nEND\r\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_multi_get_is_one_message_to_each_worker_concerned() {
+    let (fake, mut client) = start(Setup { server_workers: 2, ..Setup::default() });
+    let keys: Vec<String> = (0..200).map(|i| format!("k{i}")).collect();
+    for key in keys.iter().step_by(2) {
+        client.ask(format!("set {key} 7 0 3\r\nabc\r\n"), "STORED\r\n");
+    }
+    fake.with(|world| world.servers.iter_mut().for_each(|s| s.seen.clear()));
+    client.send(format!("get {}\r\n", keys.join(" ")));
+    for key in keys.iter().step_by(2) {
+        client.expect(format!("VALUE {key} 7 3\r\nabc\r\n"));
+    }
+    client.expect("END\r\n");
+    let seen = fake.with(|world| world.seen());
+    assert_eq!(seen.len(), 6, "three servers of two workers: {seen:?}");
+    let keys_seen: usize = seen.iter().map(|s| if let Seen::MultiGet(keys) = s { *keys } else { 0 }).sum();
+    assert_eq!(keys_seen, 200);
+    let connects = fake.with(|world| world.servers[0].connects.iter().map(|c| c.worker).collect::<Vec<_>>());
+    assert_eq!(connects.len(), 2, "one link to each worker: {connects:?}");
+}
+
+#[test]
+fn what_a_server_leaves_out_of_a_multi_get_is_asked_for_alone() {
+    let (fake, mut client) = start(Setup::default());
+    let keys: Vec<String> = (0..100).map(|i| format!("k{i}")).collect();
+    for key in &keys {
+        client.ask(format!("set {key} 0 0 1\r\nx\r\n"), "STORED\r\n");
+    }
+    fake.with(|world| world.servers.iter_mut().for_each(|s| s.mode = Mode::LeaveOut));
+    client.send(format!("get {}\r\nversion\r\n", keys.join(" ")));
+    for key in &keys {
+        client.expect(format!("VALUE {key} 0 1\r\nx\r\n"));
+    }
+    client.expect("END\r\nVERSION ");
+    let gets = fake.with(|world| world.seen().iter().filter(|s| **s == Seen::Get).count());
+    assert_eq!(gets, 100);
+}
+
+#[test]
+fn a_dead_servers_requests_go_to_the_next_one_when_the_epoch_says_so() {
+    let (fake, mut client) = start(Setup::default());
+    for i in 0..60 {
+        client.ask(format!("set k{i} 0 0 1\r\nx\r\n"), "STORED\r\n");
+    }
+    fake.with(|world| world.servers[0].mode = Mode::Hold);
+    let commands: String = (0..60).map(|i| format!("get k{i}\r\nset s{i} 0 0 1\r\ny\r\n")).collect();
+    client.send(commands);
+    fake.wait_until("some are held", |world| world.held(0) >= 10);
+    fake.with(|world| world.kill(0));
+    std::thread::sleep(Duration::from_millis(50));
+    fake.with(|world| world.remove(0, true));
+    for i in 0..60 {
+        client.expect(format!("VALUE k{i} 0 1\r\nx\r\nEND\r\nSTORED\r\n"));
+    }
+}
+
+#[test]
+fn a_hung_servers_requests_move_at_once_with_the_new_epoch() {
+    let (fake, mut client) = start(Setup::default());
+    fake.with(|world| world.servers[0].mode = Mode::Silent);
+    client.send((0..30).map(|i| format!("get k{i}\r\n")).collect::<String>() + &many_keys(30));
+    fake.wait_until("some are unanswered", |world| world.servers[0].seen.len() > 3);
+    let began = Instant::now();
+    fake.with(|world| world.remove(0, true));
+    client.expect("END\r\n".repeat(31));
+    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+}
+
+fn many_keys(n: usize) -> String {
+    format!("get {}\r\n", (0..n).map(|i| format!("k{i}")).collect::<Vec<_>>().join(" "))
+}
+
+#[test]
+fn a_refusal_that_tells_a_newer_epoch_has_it_fetched_from_the_server() {
+    let (fake, mut client) = start(Setup::default());
+    client.ask("get a\r\n", "END\r\n");
+    fake.with(|world| world.change(false, |_| ()));
+    let began = Instant::now();
+    client.ask("set a 0 0 1\r\nx\r\nget a b c d e f g\r\n", "STORED\r\nVALUE a 0 1\r\nx\r\nEND\r\n");
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    let ids: Vec<_> = fake.with(|world| {
+        let id = |seen: &Seen| if let Seen::Mutate(Op::Set, id) = seen { Some(*id) } else { None };
+        world.seen().iter().filter_map(id).collect()
+    });
+    assert!(ids.len() >= 2);
+    assert!(ids.iter().all(|id| id.sequence == ids[0].sequence && id.first_epoch == 1), "{ids:?}");
+    assert!(ids.iter().enumerate().all(|(i, id)| id.attempt == i as u32 + 1), "{ids:?}");
+}
+
+#[test]
+fn the_floor_follows_the_lowest_unfinished_operation() {
+    let (fake, mut client) = start(Setup { servers: 1, ..Setup::default() });
+    for i in 0..5 {
+        client.ask(format!("set k{i} 0 0 1\r\nx\r\n"), "STORED\r\n");
+    }
+    fake.with(|world| world.servers[0].mode = Mode::Hold);
+    client.send("set a 0 0 1\r\nx\r\nset b 0 0 1\r\nx\r\n");
+    fake.wait_until("both are held", |world| world.held(0) == 2);
+    fake.with(|world| world.release_in_reverse(0));
+    client.expect("STORED\r\nSTORED\r\n");
+    let ids: Vec<_> = fake.with(|world| {
+        let id = |seen: &Seen| if let Seen::Mutate(_, id) = seen { Some(*id) } else { None };
+        world.seen().iter().filter_map(id).collect()
+    });
+    let (a, b) = (ids[5], ids[6]);
+    assert!(ids[..6].iter().all(|id| id.floor == id.sequence), "{ids:?}");
+    assert_eq!((a.sequence + 1, b.floor), (b.sequence, a.sequence));
+}
+
+#[test]
+fn a_change_that_must_not_happen_twice_is_told_as_unknown_when_its_answer_is_lost() {
+    let (fake, mut client) = start(Setup { servers: 1, ..Setup::default() });
+    client.ask("set n 0 0 1\r\n5\r\n", "STORED\r\n");
+    fake.with(|world| world.servers[0].mode = Mode::Hold);
+    client.send("incr n 1\r\ncas n 0 0 1 1\r\nx\r\nset m 0 0 1\r\nx\r\nget n\r\n");
+    fake.wait_until("all are held", |world| world.held(0) == 4);
+    fake.with(|world| world.kill(0));
+    std::thread::sleep(Duration::from_millis(30));
+    fake.with(|world| world.servers[0].mode = Mode::Serve);
+    client.expect("SERVER_ERROR outcome unknown\r\nSERVER_ERROR outcome unknown\r\nSTORED\r\n");
+    client.expect("VALUE n 0 1\r\n5\r\nEND\r\n");
+}
+
+#[test]
+fn nothing_served_is_an_error_and_never_a_miss() {
+    let config = Config { get_retry: 0, set_retry: 0, ..Config::default() };
+    let (fake, mut client) = start(Setup { config, ..Setup::default() });
+    client.ask("get a\r\n", "END\r\n");
+    fake.with(|world| (0..3).for_each(|server| world.kill(server)));
+    let began = Instant::now();
+    client.send("get a\r\nget a b c\r\nset a 0 0 1\r\nx\r\n");
+    client.expect("SERVER_ERROR no server reachable\r\n".repeat(2));
+    // The set may have been sent before the death was noticed.
+    let told = client.lines_until(&["SERVER_ERROR no server reachable", "SERVER_ERROR outcome unknown"]);
+    assert_eq!(told.len(), 1);
+    let took = began.elapsed();
+    assert!((Duration::from_secs(4)..Duration::from_secs(6)).contains(&took), "{took:?}");
+}
+
+#[test]
+fn a_gateway_without_a_cluster_waits_for_one() {
+    let (fake, mut client) = start(Setup::default());
+    fake.with(|world| {
+        world.change(true, |epoch| {
+            epoch.whs.nodes.clear();
+            epoch.rhs.nodes.clear();
+        });
+    });
+    client.send("set a 0 0 1\r\nx\r\nget a\r\n");
+    std::thread::sleep(Duration::from_millis(100));
+    fake.with(|world| {
+        let nodes = world.servers.iter().map(|s| kumofs::logic::ring::Node { address: s.address, active: true });
+        let nodes: Vec<_> = nodes.collect();
+        world.change(true, |epoch| {
+            (epoch.whs.nodes, epoch.rhs.nodes) = (nodes.clone(), nodes);
+        });
+    });
+    client.expect("STORED\r\nVALUE a 0 1\r\nx\r\nEND\r\n");
+}
+
+#[test]
+fn a_silent_link_is_taken_for_broken_after_a_second() {
+    let (fake, mut client) = start(Setup { servers: 1, ..Setup::default() });
+    client.ask("set a 0 0 1\r\nx\r\n", "STORED\r\n");
+    fake.with(|world| world.servers[0].mode = Mode::Silent);
+    client.send("get a\r\n");
+    fake.wait_until("it is asked", |world| world.seen().contains(&Seen::Get));
+    fake.with(|world| world.servers[0].mode = Mode::Serve);
+    let began = Instant::now();
+    client.expect("VALUE a 0 1\r\nx\r\nEND\r\n");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let connects = fake.with(|world| world.servers[0].connects.len());
+    assert_eq!(connects, 2);
+}
+
+#[test]
+fn noreply_is_never_answered() {
+    let (_fake, mut client) = start(Setup::default());
+    client.send("set a 0 0 1 noreply\r\nx\r\nincr a 1 noreply\r\ndelete b noreply\r\ntouch b 0 noreply\r\n");
+    client.send("flush_all noreply\r\nset a 0 0 1 noreply\r\ny\r\nverbosity 1 noreply\r\n");
+    client.ask("get a\r\n", "VALUE a 0 1\r\ny\r\nEND\r\n");
+}
+
+#[test]
+fn a_flush_comes_after_what_was_asked_before_and_before_what_is_asked_after() {
+    let (fake, mut client) = start(Setup::default());
+    fake.with(|world| world.servers.iter_mut().for_each(|s| s.mode = Mode::Hold));
+    client.send("set a 0 0 1\r\nx\r\nflush_all\r\nget a\r\n");
+    fake.wait_until("the set is held", |world| (0..3).map(|s| world.held(s)).sum::<usize>() == 1);
+    (0..3).for_each(|server| fake.with(move |world| world.release_in_reverse(server)));
+    client.expect("STORED\r\nOK\r\nEND\r\n");
+}
+
+#[test]
+fn stats_tell_what_is_true() {
+    let (fake, mut client) = start(Setup { speaks_v1: true, ..Setup::default() });
+    client.ask("set a 0 0 1\r\n1\r\n", "STORED\r\n");
+    client.ask("get a b c\r\nget a\r\n", "VALUE a 0 1\r\n1\r\nEND\r\nVALUE a 0 1\r\n1\r\nEND\r\n");
+    client.ask("incr a 1\r\nincr b 1\r\n", "2\r\nNOT_FOUND\r\n");
+    client.send("stats\r\n");
+    let stats = client.lines_until(&["END"]);
+    for line in ["cmd_get 4", "cmd_set 1", "get_hits 2", "get_misses 2", "incr_hits 1", "incr_misses 1"] {
+        assert!(stats.contains(&format!("STAT {line}")), "{line}: {stats:?}");
+    }
+    for line in ["curr_connections 1", "threads 1", "curr_items 7", "kumo_servers 3", "bytes_written 64"] {
+        assert!(stats.contains(&format!("STAT {line}")), "{line}: {stats:?}");
+    }
+    client.ask("stats reset\r\n", "RESET\r\n");
+    client.send("stats\r\n");
+    let stats = client.lines_until(&["END"]);
+    assert!(stats.contains(&"STAT cmd_get 0".to_owned()) && stats.contains(&"STAT curr_connections 1".to_owned()));
+    drop(fake);
+}
+
+#[test]
+fn a_client_that_closed_its_side_still_gets_its_answers() {
+    let (fake, mut client) = start(Setup::default());
+    fake.with(|world| world.servers.iter_mut().for_each(|s| s.mode = Mode::Hold));
+    client.send("set a 0 0 1\r\nx\r\nget");
+    client.close_sending();
+    fake.wait_until("the set is held", |world| (0..3).map(|s| world.held(s)).sum::<usize>() == 1);
+    (0..3).for_each(|server| fake.with(move |world| world.release_in_reverse(server)));
+    client.expect("STORED\r\n");
+    client.expect_end();
+}
+
+#[test]
+fn stopping_answers_what_is_under_way_and_takes_no_more() {
+    let (mut fake, mut client) = start(Setup::default());
+    let mut idle = Client::connect(fake.gateway);
+    idle.ask("get a\r\n", "END\r\n");
+    fake.with(|world| world.servers.iter_mut().for_each(|s| s.mode = Mode::Hold));
+    client.send("set a 0 0 1\r\nx\r\n");
+    fake.wait_until("the set is held", |world| (0..3).map(|s| world.held(s)).sum::<usize>() == 1);
+    fake.begin_stop();
+    idle.expect_end();
+    (0..3).for_each(|server| fake.with(move |world| world.release_in_reverse(server)));
+    client.expect("STORED\r\n");
+    client.expect_end();
+    fake.stop();
+    assert!(std::net::TcpStream::connect(fake.gateway).is_err());
+}
+
+#[test]
+fn a_key_prefix_is_seen_by_servers_and_not_by_clients() {
+    let config = Config { key_prefix: b"app:".to_vec(), ..Config::default() };
+    let (fake, mut client) = start(Setup { config, ..Setup::default() });
+    client.ask("set a 0 0 1\r\nx\r\nget a\r\n", "STORED\r\nVALUE a 0 1\r\nx\r\nEND\r\n");
+    client.ask("get b a\r\ngat 0 a\r\n", "VALUE a 0 1\r\nx\r\nEND\r\nVALUE a 0 1\r\nx\r\nEND\r\n");
+    let keys: Vec<Vec<u8>> = fake.with(|world| world.store.keys().cloned().collect());
+    assert!(keys.len() == 1 && keys[0].ends_with(b"app:a"), "{keys:?}");
+}
+
+#[test]
+fn kumofs_own_layout_is_written_and_read_on_demand() {
+    let layout = Layout { flags: true, expire: true };
+    let config = Config { layout, ..Config::default() };
+    let (fake, mut client) = start(Setup { config, ..Setup::default() });
+    client.ask("set a 513 0 2\r\n10\r\nget a\r\n", "STORED\r\nVALUE a 513 2\r\n10\r\nEND\r\n");
+    let stored: Vec<u8> = fake.with(|world| world.store.values().next().cloned().unwrap());
+    assert_eq!(stored[8..], [0, 0, 0, 0, 0, 0, 2, 1, b'1', b'0']);
+    client.ask("incr a 5\r\nappend a 0 0 1\r\n!\r\nget a\r\n", "15\r\nSTORED\r\nVALUE a 513 3\r\n15!\r\nEND\r\n");
+    client.ask("touch a -1\r\nget a\r\n", "TOUCHED\r\nEND\r\n");
+    client.ask("set a 65536 0 1\r\nx\r\n", "CLIENT_ERROR bad command line format\r\n");
+}
+
+mod bounds;
+mod version0;

@@ -36,7 +36,7 @@ pub struct Job {
     pub time: ClockTime,
     /// Everything goes to all of its replicas, not only what is missing.
     pub full: bool,
-    /// Told when all is stored there; never when the phase ended before.
+    /// Told when all is stored there.
     pub done: oneshot::Sender<()>,
 }
 
@@ -52,12 +52,10 @@ pub(super) fn start(worker: Rc<Worker>, job: Job) {
         worker.shared.moving.fetch_or(moving::COPYING, Ordering::Relaxed);
         while worker.is_copying(job.time) {
             match copy(&worker, &job).await {
-                // One that was cut short, because its phase ended, is no copy.
-                Ok(()) if worker.is_copying(job.time) => {
+                Ok(()) => {
                     let _ = job.done.send(());
                     return;
                 }
-                Ok(()) => return,
                 Err(why) => {
                     tracing::warn!("a copy to {} failed and is tried again: {}", why.0, why.1);
                     tokio::time::sleep(RETRY).await;
@@ -83,7 +81,7 @@ async fn copy(worker: &Rc<Worker>, job: &Job) -> Result<(), (Address, &'static s
             let (gathered, outgoing) = match streams.entry(target) {
                 Entry::Occupied(stream) => stream.into_mut(),
                 Entry::Vacant(place) => {
-                    let outgoing = worker.offer(target, job.time).ok_or((target.0, "there is no connection to it"))?;
+                    let outgoing = worker.offer(target).ok_or((target.0, "there is no connection to it"))?;
                     place.insert((Vec::new(), outgoing))
                 }
             };
@@ -126,11 +124,11 @@ impl Worker {
     }
 
     /// Offers a stream to another server.
-    fn offer(&self, target: Target, phase: ClockTime) -> Option<Outgoing> {
+    fn offer(&self, target: Target) -> Option<Outgoing> {
         let mut state = self.state.borrow_mut();
         let epoch = state.view.epoch.number;
         let link = state.links.iter().find(|(_, l)| (l.address, l.incarnation) == target && l.is_up())?.0;
-        let outgoing = stream::register(&self.shared, target.0, phase);
+        let outgoing = stream::register(&self.shared, target.0);
         let own = self.shared.config.stream;
         let link = state.links.get_mut(link)?;
         let offered = link.notify(|out, id| {

@@ -335,9 +335,7 @@ impl Control {
         tokio::task::spawn_local(async move {
             // A phase that ended before its copies did tells nobody.
             let finished = all(workers).await;
-            if control.copying.get() == Some(time) {
-                copy::clear(&control.shared, moving::COPYING);
-            }
+            copy::clear(&control.shared, moving::COPYING);
             if finished {
                 tracing::info!("finish replace copy for time({})", time.0);
                 control.copied.set(Some(time));
@@ -356,9 +354,7 @@ impl Control {
         let control = self.clone();
         tokio::task::spawn_local(async move {
             let finished = all(workers).await;
-            if control.deleting.get() == Some(time) {
-                copy::clear(&control.shared, moving::DELETING);
-            }
+            copy::clear(&control.shared, moving::DELETING);
             if finished {
                 tracing::info!("finish replace for time({})", time.0);
                 control.deleted.set(Some(time));

@@ -7,7 +7,6 @@
 
 use super::shared::{Mail, Shared};
 use crate::logic::address::Address;
-use crate::logic::clock::ClockTime;
 use crate::logic::record::{dbkey_hash, worker_of};
 use crate::proto::rpc::frame::MAX_FRAME;
 use crate::proto::rpc::msgpack::{DecodeError, Reader};
@@ -43,17 +42,13 @@ const ALIVE: u8 = 0x90;
 pub struct Offered(Mutex<BTreeMap<Address, VecDeque<Source>>>);
 
 struct Source {
-    /// Names the phase that demands it.
-    phase: ClockTime,
     batches: mpsc::Receiver<Vec<u8>>,
-    fetched: oneshot::Sender<()>,
     stored: oneshot::Sender<()>,
 }
 
 /// The worker's end of a stream to another server.
 pub struct Outgoing {
     batches: mpsc::Sender<Vec<u8>>,
-    fetched: oneshot::Receiver<()>,
     stored: oneshot::Receiver<()>,
 }
 
@@ -79,25 +74,17 @@ impl Outgoing {
             self.send(bytes).await?;
         }
         drop(self.batches);
-        match timeout(PATIENCE, self.fetched).await {
-            Ok(Ok(())) => self.stored.await.map_err(|_| "the stream broke"),
-            Ok(Err(_)) => Err("the stream broke"),
-            Err(_) => Err("it does not fetch the stream"),
-        }
+        self.stored.await.map_err(|_| "the stream broke")
     }
 }
 
-/// Makes a stream that `receiver` is about to fetch. What earlier phases offered it is withdrawn: the life of the
-/// receiver that it was for may be over, and the next one is not to take it for the stream that it lacks.
-pub fn register(shared: &Shared, receiver: Address, phase: ClockTime) -> Outgoing {
+/// Makes a stream that `receiver` is about to fetch.
+pub fn register(shared: &Shared, receiver: Address) -> Outgoing {
     let (batches, source) = mpsc::channel(BATCHES);
-    let (fetched, is_fetched) = oneshot::channel();
-    let (stored, is_stored) = oneshot::channel();
+    let (stored, outcome) = oneshot::channel();
     let mut offered = shared.offered.0.lock().expect("no holder panics");
-    let queue = offered.entry(receiver).or_default();
-    queue.retain(|source| source.phase == phase);
-    queue.push_back(Source { phase, batches: source, fetched, stored });
-    Outgoing { batches, fetched: is_fetched, stored: is_stored }
+    offered.entry(receiver).or_default().push_back(Source { batches: source, stored });
+    Outgoing { batches, stored: outcome }
 }
 
 /// Serves the stream port.
@@ -124,14 +111,13 @@ async fn send_stream(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
         // Streams whose worker has given up are of no use.
         waiting.and_then(|queue| std::iter::from_fn(|| queue.pop_front()).find(|s| !s.stored.is_closed()))
     };
-    let Some(Source { mut batches, fetched, stored, .. }) = source else {
+    let Some(mut source) = source else {
         return Err(io::Error::other(format!("{address} was offered nothing")));
     };
-    let _ = fetched.send(());
     let (mut read, mut write) = stream.split();
     let sending = async {
         let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
-        while let Some(batch) = batches.recv().await {
+        while let Some(batch) = source.batches.recv().await {
             zlib.write_all(&batch)?;
             let compressed = std::mem::take(zlib.get_mut());
             timeout(PATIENCE, write.write_all(&compressed)).await??;
@@ -155,7 +141,7 @@ async fn send_stream(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
         }
     };
     tokio::try_join!(sending, answers)?;
-    let _ = stored.send(());
+    let _ = source.stored.send(());
     Ok(())
 }
 

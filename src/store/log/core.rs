@@ -110,7 +110,7 @@ impl Core {
     /// compaction cannot touch, stays a small share.
     pub fn segment_target(&self) -> u64 {
         let live: u64 = self.registry().segments.values().map(|s| s.live()).sum();
-        let share = live / u64::from(self.options.shards) / 16;
+        let share = live / u64::from(self.options.shards) / 32;
         share.clamp(self.options.min_segment_bytes(), self.options.segment_bytes)
     }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Compaction begins when the disk holds more than this many hundredths of what is needed.
-const USED_PERCENT: u64 = 125;
+const USED_PERCENT: u64 = 118;
 /// From here on it is behind: hints wait, and stores should.
-const BEHIND_PERCENT: u64 = 132;
+const BEHIND_PERCENT: u64 = 122;
 /// Stores wait longest from here on.
-const FAR_BEHIND_PERCENT: u64 = 142;
+const FAR_BEHIND_PERCENT: u64 = 130;
 /// The longest that a writer should wait between two batches.
 const LONGEST_PACE: Duration = Duration::from_millis(50);
 /// Forgets that are still needed may take one part in so many.
@@ -64,12 +64,16 @@ impl<'a> Plan<'a> {
         self.counted().filter(|(s, _)| s.is_sealed())
     }
 
-    /// Hundredths of what is needed that the disk holds, but for what small stores may have more.
-    fn used_percent(&self) -> u64 {
-        let used: u64 = self.counted().map(|(s, _)| s.len()).sum();
+    /// Hundredths of what is needed that `used` bytes are, but for what small stores may have more.
+    fn percent_of_needed(&self, used: u64) -> u64 {
         let needed: u64 = self.counted().map(|(_, needed)| needed).sum();
         let slack = 2 * u64::from(self.options.shards) * self.options.min_segment_bytes();
         used.saturating_sub(slack) * 100 / needed.max(1)
+    }
+
+    /// With what waits for its removal.
+    fn used_percent(&self) -> u64 {
+        self.percent_of_needed(self.segments.iter().map(|s| s.len()).sum())
     }
 
     /// Whether stores bring garbage faster than it is collected.
@@ -101,7 +105,8 @@ impl<'a> Plan<'a> {
     }
 
     fn most_garbage(&self) -> Option<Arc<Segment>> {
-        if !self.is_full && self.used_percent() <= USED_PERCENT {
+        let used = self.counted().map(|(s, _)| s.len()).sum();
+        if !self.is_full && self.percent_of_needed(used) <= USED_PERCENT {
             return None;
         }
         // In thousandths of the segment.

@@ -6,7 +6,7 @@ use kumofs::logic::record::{encode_dbkey, worker_of};
 use kumofs::logic::ring::hash;
 use kumofs::store::fs::RealDisk;
 use kumofs::store::log::{LogStore, Options};
-use kumofs::store::{Maintained, Record, Store};
+use kumofs::store::{Maintained, Record, Store, StoreError};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -83,6 +83,27 @@ fn gets(store: &LogStore, shard: usize, batch: &[[u8; 28]]) {
     }
 }
 
+/// Scans everything in steps of 256 records, as a replace does; says how long one holds the shard.
+fn scan(store: &LogStore, records: u64) {
+    let used = cpu();
+    let (mut longest, mut bytes) = (Duration::ZERO, 0);
+    for shard in store.shards() {
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let mut shard = shard.lock().expect("no panics");
+            let start = Instant::now();
+            let mut visit = |dbkey: &[u8], record: Result<Record<'_>, StoreError>| {
+                bytes += dbkey.len() + record.map_or(0, |r| r.dbval.len());
+            };
+            next = shard.scan(from, 256, &mut visit).expect("the disk works");
+            longest = longest.max(start.elapsed());
+        }
+    }
+    let each = (cpu() - used).as_secs_f64() / records as f64 * 1e6;
+    println!("{:32} {each:6.2} us CPU each, a step of 256 holds a shard for {longest:?} at most", "scan");
+    assert_eq!(bytes as u64, records * (28 + VALUE_LEN as u64));
+}
+
 fn shuffled(keys: &[Vec<[u8; 28]>]) -> Vec<Vec<[u8; 28]>> {
     let mut keys = keys.to_vec();
     // By another part of the hash than the index uses.
@@ -105,6 +126,7 @@ fn main() {
     println!("{:32} {:.1} bytes a key", "index", store.index_bytes() as f64 / records as f64);
     measure("get, in order", &store, &keys, gets);
     measure("get, at random", &store, &random, gets);
+    scan(&store, records);
     let start = Instant::now();
     while store.maintain(4 << 20).expect("the disk works") == Maintained::Worked {}
     println!("{:32} {:.2} s", "hints", start.elapsed().as_secs_f64());

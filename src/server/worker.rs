@@ -1,7 +1,7 @@
 //! One event loop of a server: its state, and what happens in a turn.
 //!
 //! The tasks that read connections execute requests at once ([`super::request`], [`super::member`]). What that leaves
-//! behind is done at the end of the turn ([`State::finish`]), once for all of them: one append to the store,
+//! behind is done at the end of the turn ([`Worker::finish`]), once for all of them: one append to the store,
 //! one message to each other member, one write to each connection.
 //!
 //! Invariant: an answer that tells something read leaves only after a look at the clock behind the look-up has shown

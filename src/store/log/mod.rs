@@ -7,7 +7,7 @@
 //! * of several records of a key the one with the highest log sequence number counts, wherever it lies;
 //! * no record is served whose checksum fails.
 //!
-//! Reading order: [`format`] (the bytes), `segment`, `index`, [`shard`] (get and put), `open`, `hint` and `walk` (what
+//! Reading order: [`mod@format`] (the bytes), `segment`, `index`, [`shard`] (get and put), `open`, `hint` and `walk` (what
 //! a crash leaves), `compact` and `plan` (background), `sync` (waiting for the disk), `backup`.
 
 mod backup;

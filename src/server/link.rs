@@ -510,7 +510,7 @@ impl Worker {
                     self.shared.behind.notify_one();
                 }
                 state_ref.links.mark(place);
-                self.wake_later();
+                self.wake_after(REFUSED_MICROS);
                 return Ok(true);
             }
         };
@@ -521,15 +521,6 @@ impl Worker {
             self.turn.wake();
         }
         Ok(true)
-    }
-
-    /// Ends a turn a little later, for what was refused.
-    fn wake_later(self: &Rc<Self>) {
-        let worker = self.clone();
-        tokio::task::spawn_local(async move {
-            tokio::time::sleep(Duration::from_micros(REFUSED_MICROS)).await;
-            worker.turn.wake();
-        });
     }
 
     fn finish_call(self: &Rc<Self>, call: Call, result: Result<&[u8], u32>) {

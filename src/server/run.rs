@@ -102,6 +102,8 @@ fn start_maintenance(store: Arc<dyn Store>, shared: Arc<Shared>) -> Result<std::
     let work = move || {
         while !shared.draining.load(Ordering::Relaxed) {
             match store.maintain(MAINTAIN_BYTES) {
+                // When it is behind, it works without pausing.
+                Ok(Maintained::Worked) if store.pace() > Duration::ZERO => {}
                 Ok(Maintained::Worked) => std::thread::sleep(MAINTAIN_PAUSE),
                 Ok(Maintained::Idle) => std::thread::sleep(MAINTAIN_REST),
                 Err(e) => {

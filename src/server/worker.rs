@@ -33,6 +33,8 @@ use tokio::sync::oneshot;
 
 /// How often a worker looks at what has become due.
 const TICK: Duration = Duration::from_millis(20);
+/// The longest pause between two commits.
+const PACE_MAX: Duration = Duration::from_millis(20);
 /// How long a request waits for its range to open or be leased before it is refused.
 const PARKED_MICROS: u64 = 1_000_000;
 /// Bytes of parked requests above which new ones are refused at once.
@@ -207,6 +209,7 @@ pub struct State {
     pub new_dbval: Vec<u8>,
     connections: Vec<Weak<Conn>>,
     commit_failed: bool,
+    next_commit_micros: u64,
 }
 
 impl Worker {
@@ -257,6 +260,7 @@ impl Worker {
             Mail::Drop(done) => super::copy::start_drop(self.clone(), done),
             Mail::Durable => self.turn.wake(),
             Mail::Flush(done) => {
+                self.state.borrow_mut().next_commit_micros = 0;
                 self.finish();
                 let _ = done.send(());
             }
@@ -331,6 +335,15 @@ impl Worker {
         self.turn.wake();
     }
 
+    /// Has a turn end in so many microseconds.
+    pub(super) fn wake_after(self: &Rc<Self>, micros: u64) {
+        let worker = self.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(Duration::from_micros(micros)).await;
+            worker.turn.wake();
+        });
+    }
+
     fn retry_parked(self: &Rc<Self>) {
         let parked = {
             let mut state = self.state.borrow_mut();
@@ -387,6 +400,7 @@ impl State {
             new_dbval: Vec::new(),
             connections: Vec::new(),
             commit_failed: false,
+            next_commit_micros: 0,
             view,
         }
     }
@@ -436,7 +450,7 @@ impl State {
     }
 
     /// Hands what this turn stored to the operating system, and tells those who waited for it.
-    fn commit(&mut self, worker: &Worker) {
+    fn commit(&mut self, worker: &Rc<Worker>) {
         let last = self.pending.next();
         let answers = self.acks.len() + self.after_commit.len() + self.copied.len();
         let nothing = last == self.first_uncommitted && answers == 0;
@@ -444,6 +458,12 @@ impl State {
         if nothing && !self.commit_failed {
             return;
         }
+        if self.now_micros < self.next_commit_micros {
+            return worker.wake_after(self.next_commit_micros - self.now_micros);
+        }
+        // While compaction is behind, acknowledgements come more slowly, and so do the next writes.
+        let pace = worker.shared.store.pace().min(PACE_MAX);
+        self.next_commit_micros = self.now_micros + pace.as_micros() as u64;
         let mut shard = worker.shard().lock().expect("no holder of a shard panics");
         let commit = shard.commit();
         worker.shared.items[usize::from(worker.number)].store(shard.items(), Ordering::Relaxed);

@@ -9,7 +9,7 @@ use client::Client;
 use fake::{Fake, Mode, Seen, Setup};
 use kumofs::gateway::{Config, Layout};
 use kumofs::proto::rpc::v1::Op;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use story::{Side, Story};
 
 const STORIES: &str = include_str!("../vectors/text.txt");

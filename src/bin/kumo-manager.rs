@@ -2,7 +2,7 @@
 
 use kumofs::daemon::options::ManagerOptions;
 use kumofs::daemon::{Host, run, sockets};
-use kumofs::manager::{self, Config, run::Recorder};
+use kumofs::manager::{self, Config, Recorder};
 use kumofs::net::{cores, time::unix_secs};
 use std::process::ExitCode;
 

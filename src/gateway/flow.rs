@@ -277,12 +277,17 @@ impl State {
         op.computed.clear();
     }
 
-    /// A server refuses an attempt: it was not executed.
+    /// A server refuses an attempt: it was not executed, unless the error says that nobody knows.
     pub fn refused(&mut self, place: u32, link_place: u32, number: u32, result: &[u8]) {
         if number == error::NO_SPACE {
             let uncertain = self.ops.at(place).uncertain;
             let trouble = if uncertain { Trouble::Unknown } else { Trouble::NoSpace };
             return self.finish(place, Answer::trouble(trouble));
+        }
+        if number == error::UNKNOWN {
+            let op = self.ops.at(place);
+            let (generation, attempt) = (op.generation, op.attempt);
+            return self.attempt_lost(place, generation, attempt, true);
         }
         let newer = Reader::new(result).u64().ok().filter(|epoch| *epoch > self.view.number());
         if number == error::SERVER && newer.is_some() {

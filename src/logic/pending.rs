@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// Places in the table that tells the last write to a key; a power of two. Two keys may share a place: then an
-/// answer waits a little longer than it must.
+/// Places in the table that tells the last write to a key; a power of two. Keys that share a place are told apart by
+/// walking back through its earlier writes.
 const SLOTS: usize = 1 << 14;
 
 /// Pending writes, and the answers (`R`) that wait for them.
@@ -24,6 +24,9 @@ pub struct Pending<R> {
 
 #[derive(Debug)]
 struct Write<R> {
+    hash: u64,
+    /// The write before this one that has the same place in the table; it may be stable long since.
+    earlier: u64,
     /// How many have yet to say that they have it.
     missing: u8,
     key_len: u16,
@@ -48,8 +51,8 @@ impl<R> Pending<R> {
         let number = self.next();
         let key_len = u16::try_from(dbkey.len()).expect("a dbkey has at most 4104 bytes");
         self.keys.extend(dbkey);
-        self.writes.push_back(Write { missing, key_len, answer, held: Vec::new() });
-        self.slots[slot(hash)] = number;
+        let earlier = std::mem::replace(&mut self.slots[slot(hash)], number);
+        self.writes.push_back(Write { hash, earlier, missing, key_len, answer, held: Vec::new() });
         number
     }
 
@@ -73,12 +76,18 @@ impl<R> Pending<R> {
         self.writes.is_empty()
     }
 
-    /// The last write to the key if it is pending: what an answer about the key must wait for.
+    /// The last write to the key if it is pending: what an answer about the key must wait for. Another key's never
+    /// counts: it may become stable earlier, or a record be taken for pending that is not.
     #[inline]
     pub fn blocking(&self, hash: u64) -> Option<u64> {
-        let number = self.slots[slot(hash)];
-        let write = self.writes.get(usize::try_from(number.checked_sub(self.first)?).ok()?)?;
-        (write.missing > 0).then_some(number)
+        let mut number = self.slots[slot(hash)];
+        loop {
+            let write = self.writes.get(usize::try_from(number.checked_sub(self.first)?).ok()?)?;
+            if write.hash == hash {
+                return (write.missing > 0).then_some(number);
+            }
+            number = write.earlier;
+        }
     }
 
     /// Keeps an answer until `write` is stable. Gives it back if it is already.
@@ -159,14 +168,16 @@ impl<R> Pending<R> {
         self.let_go(release);
     }
 
-    /// Gives up all pending writes, as a server does that was removed; `release` gets what waits for them.
-    pub fn clear(&mut self, mut release: impl FnMut(R)) {
+    /// Gives up all pending writes, as a server does that was removed. `unknown` gets their own answers: they may yet
+    /// take effect. `refused` gets those that were held with them.
+    pub fn clear(&mut self, mut unknown: impl FnMut(R), mut refused: impl FnMut(R)) {
         self.first = self.next();
         self.keys.clear();
         for write in self.writes.drain(..) {
-            write.answer.into_iter().chain(write.held).for_each(&mut release);
+            write.answer.into_iter().for_each(&mut unknown);
+            write.held.into_iter().for_each(&mut refused);
         }
-        std::mem::take(&mut self.behind).into_values().flatten().for_each(release);
+        std::mem::take(&mut self.behind).into_values().flatten().for_each(refused);
     }
 }
 
@@ -209,6 +220,22 @@ mod tests {
         assert_eq!((pending.first(), pending.blocking(2)), (a, None));
         pending.arrived(a, |r| released.push(r));
         assert_eq!((released, pending.first()), (vec!['b', 'a'], b + 1));
+    }
+
+    #[test]
+    fn keys_that_share_a_place_do_not_block_or_release_each_other() {
+        let (one, other) = (5, 5 + SLOTS as u64);
+        assert_eq!(slot(one), slot(other));
+        let mut pending = Pending::default();
+        let first = pending.push(one, b"12345678a", 1, Some("one"));
+        let second = pending.push(other, b"12345678b", 1, Some("other"));
+        assert_eq!(pending.blocking(5 + 2 * SLOTS as u64), None);
+        assert_eq!((pending.blocking(one), pending.blocking(other)), (Some(first), Some(second)));
+        // The second is stable first: who looks at the first key waits on.
+        pending.arrived(second, drop);
+        assert_eq!((pending.blocking(one), pending.blocking(other)), (Some(first), None));
+        pending.arrived(first, drop);
+        assert_eq!((pending.blocking(one), pending.len()), (None, 0));
     }
 
     #[test]

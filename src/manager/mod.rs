@@ -14,4 +14,4 @@ pub mod roster;
 pub mod run;
 pub mod state;
 
-pub use run::{Config, run};
+pub use run::{Config, Recorder, run};

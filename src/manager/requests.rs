@@ -8,7 +8,7 @@ use super::run::Manager;
 use super::state::{ConnId, Now, Refused, State};
 use crate::logic::clock::ClockTime;
 use crate::logic::epoch::Epoch;
-use crate::net::rpc::{CallError, Incoming, Reply};
+use crate::net::rpc::{CallError, Incoming, Peer, Reply};
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_raw, write_uint};
 use crate::proto::rpc::{error, v0, v1};
 use std::rc::Rc;
@@ -323,11 +323,11 @@ impl Caller<'_> {
         };
         for server in self.manager.links.borrow().servers() {
             let call = server.call(v0::method::SERVER_CREATE_BACKUP, params, BACKUP_TIMEOUT);
-            let server = server.clone();
+            let Some(Peer::Node(address, _)) = server.peer() else { continue };
             tokio::task::spawn_local(async move {
                 match call.await {
-                    Ok(_) => tracing::info!("backup made by {:?}", server.peer()),
-                    Err(e) => tracing::warn!("backup failed at {:?}: {e}", server.peer()),
+                    Ok(_) => tracing::info!("backup made by {address}"),
+                    Err(e) => tracing::warn!("backup failed at {address}: {e}"),
                 }
             });
         }

@@ -30,6 +30,9 @@ const BATCH_BYTES: usize = 64 << 10;
 /// The pause after a copy that failed, before it is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// How often a copy looks whether its phase is still on.
+const PHASE_CHECK: Duration = Duration::from_millis(100);
+
 /// A copy that a phase demands.
 pub struct Job {
     /// Names the phase.
@@ -46,32 +49,30 @@ type Target = (Address, u64);
 /// Encoded records by target, and the position to go on from.
 type Slice = (BTreeMap<Target, Vec<u8>>, Option<u64>);
 
-/// Starts to copy this worker's part.
+/// Starts to copy this worker's part. When the phase is over before that is done, it is given up and nobody told.
 pub(super) fn start(worker: Rc<Worker>, job: Job) {
     tokio::task::spawn_local(async move {
         worker.shared.moving.fetch_or(moving::COPYING, Ordering::Relaxed);
-        while worker.is_copying(job.time) {
-            match copy(&worker, &job).await {
-                Ok(()) => {
-                    let _ = job.done.send(());
-                    return;
-                }
-                Err(why) => {
-                    tracing::warn!("a copy to {} failed and is tried again: {}", why.0, why.1);
-                    tokio::time::sleep(RETRY).await;
-                }
+        tokio::select! {
+            () = copy_until_done(&worker, &job) => {
+                let _ = job.done.send(());
             }
+            () = worker.phase_over(job.time) => {}
         }
     });
+}
+
+async fn copy_until_done(worker: &Rc<Worker>, job: &Job) {
+    while let Err((target, why)) = copy(worker, job).await {
+        tracing::warn!("a copy to {target} failed and is tried again: {why}");
+        tokio::time::sleep(RETRY).await;
+    }
 }
 
 async fn copy(worker: &Rc<Worker>, job: &Job) -> Result<(), (Address, &'static str)> {
     let mut streams: BTreeMap<Target, (Vec<u8>, Outgoing)> = BTreeMap::new();
     let mut from = Some(0);
     while let Some(position) = from {
-        if !worker.is_copying(job.time) {
-            return Ok(());
-        }
         let (slice, next) = worker.gather(position, job.full).map_err(|e| {
             tracing::error!("cannot read what is to be copied: {e}");
             (worker.shared.config.address, "the store cannot be read")
@@ -99,6 +100,13 @@ async fn copy(worker: &Rc<Worker>, job: &Job) -> Result<(), (Address, &'static s
 }
 
 impl Worker {
+    /// Waits until the phase that `time` names is over.
+    async fn phase_over(&self, time: ClockTime) {
+        while self.is_copying(time) {
+            tokio::time::sleep(PHASE_CHECK).await;
+        }
+    }
+
     /// Whether the phase that `time` names is still on.
     fn is_copying(&self, time: ClockTime) -> bool {
         let state = self.state.borrow();
@@ -128,7 +136,7 @@ impl Worker {
         let mut state = self.state.borrow_mut();
         let epoch = state.view.epoch.number;
         let link = state.links.iter().find(|(_, l)| (l.address, l.incarnation) == target && l.is_up())?.0;
-        let outgoing = stream::register(&self.shared, target.0);
+        let outgoing = stream::register(&self.shared, self.number, target.0);
         let own = self.shared.config.stream;
         let link = state.links.get_mut(link)?;
         let offered = link.notify(|out, id| {

@@ -150,7 +150,7 @@ impl Worker {
         let shard = &mut *self.shard().lock().expect("no holder of a shard panics");
         let done = match request.method {
             // Requests of one connection are executed in their order, also when an early one has to wait.
-            _ if request.until_micros.is_none() && state.has_parked(request.conn) => Done::Park,
+            _ if state.has_parked(request.conn) => Done::Park,
             method::GET => self.get(state, shard, request)?,
             method::MULTI_GET => self.multi_get(state, shard, request)?,
             method::MUTATE => {

@@ -13,8 +13,9 @@ use crate::proto::rpc::msgpack::{DecodeError, Reader};
 use crate::proto::rpc::v1::write_entry;
 use flate2::write::ZlibEncoder;
 use flate2::{Compression, Decompress, FlushDecompress, Status};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,6 +31,8 @@ const ALIVE_EVERY: u64 = 100;
 const BATCHES: usize = 4;
 /// How long the other side may do nothing.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long an offered stream waits to be fetched.
+const FETCH: Duration = Duration::from_secs(3);
 /// Bytes gathered for one worker before it stores them.
 const APPLY_BYTES: usize = 128 << 10;
 /// Bytes read, or inflated, at a time.
@@ -37,18 +40,20 @@ const CHUNK: usize = 64 << 10;
 const NIL: u8 = 0xc0;
 const ALIVE: u8 = 0x90;
 
-/// Streams that were offered and wait to be fetched, by the receiver's cluster address.
+/// Streams that were offered and wait to be fetched, by the receiver's cluster address and the worker that fills them.
 #[derive(Default)]
-pub struct Offered(Mutex<BTreeMap<Address, VecDeque<Source>>>);
+pub struct Offered(Mutex<BTreeMap<(Address, u16), Source>>);
 
 struct Source {
     batches: mpsc::Receiver<Vec<u8>>,
+    fetched: Arc<AtomicBool>,
     stored: oneshot::Sender<()>,
 }
 
 /// The worker's end of a stream to another server.
 pub struct Outgoing {
     batches: mpsc::Sender<Vec<u8>>,
+    fetched: Arc<AtomicBool>,
     stored: oneshot::Receiver<()>,
 }
 
@@ -69,22 +74,29 @@ impl Outgoing {
     ///
     /// # Errors
     /// Why it has not.
-    pub async fn finish(self, bytes: Vec<u8>) -> Result<(), &'static str> {
+    pub async fn finish(mut self, bytes: Vec<u8>) -> Result<(), &'static str> {
         if !bytes.is_empty() {
             self.send(bytes).await?;
         }
         drop(self.batches);
-        self.stored.await.map_err(|_| "the stream broke")
+        loop {
+            match timeout(FETCH, &mut self.stored).await {
+                Ok(stored) => return stored.map_err(|_| "the stream broke"),
+                Err(_) if self.fetched.load(Ordering::Relaxed) => {}
+                Err(_) => return Err("it does not fetch the stream"),
+            }
+        }
     }
 }
 
-/// Makes a stream that `receiver` is about to fetch.
-pub fn register(shared: &Shared, receiver: Address) -> Outgoing {
+/// Makes a stream from a worker that `receiver` is about to fetch, instead of any earlier one that it did not.
+pub fn register(shared: &Shared, worker: u16, receiver: Address) -> Outgoing {
     let (batches, source) = mpsc::channel(BATCHES);
     let (stored, outcome) = oneshot::channel();
+    let fetched = Arc::new(AtomicBool::new(false));
     let mut offered = shared.offered.0.lock().expect("no holder panics");
-    offered.entry(receiver).or_default().push_back(Source { batches: source, stored });
-    Outgoing { batches, stored: outcome }
+    offered.insert((receiver, worker), Source { batches: source, fetched: fetched.clone(), stored });
+    Outgoing { batches, fetched, stored: outcome }
 }
 
 /// Serves the stream port.
@@ -107,13 +119,15 @@ async fn send_stream(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
     let address = address.ok_or_else(|| io::Error::other("the receiver told no address"))?;
     let source = {
         let mut offered = shared.offered.0.lock().expect("no holder panics");
-        let waiting = offered.get_mut(&address);
         // Streams whose worker has given up are of no use.
-        waiting.and_then(|queue| std::iter::from_fn(|| queue.pop_front()).find(|s| !s.stored.is_closed()))
+        offered.retain(|_, source| !source.stored.is_closed());
+        let waiting = offered.keys().find(|(receiver, _)| *receiver == address).copied();
+        waiting.and_then(|key| offered.remove(&key))
     };
     let Some(mut source) = source else {
         return Err(io::Error::other(format!("{address} was offered nothing")));
     };
+    source.fetched.store(true, Ordering::Relaxed);
     let (mut read, mut write) = stream.split();
     let sending = async {
         let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());

@@ -88,7 +88,7 @@ impl Worker {
         let refuse = |answer: Answer| answer.refuse(view.epoch.number);
         if view.me.is_none() || (old.me.is_some() && !same_life(&old, &view)) {
             // Another life: what the earlier one promised is not this one's to keep.
-            state.pending.clear(refuse);
+            state.pending.clear(Answer::unknown, refuse);
             state.sources.clear();
             state.takeover = Takeover::default();
             state.quiet_until = state.quiet_until.max(state.now_micros + GRANT_MICROS);
@@ -309,7 +309,8 @@ impl State {
             let Ok(hash) = hash_of(dbkey) else { return 0 };
             let range = *self.range(hash);
             if !range.writable {
-                answer.take().into_iter().chain(held.drain(..)).for_each(|a| a.refuse(epoch));
+                answer.take().into_iter().for_each(Answer::unknown);
+                held.drain(..).for_each(|a| a.refuse(epoch));
                 given_up.push(dbkey.to_vec());
                 return 0;
             }

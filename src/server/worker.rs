@@ -1,7 +1,7 @@
 //! One event loop of a server: its state, and what happens in a turn.
 //!
 //! The tasks that read connections execute requests at once ([`super::request`], [`super::member`]). What that leaves
-//! behind is done at the end of the turn ([`State::finish`]), once for all of them: one append to the store,
+//! behind is done at the end of the turn ([`Worker::finish`]), once for all of them: one append to the store,
 //! one message to each other member, one write to each connection.
 //!
 //! Invariant: an answer that tells something read leaves only after a look at the clock behind the look-up has shown
@@ -101,6 +101,11 @@ impl Answer {
             Outcome::Mutated(style, mutated) => self.conn.write(|out| write_mutated(out, self.msgid, style, &mutated)),
             Outcome::Bytes(bytes) => self.conn.write(|out| out.extend_from_slice(&bytes)),
         }
+    }
+
+    /// Sends instead that it is not known whether the change took effect, or will: another server decides that now.
+    pub fn unknown(self) {
+        self.conn.write(|out| write_error(out, self.msgid, error::UNKNOWN));
     }
 
     /// Sends instead that the request was refused: this server is in epoch `epoch` now.

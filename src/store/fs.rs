@@ -6,6 +6,7 @@
 
 pub mod mem;
 mod real;
+mod sigbus;
 mod view;
 
 pub use real::RealDisk;

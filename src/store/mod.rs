@@ -26,6 +26,7 @@ use crate::logic::record::Stamp;
 use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 /// A stored value with the epoch of its stamp.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -156,6 +157,12 @@ pub trait Store: Send + Sync {
     /// A step of background work (compaction, hints): reads and writes about `budget_bytes`. Called again and again
     /// by a thread of the daemon's, or by the steps of a simulation; never by two at once.
     fn maintain(&self, budget_bytes: u64) -> Result<Maintained, StoreError>;
+
+    /// How long each writer should wait between two batches, so that background work keeps up; zero nearly always.
+    /// Writers that do not wait lose nothing, but the disk may then hold more garbage than it should.
+    fn pace(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Makes a copy at `dst` that holds, for each shard, all that was committed when it was made; `dst` must not
     /// exist, and appears complete or not at all. Serving goes on meanwhile. Blocking: call it from a thread of its own.

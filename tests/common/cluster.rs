@@ -29,6 +29,8 @@ pub struct Cluster {
     manager_addresses: Vec<SocketAddr>,
     server_addresses: Vec<SocketAddr>,
     gateway_addresses: Vec<SocketAddr>,
+    /// What stands before the path of the stores of servers that are started from now on: "sled:", or nothing.
+    pub engine: &'static str,
     /// Options that all servers, and all managers, started from now on get.
     pub server_options: Vec<String>,
     pub manager_options: Vec<String>,
@@ -68,6 +70,7 @@ impl Cluster {
             manager_addresses: Vec::new(),
             server_addresses: Vec::new(),
             gateway_addresses: Vec::new(),
+            engine: "",
             server_options: Vec::new(),
             manager_options: Vec::new(),
             place,
@@ -121,7 +124,7 @@ impl Cluster {
         };
         let mut args = words(&["-v", "-l", &show(address, SERVER_PORT), "-L", &stream.to_string()]);
         args.extend(self.manager_args());
-        args.extend(words(&["-s", &self.store_of(i).to_string_lossy()]));
+        args.extend(words(&["-s", &format!("{}{}", self.engine, self.store_of(i).display())]));
         args.extend_from_slice(&self.server_options);
         let marks = self.manager_marks();
         let process = Process::start(&name, &program("kumo-server"), &args, &self.dir.path().join(&name));

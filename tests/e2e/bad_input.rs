@@ -6,9 +6,9 @@ use crate::common::process::raise_file_limit;
 use crate::common::rng::Rng;
 use crate::common::rpc::hex;
 use crate::common::{Turn, eventually, say, setting, skip};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// All ports of a cluster: two of the manager, two of the server, one of the gateway.
 fn ports(cluster: &Cluster) -> Vec<SocketAddr> {
@@ -175,19 +175,14 @@ fn a_client_that_never_reads_its_answers_fills_no_memory() {
     let before: u64 = cluster.processes().map(|p| p.resident_bytes()).sum();
     let mut deaf = TcpStream::connect(cluster.gateway(0)).expect("it listens");
     deaf.set_write_timeout(Some(Duration::from_millis(500))).expect("a timeout can be set");
-    // Gigabytes of answers are asked for, until the gateway takes no more, or has hung up.
+    // Gigabytes of answers are asked for, until the gateway takes no more of it, or has hung up.
+    const MANY: u64 = 5_000_000;
     let ask = b"get large\r\n".repeat(1000);
     let mut asked = 0;
-    let started = Instant::now();
-    while asked < 100_000 && started.elapsed() < Duration::from_secs(20) {
-        match deaf.write_all(&ask) {
-            Ok(()) => asked += 1000,
-            Err(e) => {
-                assert_ne!(e.kind(), ErrorKind::Interrupted);
-                break;
-            }
-        }
+    while asked < MANY && deaf.write_all(&ask).is_ok() {
+        asked += 1000;
     }
+    assert!(asked < MANY, "the gateway takes whatever comes");
     let highest = (0..20)
         .map(|_| {
             assert_eq!(cluster.client().get("witness").expect("an answer"), Some(b"served".to_vec()));

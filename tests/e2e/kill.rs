@@ -32,9 +32,14 @@ struct Stroke {
 
 fn kill_loop(name: &str, managers: usize, servers: usize, stroke: Stroke) {
     let _turn = Turn::alone();
-    let mut rng = Rng::announced(name);
     let mut cluster = Cluster::start(managers, servers);
     cluster.add_gateway(&[]);
+    kill_loop_on(cluster, name, stroke);
+}
+
+/// The same on a cluster that is up, with two gateways.
+fn kill_loop_on(mut cluster: Cluster, name: &str, stroke: Stroke) {
+    let mut rng = Rng::announced(name);
     let load = Load::start(cluster.gateway_addresses(), 400, rng.next());
     load.progress(PROGRESS);
     for _ in 0..rounds() {
@@ -124,6 +129,34 @@ fn loop_7_a_pair_six_servers_two_servers_die_while_replacing() {
 #[test]
 fn loop_8_a_pair_six_servers_a_manager_and_a_server_die_while_replacing() {
     kill_loop("loop 8", 2, 6, Stroke { servers: 1, managers: 1, replacing: true });
+}
+
+#[test]
+fn servers_and_gateways_of_different_numbers_of_workers_lose_a_server() {
+    let _turn = Turn::alone();
+    let mut cluster = Cluster::empty();
+    cluster.start_managers(2);
+    for workers in ["1", "3", "2", "4"] {
+        cluster.server_options = vec!["-TR".to_owned(), workers.to_owned()];
+        cluster.add_server();
+    }
+    cluster.attach();
+    cluster.add_gateway(&["-TR", "2"]);
+    cluster.add_gateway(&["-TR", "3"]);
+    kill_loop_on(cluster, "different workers", Stroke { servers: 1, managers: 0, replacing: true });
+}
+
+#[test]
+fn servers_on_sled_lose_two_servers() {
+    let _turn = Turn::alone();
+    let mut cluster = Cluster::empty();
+    cluster.engine = "sled:";
+    cluster.start_managers(1);
+    cluster.add_servers(3);
+    cluster.attach();
+    cluster.add_gateway(&[]);
+    cluster.add_gateway(&[]);
+    kill_loop_on(cluster, "on sled", Stroke { servers: 2, managers: 0, replacing: false });
 }
 
 /// What swappers and counters know of one key.
@@ -291,4 +324,70 @@ fn a_server_in_a_loop_of_death_and_attach() {
     }
     load.finish("death and attach");
     cluster.processes().for_each(Process::kill);
+}
+
+/// Stores keys of its own, one after the other as fast as it can, until told to stop; gives how many.
+fn fill(gateway: SocketAddr, who: usize, stop: &AtomicBool) -> usize {
+    let mut client = Client::connect(gateway).expect("the gateway listens");
+    let mut done = 0;
+    while !stop.load(SeqCst) {
+        client.set(&fill_key(who, done), fill_key(who, done).as_bytes()).expect("it is stored");
+        done += 1;
+    }
+    done
+}
+
+fn fill_key(who: usize, n: usize) -> String {
+    format!("filled-by-{who}-{n}")
+}
+
+#[test]
+fn nothing_is_missing_after_a_death_and_an_attach_among_many_new_keys() {
+    const FILLERS: usize = 4;
+    let _turn = Turn::alone();
+    let mut rng = Rng::announced("many new keys");
+    let mut cluster = Cluster::start(1, 4);
+    let stop = Arc::new(AtomicBool::new(false));
+    let fillers: Vec<_> = (0..FILLERS)
+        .map(|who| {
+            let (gateway, stop) = (cluster.gateway(0), stop.clone());
+            std::thread::spawn(move || fill(gateway, who, &stop))
+        })
+        .collect();
+    let mut watcher = cluster.client();
+    let mut goal = 0;
+    for _ in 0..rounds() {
+        let victim = rng.below(cluster.servers.len());
+        for step in 0..3 {
+            goal += 1000;
+            eventually("keys are stored", || watcher.get(&fill_key(0, goal)).expect("an answer"));
+            match step {
+                0 => cluster.kill_server(victim),
+                1 => {
+                    cluster.restart_server(victim);
+                    cluster.attach();
+                }
+                _ => {}
+            }
+        }
+    }
+    stop.store(true, SeqCst);
+    let counts: Vec<usize> = fillers.into_iter().map(|f| f.join().expect("all is stored")).collect();
+    let all: Vec<String> = (0..FILLERS).flat_map(|who| (0..counts[who]).map(move |n| fill_key(who, n))).collect();
+    let mut missing = Vec::new();
+    for keys in all.chunks(100) {
+        let asked: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let found = watcher.retrieve("get", &asked).expect("an answer");
+        let is_right = |key: &&String| found.iter().any(|v| v.key == **key && v.data == key.as_bytes());
+        missing.extend(keys.iter().filter(|key| !is_right(key)).cloned());
+    }
+    say(&format!("many new keys: {} stored", all.len()));
+    assert!(
+        missing.is_empty(),
+        "{} of {} are missing: {:?}",
+        missing.len(),
+        all.len(),
+        &missing[..missing.len().min(10)]
+    );
+    cluster.assert_sound();
 }

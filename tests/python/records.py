@@ -51,17 +51,21 @@ def main():
             tell(f"stored {done}")
     tell(f"stored all {len(keys)}")
 
-    compared = 0
+    compared, wrong = 0, []
     for done in range(0, len(keys), BATCH):
         batch = keys[done : done + BATCH]
         found = client.get_many(batch[: BATCH // 2])
         for key in batch[BATCH // 2 :]:
             found[key] = client.get(key)
-        for key in batch:
-            assert found.get(key) == records[key], f"{key}: {found.get(key)!r} instead of {records[key]!r}"
+        for i, key in enumerate(batch, done):
+            if found.get(key) != records[key]:
+                again = "then right" if client.get(key) == records[key] else "again wrong"
+                wrong.append(f"record {i}, {key}: {found.get(key)!r}, {again}")
             compared += 1
         if done % 5000 == 0:
             tell(f"compared {done}")
+
+    assert not wrong, f"{len(wrong)} records are wrong: {wrong[:20]}"
 
     first = keys[0]
     value, cas = client.gets(first)

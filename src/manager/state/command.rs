@@ -53,18 +53,19 @@ impl State {
                 self.log(Level::Warn, format!("server {} is not attached: {MAX_NODES} are", newcomer.address));
                 continue;
             }
-            if !self.has_the_disk_of_one(newcomer, &claims.doubtful) {
-                draft.admit(newcomer);
-            } else if awaited {
+            let claims_address = claims.good.contains(&newcomer.address) || claims.doubtful.contains(&newcomer.address);
+            if claims_address && awaited {
                 let line = "is not attached: no server that is there has the newest records of some keys; start the";
                 let advice = "missing ones, or give them up with `detach-noreplace` and attach again";
                 self.log(Level::Warn, format!("server {} {line} {advice}", newcomer.address));
-            } else {
+            } else if self.has_the_disk_of_one(newcomer, &claims.doubtful) {
                 let line = "holds the best copy that is left of some keys: it is taken back as it is and repaired";
                 self.log(Level::Warn, format!("server {} {line}", newcomer.address));
                 draft.admit(newcomer);
                 draft.revive(newcomer, true);
                 full = true;
+            } else {
+                draft.admit(newcomer);
             }
         }
         if detach {

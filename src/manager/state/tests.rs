@@ -630,6 +630,28 @@ fn an_operator_gives_up_what_only_a_lost_server_had_by_detaching_it() {
     world.copy_and_delete();
 }
 
+/// A new disk was attached at the address of the server that had been removed last. That ended the old disk's claim, and
+/// one that had been removed before it, and had missed its last writes, came back by itself.
+#[test]
+fn a_new_disk_at_the_address_of_the_last_removed_does_not_make_way_for_a_stale_one() {
+    let mut world = World::attached(3);
+    for n in [1, 2, 3] {
+        world.kill(n);
+        world.wait(500);
+    }
+    world.disks.remove(&3);
+    world.start(3);
+    world.state.attach(world.now(), true).unwrap();
+    world.start(2);
+    world.wait(10_000);
+    assert_eq!(world.shape(), "1- 2- 3-");
+    assert!(world.log.iter().any(|l| l.contains("10.0.0.3:19800 is not attached: no server")));
+    world.state.detach(world.now(), false).unwrap();
+    world.state.attach(world.now(), true).unwrap();
+    world.act();
+    assert!(world.serves(), "{}", world.shape());
+}
+
 #[test]
 fn a_filling_server_is_filled_anew_after_a_power_cut() {
     let mut world = World::attached(3);

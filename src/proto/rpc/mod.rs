@@ -16,7 +16,7 @@ pub mod error {
     pub const NODE_LOST: u32 = 2;
     /// Made by the caller: no answer in time.
     pub const TIMEOUT: u32 = 3;
-    /// Anything else.
+    /// Anything else. To Mutate: the server executed it, but is no longer the one to know what becomes of it.
     pub const UNKNOWN: u32 = 4;
     /// Unknown method, wrong types.
     pub const PROTOCOL: u32 = 5;

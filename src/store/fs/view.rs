@@ -1,10 +1,13 @@
 //! A file seen as memory.
 
+use super::sigbus::{self, Registered};
 use memmap2::{MmapOptions, MmapRaw};
 use std::io;
 
 /// A read-only map of the head of a file, which may be longer than the file is yet.
 pub struct View {
+    // Dropped first: while the handler may look at the range, it is ours.
+    _registered: Registered,
     map: MmapRaw,
 }
 
@@ -12,7 +15,8 @@ impl View {
     /// Maps `capacity` bytes of `file`.
     pub(super) fn new(file: &std::fs::File, capacity: u64) -> io::Result<View> {
         let capacity = usize::try_from(capacity).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        Ok(View { map: MmapOptions::new().len(capacity.max(1)).map_raw_read_only(file)? })
+        let map = MmapOptions::new().len(capacity.max(1)).map_raw_read_only(file)?;
+        Ok(View { _registered: sigbus::register(map.as_ptr() as usize, map.len()), map })
     }
 
     /// The `len` bytes at `offset`; `None` when they are not all inside the view. The caller asks only for bytes that
@@ -22,7 +26,8 @@ impl View {
             return None;
         }
         // SAFETY: the range lies inside the map, which lives as long as `self`. Files are only appended to, so bytes
-        // below the written length, and callers stay below it, do not change.
+        // below the written length, and callers stay below it, do not change. (They do when the device fails: see
+        // `sigbus`. Then the checksum is what tells.)
         Some(unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(offset), len) })
     }
 }

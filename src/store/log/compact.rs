@@ -12,14 +12,14 @@
 
 use super::LogStore;
 use super::core::Core;
-use super::format::{Draft, Kind, Origin, Raw, position, record_len};
+use super::format::{Draft, Header, Kind, MAX_HEAD_LEN, Origin, Raw, position};
 use super::hint::HintBuilder;
 use super::index::{Entry, Place, TABLES};
 use super::open::{add_step, read_segment};
 use super::plan::Plan;
 use super::segment::Segment;
 use super::walk::{Step, Walk};
-use crate::logic::record::worker_of;
+use crate::logic::record::{HASH_LEN, worker_of};
 use crate::store::fs::store_error;
 use crate::store::{Maintained, StoreError};
 use std::sync::Arc;
@@ -55,10 +55,26 @@ pub(super) struct Victim {
 
 /// A record to copy.
 struct Candidate {
-    kind: Kind,
+    header: Header,
     hash: u64,
     place: Place,
-    record: Vec<u8>,
+    /// Its dbkey and its dbval, one after the other.
+    body: Vec<u8>,
+}
+
+impl Candidate {
+    fn dbkey(&self) -> &[u8] {
+        &self.body[..self.header.key_len]
+    }
+
+    fn is_forget(&self) -> bool {
+        self.header.kind == Kind::Forget
+    }
+
+    fn draft(&self) -> Draft<'_> {
+        let Header { kind, lsn, epoch, key_len, .. } = self.header;
+        Draft { kind, lsn, epoch, dbkey: &self.body[..key_len], dbval: &self.body[key_len..] }
+    }
 }
 
 impl Maintenance {
@@ -105,6 +121,7 @@ impl Maintenance {
         }
         if !std::mem::take(&mut self.hint_refused)
             && !is_full
+            && !plan.is_behind()
             && let Some(segment) = plan.segment_without_hint()
         {
             let walk = open_walk(core, &segment)?;
@@ -210,39 +227,33 @@ impl Maintenance {
     /// Copies those of the candidates that are live; returns the bytes written.
     fn copy(&mut self, store: &LogStore, shard: usize, mut candidates: Vec<Candidate>) -> Result<u64, StoreError> {
         store.with_shard(shard, |s| {
-            candidates.retain(|c| match (c.kind, Raw::parse(&c.record)) {
-                (Kind::Forget, Some(raw)) => !s.holds(raw.dbkey()),
-                _ => s.index().points_to(c.hash, c.place),
-            });
+            candidates.retain(
+                |c| {
+                    if c.is_forget() { !s.holds(c.dbkey()) } else { s.index().points_to(c.hash, c.place) }
+                },
+            );
         });
         if candidates.is_empty() {
             return Ok(0);
         }
-        let len: usize = candidates.iter().map(|c| c.record.len()).sum();
-        let output = self.output(store, shard, len)?;
+        let most: usize = candidates.iter().map(|c| MAX_HEAD_LEN + c.body.len()).sum();
+        let output = self.output(store, shard, most)?;
         let base = output.len() as u32;
-        let mut bytes = Vec::with_capacity(len);
-        let mut places = Vec::with_capacity(candidates.len());
+        let mut bytes = Vec::with_capacity(most);
+        let mut copies = Vec::with_capacity(candidates.len());
         for candidate in &candidates {
             let offset = base + bytes.len() as u32;
-            places.push(Place { slot: output.slot, offset });
-            if let Some(raw) = Raw::parse(&candidate.record) {
-                let (kind, lsn, epoch) = (raw.header.kind, raw.header.lsn, raw.header.epoch);
-                Draft { kind, lsn, epoch, dbkey: raw.dbkey(), dbval: raw.dbval() }
-                    .encode(output.seed_at(offset), &mut bytes);
-            }
+            let len = candidate.draft().encode(output.head.birth, output.seed_at(offset), &mut bytes);
+            copies.push((Place { slot: output.slot, offset }, len));
         }
         output.append(&bytes).map_err(|e| store_error("cannot write", &output.path, e))?;
         store.with_shard(shard, |s| {
-            for (candidate, to) in candidates.iter().zip(&places) {
-                let len = candidate.record.len();
-                match (candidate.kind, Raw::parse(&candidate.record)) {
-                    (Kind::Forget, Some(raw)) => output.add_forget(len, raw.header.lsn),
-                    _ if s.index_mut().relocate(candidate.hash, candidate.place, *to) => {
-                        output.add_live(len);
-                        s.release(candidate.place, len);
-                    }
-                    _ => {}
+            for (candidate, (to, len)) in candidates.iter().zip(copies) {
+                if candidate.is_forget() {
+                    output.add_forget(len, candidate.header.lsn);
+                } else if s.index_mut().relocate(candidate.hash, candidate.place, to) {
+                    output.add_live(len);
+                    s.release(candidate.place, candidate.header.record_len());
                 }
             }
         });
@@ -350,7 +361,7 @@ fn add_candidate(candidates: &mut [Vec<Candidate>], victim: &Victim, raw: &Raw<'
     let hash = position(raw.dbkey());
     let place = Place { slot: victim.segment.slot, offset: offset as u32 };
     let shard = usize::from(worker_of(hash, candidates.len() as u16));
-    candidates[shard].push(Candidate { kind: raw.header.kind, hash, place, record: raw.bytes().to_vec() });
+    candidates[shard].push(Candidate { header: raw.header, hash, place, body: raw.body().to_vec() });
 }
 
 /// The record at a place as it is, or, where it cannot be read, a note that it was lost.
@@ -359,11 +370,10 @@ fn rescue(store: &LogStore, shard: &mut super::shard::LogShard, victim: &Victim,
     if let Some(raw) = victim.segment.read(place.offset, &mut scratch)
         && raw.is_intact(victim.segment.seed_at(place.offset))
     {
-        return Candidate { kind: raw.header.kind, hash, place, record: raw.bytes().to_vec() };
+        return Candidate { header: raw.header, hash, place, body: raw.body().to_vec() };
     }
     store.core.damaged(&victim.segment, u64::from(place.offset), "damaged record");
-    let mut record = Vec::with_capacity(record_len(8, 0));
-    let draft = Draft { kind: Kind::Lost, lsn: shard.take_lsn(), epoch: 0, dbkey: &hash.to_be_bytes(), dbval: &[] };
-    draft.encode(0, &mut record);
-    Candidate { kind: Kind::Lost, hash, place, record }
+    let lsn = shard.take_lsn();
+    let header = Header { head_len: 0, val_len: 0, key_len: HASH_LEN, kind: Kind::Lost, lsn, epoch: 0 };
+    Candidate { header, hash, place, body: hash.to_be_bytes().to_vec() }
 }

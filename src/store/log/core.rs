@@ -2,6 +2,7 @@
 
 use super::Options;
 use super::format::{LSN_END, Origin, SEGMENT_HEAD_LEN, SegmentHead};
+use super::plan::Plan;
 use super::segment::{Segment, log_name};
 use super::sync::Syncing;
 use crate::store::StoreError;
@@ -9,7 +10,9 @@ use crate::store::fs::{self, Disk, Lock, store_error};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 /// Most lines that a report of damage has.
 const MAX_DAMAGE_LINES: usize = 1000;
@@ -46,6 +49,7 @@ pub struct Core {
     unsettled: Mutex<Vec<Arc<Segment>>>,
     sync_turn: Mutex<()>,
     damage: Mutex<Damage>,
+    pace_us: AtomicU64,
     lock: Mutex<Option<Box<dyn Lock>>>,
 }
 
@@ -82,6 +86,7 @@ impl Core {
             unsettled: Mutex::default(),
             sync_turn: Mutex::default(),
             damage: Mutex::default(),
+            pace_us: AtomicU64::new(0),
             lock: Mutex::new(Some(lock)),
         }
     }
@@ -105,8 +110,19 @@ impl Core {
     /// compaction cannot touch, stays a small share.
     pub fn segment_target(&self) -> u64 {
         let live: u64 = self.registry().segments.values().map(|s| s.live()).sum();
-        let share = live / u64::from(self.options.shards) / 16;
+        let share = live / u64::from(self.options.shards) / 32;
         share.clamp(self.options.min_segment_bytes(), self.options.segment_bytes)
+    }
+
+    /// How long writers should wait between two batches.
+    pub fn pace(&self) -> Duration {
+        Duration::from_micros(self.pace_us.load(Ordering::Relaxed))
+    }
+
+    /// Looks at how much garbage there is: at each new segment, so that writers hear of it while maintenance works.
+    pub fn update_pace(&self) {
+        let pace = Plan::new(&self.segments(), &self.options, self.segment_target(), false).pace();
+        self.pace_us.store(pace.as_micros() as u64, Ordering::Relaxed);
     }
 
     /// Makes a segment, for a record of `first_len` bytes and more.
@@ -144,6 +160,7 @@ impl Core {
                 registry.segments.insert(id, segment.clone());
                 drop(registry);
                 held(&self.unsettled).push(segment.clone());
+                self.update_pace();
                 Ok(segment)
             }
             Err(e) => {

@@ -6,13 +6,15 @@
 
 use crate::logic::record;
 
-/// Bytes before the dbkey in a record.
-pub const HEADER_LEN: usize = 24;
-/// Longest dbkey in bytes; 14 bits hold it.
+/// Longest head of a record: checksums and four numbers of variable length.
+pub const MAX_HEAD_LEN: usize = 5 + 3 + 4 + 8 + 10;
+/// Shortest head of a record.
+pub const MIN_HEAD_LEN: usize = 5 + 4;
+/// Longest dbkey in bytes.
 pub const MAX_KEY_BYTES: usize = (1 << 14) - 1;
 /// Longest dbval in bytes: above the largest `--max-value` (128 MiB) with its header.
 pub const MAX_VAL_BYTES: usize = (1 << 28) - 1;
-/// Log sequence numbers stay below this: 48 bits, enough for a century of 90,000 stores a second on each shard.
+/// Log sequence numbers stay below this: enough for a century of 90,000 stores a second on each shard.
 pub const LSN_END: u64 = 1 << 48;
 
 /// What a record says.
@@ -26,11 +28,11 @@ pub enum Kind {
     Lost = 3,
 }
 
-/// The fixed part of a record.
+/// The head of a record: what it says but for the dbkey and the dbval.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
-    /// Checksum of everything behind it.
-    pub crc: u32,
+    /// Its own length.
+    pub head_len: usize,
     /// Length of the dbval.
     pub val_len: usize,
     /// Length of the dbkey.
@@ -51,34 +53,76 @@ fn le64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes were cut out"))
 }
 
+/// A number in seven bits a byte, the lowest first; the top bit says that more follow. Advances `at`.
+pub fn parse_varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
+    let mut number = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let byte = *bytes.get(*at)?;
+        *at += 1;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+/// Appends a number as [`parse_varint`] reads it.
+pub fn encode_varint(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+/// A difference as a small number, whichever its sign: 0, -1, 1, -2, ... are 0, 1, 2, 3, ...
+pub fn zigzag(from: u64, to: u64) -> u64 {
+    let difference = to.wrapping_sub(from) as i64;
+    ((difference << 1) ^ (difference >> 63)) as u64
+}
+
+/// What [`zigzag`] made a difference to `from` of.
+pub fn unzigzag(from: u64, number: u64) -> u64 {
+    let difference = (number >> 1) as i64 ^ -((number & 1) as i64);
+    from.wrapping_add(difference as u64)
+}
+
 impl Header {
-    /// Parses the first [`HEADER_LEN`] bytes; `None` when they cannot begin a record.
-    pub fn parse(bytes: &[u8]) -> Option<Header> {
-        let bytes = bytes.get(..HEADER_LEN)?;
-        let val_len = le32(bytes, 4) as usize;
-        let word = le64(bytes, 8);
-        let kind = match (word >> 14) & 3 {
+    /// Parses what `bytes` begin with, in a segment of this `birth`; `None` when it cannot be a record's head.
+    #[inline]
+    pub fn parse(bytes: &[u8], birth: u64) -> Option<Header> {
+        let mut at = 5;
+        let word = parse_varint(bytes, &mut at)?;
+        let val_len = parse_varint(bytes, &mut at)?;
+        let lsn = unzigzag(birth, parse_varint(bytes, &mut at)?);
+        let epoch = parse_varint(bytes, &mut at)?;
+        let kind = match word & 3 {
             1 => Kind::Put,
             2 => Kind::Forget,
             3 => Kind::Lost,
             _ => return None,
         };
-        if val_len > MAX_VAL_BYTES {
+        if word >> 2 > MAX_KEY_BYTES as u64 || val_len > MAX_VAL_BYTES as u64 || lsn >= LSN_END {
             return None;
         }
-        let key_len = (word as usize) & MAX_KEY_BYTES;
-        Some(Header { crc: le32(bytes, 0), val_len, key_len, kind, lsn: word >> 16, epoch: le64(bytes, 16) })
+        Some(Header { head_len: at, val_len: val_len as usize, key_len: (word >> 2) as usize, kind, lsn, epoch })
     }
 
     /// Length of the whole record.
     pub fn record_len(&self) -> usize {
-        HEADER_LEN + self.key_len + self.val_len
+        self.head_len + self.key_len + self.val_len
     }
 }
 
-/// Length of a record with a dbkey and a dbval of these lengths.
-pub fn record_len(key_len: usize, val_len: usize) -> usize {
-    HEADER_LEN + key_len + val_len
+/// The most that a record with a dbkey and a dbval of these lengths takes.
+pub fn longest_record(key_len: usize, val_len: usize) -> usize {
+    MAX_HEAD_LEN + key_len + val_len
+}
+
+/// The check of a record's numbers alone, at byte 4: so that its length can be believed although its data cannot.
+fn head_check(seed: u32, numbers: &[u8]) -> u8 {
+    crc32c::crc32c_append(seed, numbers) as u8
 }
 
 /// A record in its bytes, not yet verified.
@@ -90,34 +134,43 @@ pub struct Raw<'a> {
 }
 
 impl<'a> Raw<'a> {
-    /// `bytes` begin with a record; `None` when they cannot, or when it is cut off.
-    pub fn parse(bytes: &'a [u8]) -> Option<Raw<'a>> {
-        let header = Header::parse(bytes)?;
+    /// `bytes` begin with a record of a segment of this `birth`; `None` when they cannot, or when it is cut off.
+    pub fn parse(bytes: &'a [u8], birth: u64) -> Option<Raw<'a>> {
+        Raw::with_header(Header::parse(bytes, birth)?, bytes)
+    }
+
+    /// `bytes` begin with the record that has this header; `None` when it is cut off.
+    pub fn with_header(header: Header, bytes: &'a [u8]) -> Option<Raw<'a>> {
         Some(Raw { header, bytes: bytes.get(..header.record_len())? })
     }
 
-    /// Its bytes.
-    pub fn bytes(&self) -> &'a [u8] {
-        self.bytes
+    /// Its dbkey and its dbval, one after the other.
+    pub fn body(&self) -> &'a [u8] {
+        &self.bytes[self.header.head_len..]
     }
 
     /// Its dbkey.
     pub fn dbkey(&self) -> &'a [u8] {
-        &self.bytes[HEADER_LEN..HEADER_LEN + self.header.key_len]
+        &self.body()[..self.header.key_len]
     }
 
     /// Its dbval.
     pub fn dbval(&self) -> &'a [u8] {
-        &self.bytes[HEADER_LEN + self.header.key_len..]
+        &self.body()[self.header.key_len..]
     }
 
-    /// The checksum over everything behind it.
+    /// Whether the checksum over everything behind it is right.
     pub fn is_intact(&self, seed: u32) -> bool {
-        crc32c::crc32c_append(seed, &self.bytes[4..]) == self.header.crc
+        crc32c::crc32c_append(seed, &self.bytes[4..]) == le32(self.bytes, 0)
     }
 }
 
-/// The seed of the checksum of the record at `offset` in a segment with this `segment_seed`.
+/// Whether the check of the numbers in a record's head is right: then its length can be believed.
+pub fn head_is_intact(header: &Header, bytes: &[u8], seed: u32) -> bool {
+    bytes.get(5..header.head_len).is_some_and(|numbers| bytes[4] == head_check(seed, numbers))
+}
+
+/// The seed of the checksums of the record at `offset` in a segment with this `segment_seed`.
 pub fn seed_at(segment_seed: u32, offset: u32) -> u32 {
     segment_seed ^ offset
 }
@@ -138,19 +191,21 @@ pub struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    /// Appends the record's bytes to `out`.
-    pub fn encode(&self, seed: u32, out: &mut Vec<u8>) {
+    /// Appends the record's bytes to `out`; returns how many. `birth` and `seed`: of the segment and the place.
+    pub fn encode(&self, birth: u64, seed: u32, out: &mut Vec<u8>) -> usize {
         let start = out.len();
-        out.reserve(record_len(self.dbkey.len(), self.dbval.len()));
-        let word = self.lsn << 16 | (self.kind as u64) << 14 | self.dbkey.len() as u64;
-        out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(&(self.dbval.len() as u32).to_le_bytes());
-        out.extend_from_slice(&word.to_le_bytes());
-        out.extend_from_slice(&self.epoch.to_le_bytes());
+        out.reserve(longest_record(self.dbkey.len(), self.dbval.len()));
+        out.extend_from_slice(&[0; 5]);
+        encode_varint((self.dbkey.len() as u64) << 2 | self.kind as u64, out);
+        encode_varint(self.dbval.len() as u64, out);
+        encode_varint(zigzag(birth, self.lsn), out);
+        encode_varint(self.epoch, out);
+        out[start + 4] = head_check(seed, &out[start + 5..]);
         out.extend_from_slice(self.dbkey);
         out.extend_from_slice(self.dbval);
         let crc = crc32c::crc32c_append(seed, &out[start + 4..]);
         out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+        out.len() - start
     }
 }
 

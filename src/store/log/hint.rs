@@ -1,9 +1,12 @@
-//! Hints: for a sealed segment, its records in ring order, so that opening need not read the segment.
+//! Hints: for a sealed segment, what is to be known of its records, so that opening need not read the segment.
 //!
 //! A hint is bound to its segment by a copy of the head, and carries a checksum. A segment without a good hint is read
 //! itself; [`HintBuilder`] makes the same bytes then, in memory. Drawn in `doc/format.md`; integers are little-endian.
 
-use super::format::{HEAD_LEN, Header, Kind, Origin, Raw, SegmentHead, position};
+use super::format::{
+    HEAD_LEN, Header, Kind, Origin, Raw, SEGMENT_HEAD_LEN, SegmentHead, encode_varint, parse_varint, position,
+    unzigzag, zigzag,
+};
 use crate::logic::record::is_mark;
 use crate::store::fs::{self, Disk, View};
 use std::io;
@@ -13,13 +16,13 @@ use std::path::Path;
 pub const HINT_MAGIC: [u8; 8] = *b"kumohnt\x01";
 /// Bytes before the entries.
 pub const HINT_HEAD_LEN: usize = 8 + HEAD_LEN + 24;
-/// Bytes of an entry.
-pub const ENTRY_LEN: usize = 28;
 
-const MARK: u16 = 1;
-const FORGET: u16 = 2;
-const UNSURE: u16 = 4;
-const GUESSED: u16 = 8;
+const MARK: u8 = 1;
+const FORGET: u8 = 2;
+const UNSURE: u8 = 4;
+/// Something lies between this record and the one before: how much, follows.
+const GAP: u8 = 8;
+const FLAG_BITS: u32 = 4;
 
 /// What a hint tells of a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,7 +31,7 @@ pub struct HintEntry {
     pub hash: u64,
     /// Log sequence number.
     pub lsn: u64,
-    flags: u16,
+    flags: u8,
     /// Where in the segment.
     pub offset: u32,
     /// Length of the record.
@@ -71,24 +74,40 @@ impl HintEntry {
         self.flags & UNSURE != 0
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.hash.to_le_bytes());
-        out.extend_from_slice(&(self.lsn << 16 | u64::from(self.flags)).to_le_bytes());
-        out.extend_from_slice(&self.offset.to_le_bytes());
-        out.extend_from_slice(&self.len.to_le_bytes());
-        out.extend_from_slice(&self.key_check.to_le_bytes());
+    /// Where the next record lies, if nothing is between.
+    fn end(&self) -> u32 {
+        self.offset + self.len
     }
 
-    fn parse(bytes: &[u8]) -> HintEntry {
-        let word = le64(bytes, 8);
-        HintEntry {
-            hash: le64(bytes, 0),
-            lsn: word >> 16,
-            flags: word as u16,
-            offset: le32(bytes, 16),
-            len: le32(bytes, 20),
-            key_check: le32(bytes, 24),
+    fn encode(&self, before: &HintEntry, out: &mut Vec<u8>) {
+        let gap = self.offset - before.end();
+        let flags = self.flags | if gap > 0 { GAP } else { 0 };
+        out.extend_from_slice(&self.hash.to_le_bytes());
+        out.extend_from_slice(&self.key_check.to_le_bytes());
+        encode_varint(u64::from(self.len) << FLAG_BITS | u64::from(flags), out);
+        encode_varint(zigzag(before.lsn, self.lsn), out);
+        if gap > 0 {
+            encode_varint(u64::from(gap), out);
         }
+    }
+
+    /// `None` when `bytes` at `at` are no entry.
+    fn parse(bytes: &[u8], at: &mut usize, before: &HintEntry) -> Option<HintEntry> {
+        let fixed = bytes.get(*at..*at + 12)?;
+        *at += 12;
+        let word = parse_varint(bytes, at)?;
+        let lsn = unzigzag(before.lsn, parse_varint(bytes, at)?);
+        let flags = (word & ((1 << FLAG_BITS) - 1)) as u8;
+        let gap = if flags & GAP != 0 { parse_varint(bytes, at)? } else { 0 };
+        let offset = before.end().checked_add(u32::try_from(gap).ok()?)?;
+        let len = u32::try_from(word >> FLAG_BITS).ok()?;
+        offset.checked_add(len)?;
+        Some(HintEntry { hash: le64(fixed, 0), lsn, flags: flags & !GAP, offset, len, key_check: le32(fixed, 8) })
+    }
+
+    /// What stands before the first entry.
+    fn start(head: &SegmentHead) -> HintEntry {
+        HintEntry { hash: 0, lsn: head.birth, flags: 0, offset: 0, len: SEGMENT_HEAD_LEN as u32, key_check: 0 }
     }
 }
 
@@ -104,6 +123,8 @@ fn le64(bytes: &[u8], at: usize) -> u64 {
 #[derive(Default)]
 pub struct HintBuilder {
     entries: Vec<HintEntry>,
+    /// Which of them are of damaged records, ascending.
+    guessed: Vec<usize>,
 }
 
 impl HintBuilder {
@@ -120,25 +141,27 @@ impl HintBuilder {
             _ => header.lsn,
         };
         let (hash, len) = (position(dbkey), header.record_len() as u32);
-        let flags = UNSURE | GUESSED;
-        self.entries.push(HintEntry { hash, lsn, flags, offset: offset as u32, len, key_check: 0 });
+        self.guessed.push(self.entries.len());
+        self.entries.push(HintEntry { hash, lsn, flags: UNSURE, offset: offset as u32, len, key_check: 0 });
     }
 
     /// The hint's bytes. `segment_len`: how much of the segment's file counts.
     pub fn finish(mut self, head: &SegmentHead, segment_len: u64) -> Vec<u8> {
-        let top_lsn = self.entries.iter().filter(|e| e.flags & GUESSED == 0).map(|e| e.lsn).max().unwrap_or(0);
-        for guessed in self.entries.iter_mut().filter(|e| e.flags & GUESSED != 0) {
-            guessed.lsn = guessed.lsn.min(top_lsn);
+        let sure = self.entries.iter().enumerate().filter(|(i, _)| self.guessed.binary_search(i).is_err());
+        let top_lsn = sure.map(|(_, e)| e.lsn).max().unwrap_or(0);
+        for guessed in self.guessed {
+            self.entries[guessed].lsn = self.entries[guessed].lsn.min(top_lsn);
         }
-        self.entries.sort_unstable_by_key(|e| (e.hash, e.lsn, e.offset));
-        let mut out = Vec::with_capacity(HINT_HEAD_LEN + self.entries.len() * ENTRY_LEN + 4);
+        let mut out = Vec::with_capacity(HINT_HEAD_LEN + self.entries.len() * 16 + 4);
         out.extend_from_slice(&HINT_MAGIC);
         out.extend_from_slice(&head.encode());
         out.extend_from_slice(&segment_len.to_le_bytes());
         out.extend_from_slice(&top_lsn.to_le_bytes());
         out.extend_from_slice(&(self.entries.len() as u64).to_le_bytes());
+        let mut before = HintEntry::start(head);
         for entry in &self.entries {
-            entry.encode(&mut out);
+            entry.encode(&before, &mut out);
+            before = *entry;
         }
         let crc = crc32c::crc32c(&out);
         out.extend_from_slice(&crc.to_le_bytes());
@@ -194,9 +217,6 @@ impl Hint {
         let head = SegmentHead::parse(&body[8..])?;
         let at = 8 + HEAD_LEN;
         let (segment_len, top_lsn, count) = (le64(body, at), le64(body, at + 8), le64(body, at + 16) as usize);
-        if count.checked_mul(ENTRY_LEN)? != body.len() - HINT_HEAD_LEN {
-            return None;
-        }
         Some(Hint { bytes, head, segment_len, top_lsn, count })
     }
 
@@ -205,10 +225,14 @@ impl Hint {
         self.count
     }
 
-    /// Entry `number`, below [`len`](Hint::len).
-    pub fn entry(&self, number: usize) -> HintEntry {
-        let start = HINT_HEAD_LEN + number * ENTRY_LEN;
-        HintEntry::parse(&self.bytes.as_slice()[start..start + ENTRY_LEN])
+    /// The entries, in the order of the segment.
+    pub fn entries(&self) -> impl Iterator<Item = HintEntry> {
+        let bytes = self.bytes.as_slice();
+        let (mut at, mut before) = (HINT_HEAD_LEN, HintEntry::start(&self.head));
+        (0..self.count).map_while(move |_| {
+            before = HintEntry::parse(bytes, &mut at, &before)?;
+            Some(before)
+        })
     }
 
     /// Bytes of the hint.

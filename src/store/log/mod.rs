@@ -7,7 +7,7 @@
 //! * of several records of a key the one with the highest log sequence number counts, wherever it lies;
 //! * no record is served whose checksum fails.
 //!
-//! Reading order: [`format`] (the bytes), `segment`, `index`, [`shard`] (get and put), `open`, `hint` and `walk` (what
+//! Reading order: [`mod@format`] (the bytes), `segment`, `index`, [`shard`] (get and put), `open`, `hint` and `walk` (what
 //! a crash leaves), `compact` and `plan` (background), `sync` (waiting for the disk), `backup`.
 
 mod backup;
@@ -39,6 +39,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Largest [`Options::segment_bytes`]: offsets in a segment are 32 bits.
 pub const MAX_SEGMENT_BYTES: u64 = 1 << 31;
@@ -194,7 +195,13 @@ impl Store for LogStore {
     }
 
     fn maintain(&self, budget_bytes: u64) -> Result<Maintained, StoreError> {
-        self.maintenance().run(self, budget_bytes)
+        let result = self.maintenance().run(self, budget_bytes);
+        self.core.update_pace();
+        result
+    }
+
+    fn pace(&self) -> Duration {
+        self.core.pace()
     }
 
     fn backup(&self, dst: &Path) -> Result<(), StoreError> {

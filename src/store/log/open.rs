@@ -19,6 +19,9 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+/// Parts in which the ring is loaded.
+const PASSES: usize = 8;
+
 /// A segment as found, with what is in it.
 struct Found {
     segment: Arc<Segment>,
@@ -168,7 +171,8 @@ pub(super) fn read_segment(core: &Core, file: Arc<dyn File>, head: &SegmentHead,
         add_step(core, &mut walk, head, step, &mut builder);
     }
     let mut torn_bytes = size - len;
-    if torn_bytes > 0 && walk.met_unreadable() {
+    // A process that dies cuts its last record off; it does not turn over bits in it.
+    if torn_bytes > 0 && (walk.met_unreadable() || walk.is_whole_at(len)) {
         damaged = true;
         report_bad(core, head.id, len, torn_bytes);
         torn_bytes = 0;
@@ -228,44 +232,47 @@ struct Candidate {
 
 fn build_shard(core: &Arc<Core>, number: u16, found: &[Found], next_lsn: u64) -> LogShard {
     let shards = core.options.shards;
-    let ours: Vec<&Found> =
-        found.iter().filter(|f| f.segment.head.shards != shards || f.segment.head.shard == number).collect();
-    let mut cursors = vec![0; ours.len()];
+    let may_hold = |f: &&Found| f.segment.head.shards != shards || f.segment.head.shard == number;
+    let ours: Vec<&Found> = found.iter().filter(may_hold).collect();
     let mut index = Index::new();
-    let (mut candidates, mut newest): (Vec<Candidate>, Vec<Candidate>) = (Vec::new(), Vec::new());
-    for table in 0..TABLES {
+    let (mut candidates, mut newest) = (Vec::new(), Vec::new());
+    // A part of the ring at a time, so that little more memory is needed than the index takes.
+    for tables in (0..TABLES).step_by(TABLES / PASSES).map(|first| first..first + TABLES / PASSES) {
         candidates.clear();
-        for (i, f) in ours.iter().enumerate() {
-            while cursors[i] < f.hint.len() {
-                let entry = f.hint.entry(cursors[i]);
-                if table_of(entry.hash) != table {
-                    break;
-                }
-                cursors[i] += 1;
-                if f.segment.head.shards == shards || worker_of(entry.hash, shards) == number {
-                    candidates.push(Candidate { entry, found: i });
-                }
-            }
+        for (found, f) in ours.iter().enumerate() {
+            let is_foreign = f.segment.head.shards != shards;
+            let is_ours = |e: &HintEntry| {
+                tables.contains(&table_of(e.hash)) && (!is_foreign || worker_of(e.hash, shards) == number)
+            };
+            candidates.extend(f.hint.entries().filter(is_ours).map(|entry| Candidate { entry, found }));
         }
         candidates.sort_unstable_by_key(|c| (c.entry.hash, Reverse((c.entry.lsn, c.found))));
         newest.clear();
         for same_place in candidates.chunk_by(|a, b| a.entry.hash == b.entry.hash) {
             keep_newest(same_place, &mut newest);
         }
-        index.reserve(table, newest.iter().filter(|c| !c.entry.is_forget()).count());
-        for Candidate { entry, found } in &newest {
-            let segment = &ours[*found].segment;
-            if entry.is_forget() {
-                segment.add_forget(entry.len as usize, entry.lsn);
-            } else {
-                segment.add_live(entry.len as usize);
-                let place = Place { slot: segment.slot, offset: entry.offset };
-                index.add(Entry::new(entry.hash, place, entry.is_mark()));
-            }
+        for in_table in newest.chunk_by(|a, b| table_of(a.entry.hash) == table_of(b.entry.hash)) {
+            add_to_index(&mut index, &ours, in_table);
         }
     }
     let segments: Vec<Arc<Segment>> = ours.iter().map(|f| f.segment.clone()).collect();
     LogShard::new(core.clone(), number, index, &segments, next_lsn)
+}
+
+/// Adds records of one table.
+fn add_to_index(index: &mut Index, ours: &[&Found], records: &[Candidate]) {
+    let forgets = records.iter().filter(|c| c.entry.is_forget()).count();
+    index.reserve(table_of(records[0].entry.hash), records.len() - forgets);
+    for Candidate { entry, found } in records {
+        let segment = &ours[*found].segment;
+        if entry.is_forget() {
+            segment.add_forget(entry.len as usize, entry.lsn);
+        } else {
+            segment.add_live(entry.len as usize);
+            let place = Place { slot: segment.slot, offset: entry.offset };
+            index.add(Entry::new(entry.hash, place, entry.is_mark()));
+        }
+    }
 }
 
 /// Of records at one ring position, newest first, the newest of each key. One whose key is not sure stands for any key

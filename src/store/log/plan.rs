@@ -3,9 +3,16 @@
 use super::Options;
 use super::segment::Segment;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Compaction begins when the disk holds more than this many hundredths of what is needed.
-const USED_PERCENT: u64 = 125;
+const USED_PERCENT: u64 = 118;
+/// From here on it is behind: hints wait, and stores should.
+const BEHIND_PERCENT: u64 = 122;
+/// Stores wait longest from here on.
+const FAR_BEHIND_PERCENT: u64 = 130;
+/// The longest that a writer should wait between two batches.
+const LONGEST_PACE: Duration = Duration::from_millis(50);
 /// Forgets that are still needed may take one part in so many.
 const FORGET_SHARE: u64 = 8;
 /// A segment is small below one part in so many of what new ones get.
@@ -57,6 +64,31 @@ impl<'a> Plan<'a> {
         self.counted().filter(|(s, _)| s.is_sealed())
     }
 
+    /// Hundredths of what is needed that `used` bytes are, but for what small stores may have more.
+    fn percent_of_needed(&self, used: u64) -> u64 {
+        let needed: u64 = self.counted().map(|(_, needed)| needed).sum();
+        let slack = 2 * u64::from(self.options.shards) * self.options.min_segment_bytes();
+        used.saturating_sub(slack) * 100 / needed.max(1)
+    }
+
+    /// With what waits for its removal.
+    fn used_percent(&self) -> u64 {
+        self.percent_of_needed(self.segments.iter().map(|s| s.len()).sum())
+    }
+
+    /// Whether stores bring garbage faster than it is collected.
+    pub fn is_behind(&self) -> bool {
+        self.used_percent() > BEHIND_PERCENT
+    }
+
+    /// How long a writer should wait between two batches.
+    pub fn pace(&self) -> Duration {
+        let behind = self.used_percent().clamp(BEHIND_PERCENT, FAR_BEHIND_PERCENT) - BEHIND_PERCENT;
+        // By the square, so that it begins gently.
+        let range = FAR_BEHIND_PERCENT - BEHIND_PERCENT;
+        LONGEST_PACE * (behind * behind) as u32 / (range * range) as u32
+    }
+
     /// A sealed segment in which nothing is needed.
     pub fn dead_segment(&self) -> Option<Arc<Segment>> {
         self.sealed().find(|(_, needed)| *needed == 0).map(|(s, _)| s.clone())
@@ -73,10 +105,8 @@ impl<'a> Plan<'a> {
     }
 
     fn most_garbage(&self) -> Option<Arc<Segment>> {
-        let used: u64 = self.counted().map(|(s, _)| s.len()).sum();
-        let needed: u64 = self.counted().map(|(_, needed)| needed).sum();
-        let slack = 2 * u64::from(self.options.shards) * self.options.min_segment_bytes();
-        if !self.is_full && used * 100 <= needed * USED_PERCENT + slack * 100 {
+        let used = self.counted().map(|(s, _)| s.len()).sum();
+        if !self.is_full && self.percent_of_needed(used) <= USED_PERCENT {
             return None;
         }
         // In thousandths of the segment.

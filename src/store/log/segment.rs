@@ -4,7 +4,7 @@
 //! hard links of it are copies. The part of the file behind [`Segment::len`] is no part of it: a write that failed
 //! half-way, or a tail torn by a crash.
 
-use super::format::{HEADER_LEN, Header, Raw, SegmentHead, seed_at};
+use super::format::{Header, MAX_HEAD_LEN, Raw, SegmentHead, seed_at};
 use crate::store::fs::{self, Disk, File, View};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -99,28 +99,27 @@ impl Segment {
     #[inline]
     pub fn read<'a>(&'a self, offset: u32, scratch: &'a mut Vec<u8>) -> Option<Raw<'a>> {
         let (start, end) = (offset as usize, self.len() as usize);
-        if start + HEADER_LEN > end {
-            return None;
-        }
+        let head_len = end.checked_sub(start)?.min(MAX_HEAD_LEN);
         let Some(view) = &self.view else { return self.read_into(offset, end, scratch) };
-        let header = Header::parse(view.slice(start, HEADER_LEN)?)?;
+        let header = Header::parse(view.slice(start, head_len)?, self.head.birth)?;
         if start + header.record_len() > end {
             return None;
         }
-        Raw::parse(view.slice(start, header.record_len())?)
+        Raw::with_header(header, view.slice(start, header.record_len())?)
     }
 
     fn read_into<'a>(&self, offset: u32, end: usize, scratch: &'a mut Vec<u8>) -> Option<Raw<'a>> {
         let file = self.file.lock().expect("no holder of a file panics").clone()?;
-        scratch.resize(HEADER_LEN, 0);
+        scratch.resize((end - offset as usize).min(MAX_HEAD_LEN), 0);
         fs::read_full(file.as_ref(), scratch, u64::from(offset)).ok()?;
-        let len = Header::parse(scratch)?.record_len();
-        if offset as usize + len > end {
+        let header = Header::parse(scratch, self.head.birth)?;
+        if offset as usize + header.record_len() > end {
             return None;
         }
-        scratch.resize(len, 0);
+        scratch.resize(header.record_len(), 0);
         fs::read_full(file.as_ref(), scratch, u64::from(offset)).ok()?;
-        Raw::parse(scratch)
+        // Not as read first: two reads of a bad disk may differ.
+        Raw::parse(scratch, self.head.birth)
     }
 
     /// Appends bytes. After an error the segment is as before, and the same may be tried again.

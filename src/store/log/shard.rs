@@ -6,7 +6,7 @@
 
 use super::core::Core;
 use super::format::{
-    self, Draft, Kind, MAX_KEY_BYTES, MAX_VAL_BYTES, Origin, Raw, SEGMENT_HEAD_LEN, position, record_len,
+    self, Draft, Kind, MAX_KEY_BYTES, MAX_VAL_BYTES, Origin, Raw, SEGMENT_HEAD_LEN, longest_record, position,
 };
 use super::index::{Entry, Index, Place, TABLES, table_of, table_start};
 use super::segment::Segment;
@@ -61,7 +61,7 @@ impl Data {
         let seed = segment.seed_at(place.offset);
         let raw = match u64::from(place.offset).checked_sub(segment.len()) {
             None => segment.read(place.offset, scratch)?,
-            Some(staged) => Raw::parse(self.stage.get(staged as usize..)?)?,
+            Some(staged) => Raw::parse(self.stage.get(staged as usize..)?, segment.head.birth)?,
         };
         Some((raw, seed))
     }
@@ -198,7 +198,7 @@ impl LogShard {
                 format!("a dbkey of {key_len} and a dbval of {val_len} bytes are more than a record can hold");
             return Err(StoreError::Io { context, source: io::ErrorKind::InvalidInput.into() });
         }
-        let len = record_len(key_len, val_len);
+        let len = longest_record(key_len, val_len);
         if self.refused || self.data.stage.len() + len > STAGE_BYTES {
             self.write_stage()?;
         }
@@ -213,14 +213,20 @@ impl LogShard {
         Ok(())
     }
 
-    /// Stages a record, for which there is room.
-    fn stage(&mut self, kind: Kind, dbkey: &[u8], epoch: u64, dbval: &[u8]) -> (Place, &Arc<Segment>, u64) {
+    /// Stages a record, for which there is room; returns its place.
+    fn stage(&mut self, kind: Kind, dbkey: &[u8], epoch: u64, dbval: &[u8]) -> Place {
         let active = self.data.active.as_ref().expect("making room made an active segment");
         let offset = active.len() as u32 + self.data.stage.len() as u32;
         let lsn = self.next_lsn;
-        Draft { kind, lsn, epoch, dbkey, dbval }.encode(active.seed_at(offset), &mut self.data.stage);
+        let draft = Draft { kind, lsn, epoch, dbkey, dbval };
+        let len = draft.encode(active.head.birth, active.seed_at(offset), &mut self.data.stage);
+        if kind == Kind::Forget {
+            active.add_forget(len, lsn)
+        } else {
+            active.add_live(len)
+        }
         self.next_lsn += 1;
-        (Place { slot: active.slot, offset }, active, lsn)
+        Place { slot: active.slot, offset }
     }
 
     fn write_stage(&mut self) -> Result<(), StoreError> {
@@ -284,8 +290,7 @@ impl Shard for LogShard {
 
     fn put(&mut self, dbkey: &[u8], record: Record<'_>) -> Result<(), StoreError> {
         self.make_room(dbkey.len(), record.dbval.len())?;
-        let (place, active, _) = self.stage(Kind::Put, dbkey, record.epoch, record.dbval);
-        active.add_live(record_len(dbkey.len(), record.dbval.len()));
+        let place = self.stage(Kind::Put, dbkey, record.epoch, record.dbval);
         let Self { index, data, scratch, .. } = self;
         let entry = Entry::new(position(dbkey), place, is_mark(record.dbval));
         let mut old_len = 0;
@@ -303,8 +308,7 @@ impl Shard for LogShard {
         }
         let Some((entry, old_len)) = self.find(dbkey) else { return Ok(false) };
         self.make_room(dbkey.len(), 0)?;
-        let (_, active, lsn) = self.stage(Kind::Forget, dbkey, stamp.epoch, &[]);
-        active.add_forget(record_len(dbkey.len(), 0), lsn);
+        self.stage(Kind::Forget, dbkey, stamp.epoch, &[]);
         self.index.remove(entry.hash, entry.place());
         if let Some(segment) = self.data.segment(entry.place().slot) {
             segment.sub_live(old_len);
@@ -371,4 +375,4 @@ fn damaged(core: &Core, data: &Data, place: Place) -> StoreError {
 }
 
 /// Room for at least one record behind a segment's head.
-pub(super) const LEAST_SEGMENT_BYTES: u64 = (SEGMENT_HEAD_LEN + format::HEADER_LEN) as u64;
+pub(super) const LEAST_SEGMENT_BYTES: u64 = (SEGMENT_HEAD_LEN + format::MAX_HEAD_LEN) as u64;

@@ -9,6 +9,7 @@ mod model;
 mod open;
 mod process;
 mod sync;
+mod vectors;
 
 use super::{LogStore, Options};
 use crate::logic::clock::ClockTime;

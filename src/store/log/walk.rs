@@ -3,7 +3,7 @@
 //! A record that fails its checksum is damage when a good record follows anywhere behind it, and a torn tail when none
 //! does. The next good record is looked for where the bad one says it ends, and else byte by byte.
 
-use super::format::{HEADER_LEN, Header, Raw, SEGMENT_HEAD_LEN, SegmentHead, seed_at};
+use super::format::{Header, MAX_HEAD_LEN, MIN_HEAD_LEN, Raw, SEGMENT_HEAD_LEN, SegmentHead, head_is_intact, seed_at};
 use crate::store::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub enum Step {
         offset: u64,
         /// Bytes up to the next good record.
         len: u64,
-        /// Its head, where the next good record lies just where that says.
+        /// Its head, where that is intact and the next good record lies just where it says.
         header: Option<Header>,
     },
     /// Something bad, up to the end.
@@ -44,6 +44,7 @@ pub enum Step {
 pub struct Walk {
     file: Arc<dyn File>,
     seed: u32,
+    birth: u64,
     lsn_end: u64,
     pos: u64,
     end: u64,
@@ -58,6 +59,7 @@ impl Walk {
         Walk {
             file,
             seed: head.seed(),
+            birth: head.birth,
             lsn_end: head.birth + LSN_SPAN,
             pos: SEGMENT_HEAD_LEN as u64,
             end,
@@ -92,8 +94,7 @@ impl Walk {
             self.pos += len as u64;
             return Some(Step::Record { offset, len });
         }
-        let header = self.fill(offset, HEADER_LEN).then(|| Header::parse(self.at(offset, HEADER_LEN))).flatten();
-        if let Some(header) = header {
+        if let Some(header) = self.head_at(offset) {
             let next = offset + header.record_len() as u64;
             if self.good_at(next).is_some() {
                 self.pos = next;
@@ -112,33 +113,47 @@ impl Walk {
         }
     }
 
+    /// Whether a record with an intact head, not cut off, lies at `offset`, whatever its data.
+    pub fn is_whole_at(&mut self, offset: u64) -> bool {
+        self.head_at(offset).is_some_and(|h| offset + h.record_len() as u64 <= self.end)
+    }
+
     /// The record that the last step was about.
     pub fn record(&mut self, offset: u64, len: usize) -> Option<Raw<'_>> {
         if !self.fill(offset, len) {
             return None;
         }
-        Raw::parse(self.at(offset, len))
+        Raw::parse(self.at(offset, len), self.birth)
+    }
+
+    /// The intact head of a record at `offset`, whose data may be damaged or cut off.
+    fn head_at(&mut self, offset: u64) -> Option<Header> {
+        let len = self.end.checked_sub(offset)?.min(MAX_HEAD_LEN as u64) as usize;
+        if len < MIN_HEAD_LEN || !self.fill(offset, len) {
+            return None;
+        }
+        let bytes = self.at(offset, len);
+        let header = Header::parse(bytes, self.birth)?;
+        head_is_intact(&header, bytes, self.seed_at(offset)?).then_some(header)
+    }
+
+    fn seed_at(&self, offset: u64) -> Option<u32> {
+        Some(seed_at(self.seed, u32::try_from(offset).ok()?))
     }
 
     /// The length of the good record at `offset`, if there is one.
     fn good_at(&mut self, offset: u64) -> Option<usize> {
-        if !self.fill(offset, HEADER_LEN) {
-            return None;
-        }
-        let len = Header::parse(self.at(offset, HEADER_LEN))?.record_len();
+        let len = self.head_at(offset)?.record_len();
         if !self.fill(offset, len) {
             return None;
         }
-        let seed = seed_at(self.seed, u32::try_from(offset).ok()?);
-        Raw::parse(self.at(offset, len))?.is_intact(seed).then_some(len)
+        Raw::parse(self.at(offset, len), self.birth)?.is_intact(self.seed_at(offset)?).then_some(len)
     }
 
     fn look_for_good(&mut self, from: u64) -> Option<u64> {
-        let last = self.end.checked_sub(HEADER_LEN as u64)?;
+        let last = self.end.checked_sub(MIN_HEAD_LEN as u64)?;
         (from..=last).find(|offset| {
-            let likely = self.fill(*offset, HEADER_LEN)
-                && Header::parse(self.at(*offset, HEADER_LEN)).is_some_and(|h| h.lsn < self.lsn_end);
-            likely && self.good_at(*offset).is_some()
+            self.head_at(*offset).is_some_and(|h| h.lsn < self.lsn_end) && self.good_at(*offset).is_some()
         })
     }
 

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::store::fs::mem::Faults;
+use crate::store::fs::{Disk, File, Listed, Lock, Space};
+use std::io;
 
 fn open_at(disk: &MemDisk, dir: &Path) -> LogStore {
     LogStore::open(Arc::new(disk.clone()), dir, tiny(2)).unwrap()
@@ -103,4 +105,75 @@ fn stores_and_compaction_go_on_while_backups_are_made() {
             assert_eq!(found, value(version, 100));
         }
     }
+}
+
+type OnLink = Box<dyn Fn() + Send + Sync>;
+
+/// A disk on which something happens before each hard link.
+struct Busy {
+    disk: MemDisk,
+    on_link: std::sync::Mutex<Option<OnLink>>,
+}
+
+impl Disk for Busy {
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if let Some(on_link) = self.on_link.lock().unwrap().as_ref() {
+            on_link();
+        }
+        self.disk.hard_link(from, to)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<Listed>> {
+        self.disk.list(dir)
+    }
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.create_dir(dir)
+    }
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.remove_dir(dir)
+    }
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.disk.create(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.disk.open(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        self.disk.lock(path)
+    }
+    fn space(&self, dir: &Path) -> io::Result<Space> {
+        self.disk.space(dir)
+    }
+    fn random(&self) -> io::Result<u64> {
+        self.disk.random()
+    }
+}
+
+#[test]
+fn segments_that_compaction_is_done_with_stay_until_the_backup_has_them() {
+    let disk = Arc::new(Busy { disk: MemDisk::new(1), on_link: std::sync::Mutex::new(None) });
+    let store = Arc::new(LogStore::open(disk.clone(), dir(), tiny(2)).unwrap());
+    for version in 1..4 {
+        (0..100).for_each(|n| put(&store, &key(n), &value(version, 90)).unwrap());
+    }
+    commit(&store).unwrap();
+    let working = Arc::downgrade(&store);
+    *disk.on_link.lock().unwrap() = Some(Box::new(move || {
+        working.upgrade().unwrap().maintain(3000).unwrap();
+    }));
+    let before = store.disk_bytes();
+    store.backup(Path::new("/kumo/one")).unwrap();
+    *disk.on_link.lock().unwrap() = None;
+    maintain(&store);
+    assert!(store.disk_bytes() < before, "nothing was compacted");
+    let copy = open_at(&disk.disk, Path::new("/kumo/one"));
+    (0..100).for_each(|n| assert_eq!(get(&copy, &key(n)).unwrap(), Some(value(3, 90))));
 }

@@ -158,7 +158,9 @@ fn killed_at_any_step_nothing_acknowledged_is_lost() {
 fn killed_while_opening_after_a_kill_nothing_is_lost() {
     let disk = MemDisk::new(5);
     let mut tracker = Tracker::default();
-    disk.set_faults(Faults { kill_at: Some(250), ..Faults::default() });
+    let whole = MemDisk::new(5);
+    live(&whole, false, 1, &mut Tracker::default()).unwrap();
+    disk.set_faults(Faults { kill_at: Some(whole.steps() * 3 / 4), ..Faults::default() });
     live(&disk, false, 1, &mut tracker).unwrap_err();
     let fresh = disk.after_kill();
     open(&fresh, tiny(2)).unwrap();

@@ -32,6 +32,10 @@ impl State {
             None => return,
             Some(Request::Connect) => self.connect_answered(link_place, error, result),
             Some(Request::Epoch) => self.epoch_answered(link_place, error, result),
+            Some(Request::Ping) => {
+                link.epoch_asked = false;
+                Ok(())
+            }
             Some(Request::Attempt { op: place, generation, attempt }) => {
                 let Some(op) = self.ops.get(place, generation) else { return };
                 let latest = op.attempt == attempt && op.link.is_some();
@@ -181,8 +185,11 @@ impl State {
         }
         if let Some(client) = self.clients.get(home) {
             client.end(1, op.bytes.len());
-            if let Answer::Found(found) = &answer {
-                client.traffic.note(found.data.len());
+            match &answer {
+                Answer::Found(found) => client.traffic.note(found.data.len()),
+                // What a client stores tells as much about what it will read.
+                Answer::Reply(_) if op.is_mutation() => client.traffic.note(op.dbval().len()),
+                _ => {}
             }
             match home.number {
                 Some(number) if home.part == WHOLE => {

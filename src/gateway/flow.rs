@@ -13,6 +13,7 @@ use crate::proto::memcache::Trouble;
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::write_request;
 use crate::proto::rpc::msgpack::{Reader, write_array, write_raw, write_uint};
+use crate::proto::rpc::v0::{method as v0_method, status};
 use crate::proto::rpc::v1::{self, method, write_multi_get_head};
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -313,19 +314,24 @@ impl State {
         }
     }
 
-    /// Asks a server for its epoch, which is newer than ours.
+    /// Asks a server for its epoch, should it be newer than ours; one of kumofs 0.4, for anything.
     pub fn fetch_epoch(&mut self, link_place: u32) {
         let (known, now_ms) = (self.view.number(), self.now_ms);
         let Some(link) = self.links.at(link_place) else { return };
-        if link.dialect == Dialect::V0 || link.epoch_asked {
+        if link.epoch_asked {
             return;
         }
-        if let Some(msgid) = link.ask(Request::Epoch, now_ms) {
+        let is_v0 = link.dialect == Dialect::V0;
+        let (request, method, argument) = match is_v0 {
+            true => (Request::Ping, v0_method::GET_STATUS, u64::from(status::PID)),
+            false => (Request::Epoch, method::GET_EPOCH, known),
+        };
+        if let Some(msgid) = link.ask(request, now_ms) {
             link.epoch_asked = true;
             link.write(|out| {
-                write_request(out, msgid, method::GET_EPOCH);
+                write_request(out, msgid, method);
                 write_array(out, 1);
-                write_uint(out, known);
+                write_uint(out, argument);
             });
         }
     }

@@ -2,8 +2,12 @@
 //!
 //! The first request on a link is CONNECT; others follow right behind it, before its answer. What is written while the
 //! connection is still being made waits in a buffer. A link that broke is opened again when something is to be sent,
-//! after a pause that grows. A link on which nothing came for [`SILENCE_MS`], while something was awaited, is taken
-//! for broken: then its requests are tried again, by another way if the cluster has changed.
+//! after a pause that grows.
+//!
+//! An answer may take its time: a change waits until all replicas have it, and one of them may hang until the cluster
+//! goes on without it. So a request is not sent again because it is slow, but a server that is silent for [`PING_MS`]
+//! while something is awaited is asked for a sign of life, and a link on which none came for [`SILENCE_MS`] is taken for
+//! broken: then its requests are tried again, by another way if the cluster has changed.
 
 use super::pending::{Pending, Request};
 use super::retry::delay_ms;
@@ -18,8 +22,10 @@ use crate::proto::rpc::v1::{Connect, Peer};
 use std::rc::Rc;
 use tokio::net::TcpStream;
 
+/// A server that is silent for so long, in milliseconds, while answers are awaited is asked for a sign of life.
+pub const PING_MS: u64 = 500;
 /// A link that is silent for so long, in milliseconds, while answers are awaited is taken for broken.
-pub const SILENCE_MS: u64 = 1_000;
+pub const SILENCE_MS: u64 = 1_500;
 /// How long late answers are taken from a server that left the cluster, in milliseconds.
 const LEAVE_MS: u64 = 5_000;
 
@@ -42,7 +48,7 @@ pub struct Link {
     pub dialect: Dialect,
     /// What is not answered.
     pub pending: Pending,
-    /// Whether GET_EPOCH is under way.
+    /// Whether the server was asked for its epoch, or for a sign of life.
     pub epoch_asked: bool,
     stage: Stage,
     /// Number of the present connection; never used again.
@@ -74,7 +80,7 @@ impl Link {
         self.pending.add(request)
     }
 
-    /// Whether its server is no longer in the view.
+    /// Whether its server is no longer in the view, or taken for dead.
     pub fn has_left(&self) -> bool {
         self.left_ms.is_some()
     }
@@ -121,7 +127,7 @@ impl Links {
         self.table.iter().flatten().all(|link| link.pending.len() == 0 && link.left_ms.is_none())
     }
 
-    /// Makes the table fit a view. Links to servers that are not in it are left to end.
+    /// Makes the table fit a view. Links to servers that are not in it, or taken for dead, are left to end.
     pub fn adopt(&mut self, view: &View, now_ms: u64) {
         self.servers.clear();
         self.of_workers.clear();
@@ -130,6 +136,9 @@ impl Links {
         }
         for (server, entry) in view.epoch.servers.iter().enumerate() {
             let dialect = view.dialect(server as u16);
+            let is_active = [&view.epoch.whs, &view.epoch.rhs]
+                .into_iter()
+                .any(|space| space.find(entry.address).is_some_and(|node| node.active));
             self.servers.push((self.of_workers.len() as u32, entry.workers));
             for server_worker in 0..entry.workers {
                 let same = |link: &Link| {
@@ -142,7 +151,7 @@ impl Links {
                     || self.add(entry.address, entry.incarnation, server_worker, dialect),
                     |place| place as u32,
                 );
-                if let Some(link) = self.at(place) {
+                if let Some(link) = self.at(place).filter(|_| is_active) {
                     link.left_ms = None;
                 }
                 self.of_workers.push(place);
@@ -310,6 +319,8 @@ impl State {
                 self.links.remove(place);
             } else if awaited && now_ms >= link.active_ms + SILENCE_MS {
                 self.break_link(place, "no answer");
+            } else if awaited && now_ms >= link.active_ms + PING_MS {
+                self.fetch_epoch(place);
             }
         }
     }

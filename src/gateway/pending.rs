@@ -16,6 +16,8 @@ pub enum Request {
     Connect,
     /// GET_EPOCH.
     Epoch,
+    /// Anything, for a sign of life.
+    Ping,
     /// An attempt of an operation.
     Attempt {
         /// The operation's place in the worker's table.

@@ -1,6 +1,7 @@
 //! When an operation is tried again, and when it is given up.
 //!
-//! A cluster may be silent for 0.3 s when a process dies and for 2 s when one hangs (`guarantees.md`, "Short silence"),
+//! It is tried again when a server refuses it, when a link breaks (see [`super::link`]), and when the cluster changes; not
+//! because an answer is slow. A cluster may be silent for 0.3 s when a process dies and for 2 s when one hangs (`guarantees.md`, "Short silence"),
 //! and clients are to see latency then, not errors. So an operation is given [`PATIENCE_MS`] whatever the number of its
 //! tries, and from then on as many more as `-G`, `-S` and `-D` say, [`LAST_DELAY_MS`] apart.
 

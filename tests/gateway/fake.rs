@@ -32,9 +32,9 @@ use tokio::sync::{mpsc::UnboundedSender, watch};
 pub enum Mode {
     /// As it should.
     Serve,
-    /// Keeps requests, until it is told to answer.
+    /// Keeps requests, until it is told to answer; but shows that it lives.
     Hold,
-    /// Takes requests and never answers.
+    /// Takes requests and never answers, not even whether it lives.
     Silent,
     /// Is no longer there: hangs up on everybody.
     Dead,
@@ -169,7 +169,9 @@ impl World {
 
     fn serve_server(&mut self, number: usize, incoming: Incoming) {
         let server = &mut self.servers[number];
+        let silent = server.mode == Mode::Silent;
         match incoming.method {
+            method::GET_EPOCH | v0::method::GET_STATUS if silent => return incoming.reply.none(),
             method::CONNECT if self.speaks_v1 => {
                 let connect = Connect::read(&incoming.params).unwrap();
                 server.connects.push(connect);

@@ -91,7 +91,8 @@ pub trait Shard: Any + Send {
     /// The record of a key, deletion marks included. The bytes are verified.
     fn get(&mut self, dbkey: &[u8]) -> Result<Option<Record<'_>>, StoreError>;
 
-    /// Stores a record over whatever is there. After an error nothing has changed.
+    /// Stores a record over whatever is there. After an error nothing has changed. [`StoreError::Full`] also when an
+    /// earlier commit was refused for want of room, and there is none yet.
     fn put(&mut self, dbkey: &[u8], record: Record<'_>) -> Result<(), StoreError>;
 
     /// Stores `record` unless the key holds one with the same or a newer stamp; true when it was stored.
@@ -152,6 +153,7 @@ pub trait Store: Send + Sync {
     fn durable(&self, shard: usize) -> Ticket;
 
     /// Sets what is called, from another thread, with the shard's number when its [`durable`](Store::durable) grew.
+    /// After a failed sync it is not called any more, and commits answer errors.
     fn on_durable(&self, call: Box<dyn Fn(usize) + Send + Sync>);
 
     /// A step of background work (compaction, hints): reads and writes about `budget_bytes`. Called again and again

@@ -24,7 +24,7 @@ pub struct Faults {
     pub capacity: Option<u64>,
     /// Hard links are refused, as across devices.
     pub no_links: bool,
-    /// Reads of these bytes (by inode-independent path at open) fail with an I/O error.
+    /// Reads of these bytes, by the path that the file was opened with, fail with an I/O error.
     pub unreadable: Vec<(PathBuf, std::ops::Range<u64>)>,
 }
 

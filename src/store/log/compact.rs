@@ -124,7 +124,9 @@ impl Maintenance {
             && !plan.is_behind()
             && let Some(segment) = plan.segment_without_hint()
         {
+            self.hint_refused = true;
             let walk = open_walk(core, &segment)?;
+            self.hint_refused = false;
             return Ok(Some(Job::Hint { segment, walk, builder: HintBuilder::default() }));
         }
         let Some(segment) = plan.victim() else { return Ok(None) };

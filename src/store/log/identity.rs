@@ -113,7 +113,7 @@ fn explain_file(disk: &dyn Disk, path: &Path) -> StoreError {
     let path = path.display();
     StoreError::Unusable(if start == TOKYO_CABINET {
         format!(
-            "{path} is a Tokyo Cabinet database: name a new directory, and bring its records in with `kumomergedb DIR {path}`"
+            "{path} is a Tokyo Cabinet database: name a new directory, and bring it in with `kumomergedb DIR {path}`"
         )
     } else {
         format!("cannot use {path}: it is a file: name a new or an empty directory")

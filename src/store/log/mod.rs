@@ -7,7 +7,16 @@
 //! * of several records of a key the one with the highest log sequence number counts, wherever it lies;
 //! * no record is served whose checksum fails.
 //!
-//! Reading order: [`mod@format`] (the bytes), `segment`, `index`, [`shard`] (get and put), `open`, `hint` and `walk` (what
+//! Bounds, each with a test: the index takes at most 48 bytes a key (and opening a fifth more for a while); the disk
+//! holds at most 1.5 times the dbkeys and dbvals that are live, if [`Store::maintain`] is called and [`Store::pace`]
+//! heeded, and 2 MiB a shard beyond that; staged records take 1 MiB a shard, or one record.
+//!
+//! When the device is full, commits answer [`StoreError::Full`]: what was staged stays staged, is seen by reads, and is
+//! written by the next commit that succeeds; further puts are refused meanwhile. So a store that was refused may still
+//! come to be, which is what "failed means unknown" allows. Some room is kept for compaction. After a failed sync
+//! nothing is acknowledged any more until the store is opened again.
+//!
+//! Reading order: [`mod@format`] (the bytes), `segment`, `index`, `shard` (get and put), `open`, `hint` and `walk` (what
 //! a crash leaves), `compact` and `plan` (background), `sync` (waiting for the disk), `backup`.
 
 mod backup;
@@ -229,7 +238,7 @@ impl Store for LogStore {
     }
 }
 
-/// The files that make up a store, for those who list a directory.
+/// A segment's files: the log, which is there, and the hint, which may be.
 fn files_of(segment: &Segment) -> [PathBuf; 2] {
     [segment.path.clone(), segment.hint_path()]
 }

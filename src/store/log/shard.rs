@@ -254,7 +254,7 @@ impl LogShard {
         Ok(())
     }
 
-    /// Fills `gathered` with the entries of a table from position `from` on, sorted: at most `limit` of them, but all of
+    /// Fills `gathered` with entries of a table from position `from` on, sorted: little more than `limit`, but all of
     /// those at one position. Returns where to go on in this table.
     fn gather(&mut self, table: usize, from: u64, limit: usize) -> Option<u64> {
         self.index.gather(table, from, &mut self.gathered);

@@ -100,7 +100,7 @@ fn run(acts: Vec<Act>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: rounds(60) as u32, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: rounds(60) as u32, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn a_random_history_leaves_what_a_map_would_hold(acts in acts()) {

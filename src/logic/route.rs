@@ -245,5 +245,31 @@ mod tests {
                 prop_assert_eq!(group.full().len(), full);
             }
         }
+
+        #[test]
+        fn a_replace_moves_exactly_what_whs_has_and_rhs_has_not(
+            rhs in proptest::collection::btree_map(1u8..9, Just(true), 1..7),
+            whs in proptest::collection::btree_map(1u8..9, Just(true), 1..7),
+            positions in proptest::collection::vec(any::<u64>(), 40),
+        ) {
+            let (rhs, whs): (Vec<_>, Vec<_>) = (rhs.into_iter().collect(), whs.into_iter().collect());
+            let moving = epoch(&rhs, &whs);
+            // What each space by itself says, by server, is what the other must be compared with.
+            let alone = |space: &HashSpace, position| -> Vec<Address> {
+                let ring = Ring::new(&space.nodes);
+                ring.assign(position).as_slice().iter().map(|n| space.nodes[usize::from(*n)].address).collect()
+            };
+            let route = Route::new(&moving);
+            let name = |members: &[u16]| -> Vec<Address> {
+                members.iter().map(|m| moving.servers[usize::from(*m)].address).collect()
+            };
+            for position in positions {
+                let (before, after) = (alone(&moving.rhs, position), alone(&moving.whs, position));
+                let gained: Vec<Address> = after.iter().copied().filter(|a| !before.contains(a)).collect();
+                prop_assert_eq!(name(route.group(position).filling()), gained, "copied to");
+                let finished = Route::new(&Epoch { rhs: moving.whs.clone(), ..moving.clone() });
+                prop_assert_eq!(name(finished.group(position).members()), after, "kept by");
+            }
+        }
     }
 }

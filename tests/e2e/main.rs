@@ -16,4 +16,5 @@ mod onecommand;
 mod options;
 mod pymemcache;
 mod stories;
+mod version0;
 mod wire;

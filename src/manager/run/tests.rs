@@ -236,10 +236,8 @@ fn a_cluster_is_attached_loses_a_server_and_tells_everybody() {
             }
             ours.epoch(|e| e.phase == Phase::Idle).await;
 
-            let before = Instant::now();
             let dead = servers.remove(1).address;
             let epoch = ours.epoch(|e| e.server(dead).is_some_and(|s| s.removed.is_some())).await;
-            assert!(before.elapsed() < Duration::from_millis(1000), "{:?}", before.elapsed());
             servers[0].ear.epoch(|e| *e == epoch).await;
             manager.stop().await;
         });
@@ -379,11 +377,9 @@ fn a_server_that_stops_answering_is_removed() {
         stream.write_all(&out).await.unwrap();
         manager.wait_for_newcomers(1).await;
         manager.attach().await;
-        let asked = Instant::now();
         while manager.epoch().await.server(address).unwrap().removed.is_none() {
             time::sleep(Duration::from_millis(10)).await;
         }
-        assert!(asked.elapsed() < 3 * SECOND);
         // What it was sent is a stream of whole messages.
         let mut sent = Vec::new();
         stream.read_to_end(&mut sent).await.unwrap();

@@ -3,6 +3,9 @@
 //! Each manager has a task that connects, asks, takes what is pushed, and connects again when that ends, after a pause
 //! that grows and differs between gateways. A manager that does not know CONNECT is spoken to in version 0 on the next
 //! connection. Asking is repeated now and then, so that a push that got lost costs a second and no more.
+//!
+//! An epoch of another cluster than ours is not taken over, unless all managers that are there tell one: then the
+//! cluster was made anew, and ours is no more.
 
 use super::retry::Chance;
 use super::view::View;
@@ -30,39 +33,54 @@ const ASK_INTERVAL: Duration = Duration::from_secs(1);
 const ASK_PAUSE: Duration = Duration::from_millis(20);
 /// Shortest and longest pause before connecting again.
 const CONNECT_PAUSE_MS: (u64, u64) = (50, 1_000);
+/// How often in a row CONNECT is left unanswered until the manager is taken for one that does not know it, and for how
+/// long.
+const LOST_CONNECTS: u32 = 2;
+const GUESS_LIMIT: Duration = Duration::from_secs(10);
 
 /// A manager, as this gateway sees it.
 struct Manager {
     address: Address,
     /// While connected: whether it speaks version 1.
     link: RefCell<Option<(RpcConn, bool)>>,
+    /// The cluster of the last epoch that it told over this link; 0 before the first.
+    cluster: Cell<u64>,
     /// Asked for at once.
     renew: Notify,
+}
+
+/// All of them, and what is kept in touch.
+struct Managers {
+    all: Vec<Manager>,
+    shared: Arc<Shared>,
 }
 
 /// Keeps in touch until it is dropped; does what workers ask for.
 pub async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiver<Request>) {
     let mut tasks = tokio::task::JoinSet::new();
-    let mut managers = Vec::new();
-    for (number, address) in shared.config.managers.iter().enumerate() {
-        let manager = Rc::new(Manager { address: *address, link: RefCell::default(), renew: Notify::new() });
-        let chance = Chance(shared.incarnation.wrapping_add(number as u64));
-        tasks.spawn_local(keep(manager.clone(), shared.clone(), chance));
-        managers.push(manager);
+    let manager = |address: &Address| Manager {
+        address: *address,
+        link: RefCell::default(),
+        cluster: Cell::new(0),
+        renew: Notify::new(),
+    };
+    let managers = Rc::new(Managers { all: shared.config.managers.iter().map(manager).collect(), shared });
+    for number in 0..managers.all.len() {
+        tasks.spawn_local(keep(managers.clone(), number));
     }
     while let Some(request) = requests.recv().await {
         match request {
-            Request::Renew => managers.iter().for_each(|manager| manager.renew.notify_one()),
+            Request::Renew => managers.all.iter().for_each(|manager| manager.renew.notify_one()),
             Request::Flush { delay_secs, done } => {
-                let (managers, shared, began) = (managers.clone(), shared.clone(), Instant::now());
+                let (managers, began) = (managers.clone(), Instant::now());
                 tasks.spawn_local(async move {
-                    while managers.iter().all(|manager| manager.link.borrow().is_none())
+                    while managers.all.iter().all(|manager| manager.link.borrow().is_none())
                         && began.elapsed() < FLUSH_LIMIT
                     {
                         tokio::time::sleep(ASK_PAUSE).await;
                     }
                     // Who asked may have gone.
-                    let _ = done.send(flush(&managers, &shared, delay_secs).await);
+                    let _ = done.send(managers.flush(delay_secs).await);
                 });
             }
         }
@@ -70,159 +88,204 @@ pub async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiver<Requ
     }
 }
 
-/// Connects again and again.
-async fn keep(manager: Rc<Manager>, shared: Arc<Shared>, mut chance: Chance) {
+/// Connects to a manager again and again.
+async fn keep(managers: Rc<Managers>, number: usize) {
+    let (shared, manager) = (&managers.shared, &managers.all[number]);
+    let mut chance = Chance(shared.incarnation.wrapping_add(number as u64));
     let mut pause_ms = CONNECT_PAUSE_MS.0;
-    let mut speaks_v1 = true;
+    let mut lost_connects = 0;
+    let mut version = Version::One;
     let mut said = false;
     loop {
-        let handler: Handler = {
-            let shared = shared.clone();
-            Rc::new(move |_, event| {
-                if let Event::Request(incoming) = event {
-                    take_push(&shared, incoming);
-                }
-            })
-        };
+        // Weak: the connection belongs to what it would keep alive.
+        let told = Rc::downgrade(&managers);
+        let handler: Handler = Rc::new(move |_, event| {
+            if let (Event::Request(incoming), Some(managers)) = (event, told.upgrade()) {
+                managers.take_push(&managers.all[number], incoming);
+            }
+        });
         let (to, timeout) = (manager.address.socket_addr(), shared.config.connect_timeout);
         let ended = match RpcConn::connect_client(to, timeout, Limits::default(), handler).await {
             Ok(conn) => {
-                let served = Cell::new(false);
-                let ended = serve(&manager, &shared, &conn, speaks_v1, &served).await;
-                manager.link.take();
+                let ended = managers.serve(manager, &conn, version).await;
                 conn.close();
-                if served.get() {
+                if manager.link.take().is_some() {
                     (pause_ms, said) = (CONNECT_PAUSE_MS.0, false);
                 }
                 ended
             }
             Err(e) => Ended::Lost(e.to_string()),
         };
-        match ended {
-            Ended::SpeaksV0 => speaks_v1 = false,
-            Ended::Lost(why) => {
-                if !std::mem::replace(&mut said, true) {
-                    tracing::warn!("manager {} is not reached: {why}; trying again", manager.address);
-                }
-                speaks_v1 = true;
-                let jitter_ms = u64::from(chance.draw()) % pause_ms;
-                tokio::time::sleep(Duration::from_millis(pause_ms + jitter_ms)).await;
-                pause_ms = (pause_ms * 2).min(CONNECT_PAUSE_MS.1);
-            }
+        lost_connects = if matches!(ended, Ended::LostConnect) { lost_connects + 1 } else { 0 };
+        version = match &ended {
+            Ended::SpeaksV0 => Version::Zero,
+            Ended::LostConnect if lost_connects >= LOST_CONNECTS => Version::ZeroPerhaps,
+            _ => Version::One,
+        };
+        if let Ended::Lost(why) = ended
+            && !std::mem::replace(&mut said, true)
+        {
+            tracing::warn!("manager {} is not reached: {why}; trying again", manager.address);
+        }
+        if version == Version::One {
+            let jitter_ms = u64::from(chance.draw()) % pause_ms;
+            tokio::time::sleep(Duration::from_millis(pause_ms + jitter_ms)).await;
+            pause_ms = (pause_ms * 2).min(CONNECT_PAUSE_MS.1);
         }
     }
+}
+
+/// What a manager is spoken to in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Version {
+    One,
+    /// It has said that it does not know CONNECT.
+    Zero,
+    /// It hung up on CONNECT.
+    ZeroPerhaps,
 }
 
 /// Why a connection to a manager ended.
 enum Ended {
     /// It does not know CONNECT.
     SpeaksV0,
+    /// It broke before CONNECT was answered.
+    LostConnect,
     /// It broke.
     Lost(String),
 }
 
-/// Talks to a manager until the connection ends. Sets `served` when it answered.
-async fn serve(manager: &Manager, shared: &Arc<Shared>, conn: &RpcConn, speaks_v1: bool, served: &Cell<bool>) -> Ended {
-    if speaks_v1 {
-        let workers = shared.counters.len() as u16;
-        let connect =
-            Connect { peer: Peer::Gateway, incarnation: shared.incarnation, workers, from_worker: 0, worker: 0 };
-        match conn.call_with(|out, msgid| connect.write(out, msgid), ANSWER_LIMIT).await {
-            Ok(result) if Connected::read(&result).is_ok() => {}
-            Ok(_) => return Ended::Lost("it answers in another protocol".into()),
-            Err(CallError::Refused(error::PROTOCOL, _)) => return Ended::SpeaksV0,
-            // kumofs 0.4 may hang up before its answer is read.
-            Err(CallError::Lost) => return Ended::SpeaksV0,
-            Err(e) => return Ended::Lost(e.to_string()),
+impl Managers {
+    /// Talks to a manager until the connection ends. The manager has its link once it answered.
+    async fn serve(&self, manager: &Manager, conn: &RpcConn, version: Version) -> Ended {
+        let began = Instant::now();
+        let speaks_v1 = version == Version::One;
+        manager.cluster.set(0);
+        if speaks_v1 && let Some(ended) = self.connect(conn).await {
+            return ended;
+        }
+        loop {
+            if let Err(e) = self.ask(manager, conn, speaks_v1).await {
+                return Ended::Lost(e.to_string());
+            }
+            if manager.link.borrow().is_none() {
+                tracing::info!("connect success {}", manager.address);
+                manager.link.replace(Some((conn.clone(), speaks_v1)));
+            }
+            tokio::time::sleep(ASK_PAUSE).await;
+            tokio::select! {
+                () = manager.renew.notified() => {}
+                () = tokio::time::sleep(ASK_INTERVAL) => {}
+                why = conn.closed() => return Ended::Lost(why.to_string()),
+            }
+            if version == Version::ZeroPerhaps && began.elapsed() >= GUESS_LIMIT {
+                return Ended::Lost("it may speak version 1 after all".to_owned());
+            }
         }
     }
-    loop {
-        let asked = ask(shared, conn, speaks_v1).await;
-        if let Err(e) = asked {
-            return Ended::Lost(e.to_string());
-        }
-        if !served.replace(true) {
-            tracing::info!("connect success {}", manager.address);
-            manager.link.replace(Some((conn.clone(), speaks_v1)));
-        }
-        tokio::time::sleep(ASK_PAUSE).await;
-        tokio::select! {
-            () = manager.renew.notified() => {}
-            () = tokio::time::sleep(ASK_INTERVAL) => {}
-            why = conn.closed() => return Ended::Lost(why.to_string()),
-        }
-    }
-}
 
-/// Asks for the newest view.
-async fn ask(shared: &Shared, conn: &RpcConn, speaks_v1: bool) -> Result<(), CallError> {
-    let malformed = |_: DecodeError| CallError::Refused(error::PROTOCOL, Vec::new());
-    if !speaks_v1 {
-        let result = conn.call(v0::method::HASH_SPACE_REQUEST, |out| write_array(out, 0), ANSWER_LIMIT).await?;
-        shared.offer(read_hash_spaces(&result).map_err(malformed)?);
-        return Ok(());
+    /// Says CONNECT; returns why the connection is of no use, if so.
+    async fn connect(&self, conn: &RpcConn) -> Option<Ended> {
+        let (incarnation, workers) = (self.shared.incarnation, self.shared.counters.len() as u16);
+        let connect = Connect { peer: Peer::Gateway, incarnation, workers, from_worker: 0, worker: 0 };
+        match conn.call_with(|out, msgid| connect.write(out, msgid), ANSWER_LIMIT).await {
+            Ok(result) if Connected::read(&result).is_ok() => None,
+            Ok(_) => Some(Ended::Lost("it answers in another protocol".to_owned())),
+            Err(CallError::Refused(error::PROTOCOL, _)) => Some(Ended::SpeaksV0),
+            // kumofs 0.4 may hang up before its answer is read.
+            Err(CallError::Lost) => Some(Ended::LostConnect),
+            Err(e) => Some(Ended::Lost(e.to_string())),
+        }
     }
-    let known = shared.newest.borrow().number();
-    let params = |out: &mut Vec<u8>| {
-        write_array(out, 1);
-        write_uint(out, known);
-    };
-    let result = conn.call(method::GET_EPOCH, params, ANSWER_LIMIT).await?;
-    let mut r = Reader::new(&result);
-    if !r.take_nil() {
-        let epoch = Epoch::decode(r.raw().map_err(malformed)?).map_err(|_| malformed(DecodeError::Type))?;
-        shared.offer(View::new(epoch));
+
+    /// Asks for the newest view: the first time for any, because it may be another cluster's.
+    async fn ask(&self, manager: &Manager, conn: &RpcConn, speaks_v1: bool) -> Result<(), CallError> {
+        let malformed = |_: DecodeError| CallError::Refused(error::PROTOCOL, Vec::new());
+        if !speaks_v1 {
+            let result = conn.call(v0::method::HASH_SPACE_REQUEST, |out| write_array(out, 0), ANSWER_LIMIT).await?;
+            self.shared.offer(read_hash_spaces(&result).map_err(malformed)?);
+            return Ok(());
+        }
+        let known = if manager.cluster.get() == 0 { 0 } else { self.shared.newest.borrow().number() };
+        let params = |out: &mut Vec<u8>| {
+            write_array(out, 1);
+            write_uint(out, known);
+        };
+        let result = conn.call(method::GET_EPOCH, params, ANSWER_LIMIT).await?;
+        let mut r = Reader::new(&result);
+        if !r.take_nil() {
+            let epoch = Epoch::decode(r.raw().map_err(malformed)?).map_err(|_| malformed(DecodeError::Type))?;
+            self.take_epoch(manager, epoch);
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn take_epoch(&self, manager: &Manager, epoch: Epoch) {
+        manager.cluster.set(epoch.cluster);
+        let (ours, theirs) = (self.shared.newest.borrow().epoch.cluster, epoch.cluster);
+        if ours == 0 || theirs == 0 || ours == theirs {
+            self.shared.offer(View::new(epoch));
+            return;
+        }
+        let agrees = |other: &Manager| {
+            std::ptr::eq(other, manager) || other.link.borrow().is_none() || other.cluster.get() == theirs
+        };
+        if self.all.iter().all(agrees) {
+            tracing::warn!("the cluster was made anew: {theirs:x} instead of {ours:x}");
+            self.shared.newest.send_replace(Arc::new(View::new(epoch)));
+        } else {
+            tracing::warn!("manager {} is of another cluster: {theirs:x}, not {ours:x}", manager.address);
+        }
+    }
+
+    /// Takes what a manager tells unasked.
+    fn take_push(&self, manager: &Manager, incoming: Incoming) {
+        match incoming.method {
+            method::EPOCH_PUSH => {
+                let mut r = Reader::new(&incoming.params);
+                let epoch = r.array_of(1).and_then(|()| r.raw()).ok().and_then(|bytes| Epoch::decode(bytes).ok());
+                let Some(epoch) = epoch else { return incoming.reply.error(error::PROTOCOL) };
+                self.take_epoch(manager, epoch);
+                let held = self.shared.newest.borrow().number();
+                incoming.reply.success(|out| write_uint(out, held));
+            }
+            v0::method::HASH_SPACE_PUSH => match read_hash_spaces(&incoming.params) {
+                Ok(view) => {
+                    self.shared.offer(view);
+                    incoming.reply.success(|out| write_bool(out, true));
+                }
+                Err(_) => incoming.reply.error(error::PROTOCOL),
+            },
+            _ => incoming.reply.error(error::PROTOCOL),
+        }
+    }
+
+    /// Has a manager flush, and takes over the epoch that says so, so that this gateway's clients see it at once.
+    async fn flush(&self, delay_secs: u64) -> Result<(), FlushError> {
+        let mut outcome = Err(FlushError::NoManager);
+        for manager in &self.all {
+            let link = manager.link.borrow().clone();
+            let Some((conn, speaks_v1)) = link else { continue };
+            if !speaks_v1 {
+                outcome = Err(FlushError::NotServed);
+                continue;
+            }
+            let params = |out: &mut Vec<u8>| {
+                write_array(out, 1);
+                write_uint(out, delay_secs);
+            };
+            match conn.call(method::FLUSH_ALL, params, FLUSH_LIMIT).await {
+                // Should asking fail, the servers refuse our older epoch, and tell.
+                Ok(_) => return self.ask(manager, &conn, true).await.or(Ok(())),
+                Err(e) => tracing::warn!("manager {} does not flush: {e}", manager.address),
+            }
+        }
+        outcome
+    }
 }
 
 fn read_hash_spaces(array: &[u8]) -> Result<View, DecodeError> {
     let mut r = Reader::new(array);
     r.array_of(2)?;
     Ok(View::of_hash_spaces(read_seed(&mut r)?, read_seed(&mut r)?))
-}
-
-/// Takes what a manager tells unasked.
-fn take_push(shared: &Shared, incoming: Incoming) {
-    match incoming.method {
-        method::EPOCH_PUSH => {
-            let mut r = Reader::new(&incoming.params);
-            let epoch = r.array_of(1).and_then(|()| r.raw()).ok().and_then(|bytes| Epoch::decode(bytes).ok());
-            let Some(epoch) = epoch else { return incoming.reply.error(error::PROTOCOL) };
-            shared.offer(View::new(epoch));
-            let held = shared.newest.borrow().number();
-            incoming.reply.success(|out| write_uint(out, held));
-        }
-        v0::method::HASH_SPACE_PUSH => match read_hash_spaces(&incoming.params) {
-            Ok(view) => {
-                shared.offer(view);
-                incoming.reply.success(|out| write_bool(out, true));
-            }
-            Err(_) => incoming.reply.error(error::PROTOCOL),
-        },
-        _ => incoming.reply.error(error::PROTOCOL),
-    }
-}
-
-/// Has a manager flush, and takes over the epoch that says so, so that this gateway's clients see it at once.
-async fn flush(managers: &[Rc<Manager>], shared: &Shared, delay_secs: u64) -> Result<(), FlushError> {
-    let mut outcome = Err(FlushError::NoManager);
-    for manager in managers {
-        let link = manager.link.borrow().clone();
-        let Some((conn, speaks_v1)) = link else { continue };
-        if !speaks_v1 {
-            outcome = Err(FlushError::NotServed);
-            continue;
-        }
-        let params = |out: &mut Vec<u8>| {
-            write_array(out, 1);
-            write_uint(out, delay_secs);
-        };
-        match conn.call(method::FLUSH_ALL, params, FLUSH_LIMIT).await {
-            // Should asking fail, the servers refuse our older epoch, and tell.
-            Ok(_) => return ask(shared, &conn, true).await.or(Ok(())),
-            Err(e) => tracing::warn!("manager {} does not flush: {e}", manager.address),
-        }
-    }
-    outcome
 }

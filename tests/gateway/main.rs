@@ -210,6 +210,19 @@ fn a_gateway_without_a_cluster_waits_for_one() {
 }
 
 #[test]
+fn a_cluster_made_anew_takes_the_place_of_the_one_before() {
+    let (fake, mut client) = start(Setup::default());
+    client.ask("set a 0 0 1\r\nx\r\n", "STORED\r\n");
+    fake.with(|world| (0..9).for_each(|_| world.change(true, |_| ())));
+    client.ask("get a\r\n", "VALUE a 0 1\r\nx\r\nEND\r\n");
+    fake.with(|world| {
+        world.store.clear();
+        world.change(true, |epoch| (epoch.cluster, epoch.number) = (77, 1));
+    });
+    client.ask("get a\r\nset a 0 0 1\r\ny\r\n", "END\r\nSTORED\r\n");
+}
+
+#[test]
 fn a_silent_link_is_taken_for_broken_and_a_slow_server_is_not() {
     let (fake, mut client) = start(Setup { servers: 1, ..Setup::default() });
     client.ask("set n 0 0 1\r\n1\r\n", "STORED\r\n");

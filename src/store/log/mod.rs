@@ -16,8 +16,8 @@
 //! come to be, which is what "failed means unknown" allows. Some room is kept for compaction. After a failed sync
 //! nothing is acknowledged any more until the store is opened again.
 //!
-//! Reading order: [`mod@format`] (the bytes), `segment`, `index`, `shard` (get and put), `open`, `hint` and `walk` (what
-//! a crash leaves), `compact` and `plan` (background), `sync` (waiting for the disk), `backup`.
+//! Reading order: [`mod@format`] (the bytes), `segment`, `index`, `shard` (get and put), `open`, `hint` and `walk`
+//! (what a crash leaves), `compact` and `plan` (background), `sync` (waiting for the disk), `backup`.
 
 mod backup;
 mod compact;

@@ -235,7 +235,7 @@ impl Ops {
         self.table.len() - self.free.len()
     }
 
-    /// The lowest sequence that is not finished (`guarantees.md`, "Exactly once").
+    /// The lowest sequence that is not finished (`doc/guarantees.md`, "Exactly once").
     #[inline]
     pub fn floor(&self) -> u64 {
         self.sequences.floor

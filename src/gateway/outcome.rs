@@ -1,6 +1,6 @@
 //! What a server's answer means for an operation.
 //!
-//! A positive answer is taken from any attempt, a negative one or a refusal from the latest only (`guarantees.md`,
+//! A positive answer is taken from any attempt, a negative one or a refusal from the latest only (`doc/guarantees.md`,
 //! "Exactly once"): an earlier attempt may be refused, or find nothing, after a later one was executed.
 
 use super::assembly::Found;

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// How long stopping waits for what is under way.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
-/// What the operator asked for (`spec/cli.md`, "kumo-gateway").
+/// What the operator asked for (`doc/guide.md`, "kumo-gateway").
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The managers, one or two (`-m`, `-p`).

@@ -1,6 +1,6 @@
 //! Node addresses in kumofs's own byte form, which the ring hashes and the wire carries.
 //!
-//! Source: `spec/wire.md`, "Values": 6 bytes are port (network order) and IPv4 address; 22 bytes are port, IPv6
+//! Source: `doc/protocol.md`, "Values": 6 bytes are port (network order) and IPv4 address; 22 bytes are port, IPv6
 //! address and scope id (4 bytes, little-endian, as kumofs copied it from a `sockaddr_in6` on x86).
 
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Versions of values: kumofs's ClockTime, made by a clock that is half wall clock, half Lamport counter.
 //!
-//! Source: `spec/wire.md`, "Values". A ClockTime is UNIX seconds << 32 | counter. The counter grows with each event
+//! Source: `doc/protocol.md`, "Values". A ClockTime is UNIX seconds << 32 | counter. The counter grows with each event
 //! and is raised by what other nodes send; the whole never falls, whatever the wall clock does.
 
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Epochs: numbered, complete statements of who belongs to the cluster and who holds what.
 //!
-//! Source: `guarantees.md`, "Names" and "What an epoch may do". An address identifies nobody: a server is a disk id and an
+//! Source: `doc/guarantees.md`, "Names" and "What an epoch may do". An address identifies nobody: a server is a disk id and an
 //! incarnation (new at every start). Every request between ours names the epoch that it believes in, and is executed
 //! only by a node of exactly that epoch. [`super::route`] turns an epoch into a table for look-ups.
 
@@ -145,7 +145,7 @@ impl Epoch {
         self.servers.iter().find(|s| s.address == address)
     }
 
-    /// Whether all servers speak version 1, so that the whole promise holds (guarantees.md, last section).
+    /// Whether all servers speak version 1, so that the whole promise holds (doc/guarantees.md, "The promise").
     pub fn strict(&self) -> bool {
         self.number > 0 && self.servers.iter().all(|s| s.incarnation != 0)
     }

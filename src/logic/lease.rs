@@ -1,6 +1,6 @@
 //! Leases: a coordinator's right to tell what it read, with an end.
 //!
-//! Source: guarantees.md, "Leases come from the group". A member grants for [`GRANT_MICROS`] from its answer; the holder
+//! Source: doc/guarantees.md, "Leases come from the group". A member grants for [`GRANT_MICROS`] from its answer; the holder
 //! counts [`HOLD_MICROS`] from when it asked. The two differ by more than clocks drift apart in that time.
 
 /// The length of a lease in microseconds.

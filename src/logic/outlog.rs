@@ -1,6 +1,6 @@
 //! What a coordinator still has to get to one member: entries in order, numbered without gaps.
 //!
-//! Source: guarantees.md, "Writes": each message holds everything not yet acknowledged, in order, and without gaps.
+//! Source: doc/guarantees.md, "Writes": each message holds everything not yet acknowledged, in order, and without gaps.
 //! Entries are kept encoded, one behind the other, until the member has acknowledged them; after a reconnect they
 //! are sent again from the first one that it has not.
 

@@ -1,6 +1,6 @@
 //! What a replica holds for a key: the `dbkey` and `dbval` byte layouts.
 //!
-//! Source: `spec/wire.md`, "Values". A dbkey is hash(key), 8 bytes big-endian, and the key. A dbval is:
+//! Source: `doc/protocol.md`, "Values". A dbkey is hash(key), 8 bytes big-endian, and the key. A dbval is:
 //!
 //! | bytes | what |
 //! |---|---|
@@ -36,7 +36,7 @@ pub const LAYOUT_FULL: u16 = 1;
 /// Layout 2: flags, expiry and a cas unique of its own before the data.
 pub const LAYOUT_CAS: u16 = 2;
 
-/// When a record was written: compared by epoch, then by version (guarantees.md, "Writes").
+/// When a record was written: compared by epoch, then by version (doc/guarantees.md, "Writes").
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 pub struct Stamp {
     /// The epoch whose coordinator wrote it; 0 in clusters led by a kumofs 0.4 manager.

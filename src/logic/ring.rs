@@ -1,6 +1,6 @@
 //! The consistent-hashing ring.
 //!
-//! Source: `spec/wire.md`: hash(x) is the first 8 bytes of SHA-1(x) read little-endian. A node has 128 points:
+//! Source: `doc/protocol.md`: hash(x) is the first 8 bytes of SHA-1(x) read little-endian. A node has 128 points:
 //! p0 = hash(address bytes), p(i+1) = hash(p(i) as 8 little-endian bytes). A key belongs to the first point at or
 //! after its hash, wrapping; its replicas are the first three distinct nodes met walking on from there, fault nodes
 //! counted.

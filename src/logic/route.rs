@@ -1,6 +1,6 @@
 //! From an epoch to the group of servers of a key.
 //!
-//! Per key (guarantees.md, "Names"): *full* servers are active in rhs, *filling* ones in whs only, the *group* is both,
+//! Per key (doc/guarantees.md, "Names"): *full* servers are active in rhs, *filling* ones in whs only, the *group* is both,
 //! and the *coordinator* is the first full one, for reads and writes alike. A [`Route`] holds the group of every arc
 //! of the two rings laid over each other; equal groups are kept once and numbered, so that a server can keep what it
 //! knows of a group (open, leased until when) beside its number.

@@ -1,7 +1,7 @@
 //! What the next epoch may say: each verb of an operator, and each fault, as a change of the text.
 //!
-//! A [`Draft`] starts as the epoch in force with the next number; its methods combine. Sources: guarantees.md, "What an
-//! epoch may do", for who may become full and when; `spec/wire.md`, "Moving data", for the phases.
+//! A [`Draft`] starts as the epoch in force with the next number; its methods combine. Sources: doc/guarantees.md, "What an
+//! epoch may do", for who may become full and when; `doc/protocol.md`, "The replace stream", for the phases.
 
 use super::ranges::Ranges;
 use crate::logic::address::Address;

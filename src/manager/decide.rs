@@ -2,7 +2,7 @@
 //!
 //! Today one manager decides: the only one, or of a connected pair the one with the lower address; each alone, when
 //! they do not hear each other. So a cut between the two can make two epochs with one number; [`meet`] says how they
-//! become one again. Single-decree Paxos for each number (guarantees.md, "Deciding") takes the place of these three
+//! become one again. Single-decree Paxos for each number (doc/guarantees.md, "Deciding") takes the place of these three
 //! functions; nothing else in this role knows how a decision comes about.
 
 use crate::logic::address::Address;

@@ -1,7 +1,7 @@
 //! Which servers hold the same keys, and what follows: whether all keys are served, and who may come back to serve them.
 //!
 //! A range is a set of servers that are together the replicas of some keys by the read space, dead ones included. It
-//! is *served* when one of them is active. Source: guarantees.md, "What an epoch may do".
+//! is *served* when one of them is active. Source: doc/guarantees.md, "What an epoch may do".
 
 use crate::logic::address::Address;
 use crate::logic::epoch::{Epoch, ServerEntry};

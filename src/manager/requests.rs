@@ -1,6 +1,6 @@
 //! The methods of a manager: what each asks, who may ask it, and what is answered.
 //!
-//! Sources: `spec/wire.md`, "Methods, version 0", and `doc/protocol.md` for version 1. Commands are answered when the
+//! Sources: `doc/protocol.md`, "Version 0", and `doc/protocol.md` for version 1. Commands are answered when the
 //! epoch that they brought about is on disk; a manager whose partner decides passes them on.
 
 use super::links::LinkKind;

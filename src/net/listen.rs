@@ -1,6 +1,6 @@
 //! From what an operator writes (`host`, `host:port`, `[v6]:port`, a bare port) to addresses and listeners.
 //!
-//! Every error is one line that says what to do. Source: `spec/cli.md`, the top.
+//! Every error is one line that says what to do. Source: `doc/guide.md`, the top.
 
 use crate::logic::address::Address;
 use socket2::{Domain, Protocol, Socket, Type};

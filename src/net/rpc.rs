@@ -3,7 +3,7 @@
 //! An [`RpcConn`] is a cheap handle. Two tasks of the current [`tokio::task::LocalSet`] read and write; nothing here
 //! starts a thread. What comes in goes to one handler as [`Event`]s: first `Opened`, then requests, at last `Closed`,
 //! once. Each side of a connection between nodes first sends a hello; a connection whose first message is none is a
-//! client's (`spec/wire.md`, "Encoding").
+//! client's (`doc/protocol.md`, "Encoding").
 //!
 //! Memory is bounded by [`Limits`]: a message longer than `frame` is malformed; no request is read while more than
 //! `unsent` bytes wait to be sent; a peer to which four times as much waits does not read, and is hung up on.

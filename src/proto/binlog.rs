@@ -1,4 +1,4 @@
-//! The binary log: what happened, in a form that programs read (`spec/wire.md`, "Binary log").
+//! The binary log: what happened, in a form that programs read (`doc/protocol.md`, "Binary log").
 //!
 //! A record is its length as u32, big-endian, then MessagePack `[name, version, {key: value, ...}]`; the name and the
 //! keys are up to four ASCII characters in a u32, the first in the highest byte that is used. A file ends in a cut

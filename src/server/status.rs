@@ -1,6 +1,6 @@
 //! What a server tells of itself: GetStatus, SetConfig.
 //!
-//! Source: `spec/wire.md`, "GetStatus".
+//! Source: `doc/protocol.md`, "Version 0".
 
 use super::shared::{Mail, Shared};
 use crate::net::conn::Conn;

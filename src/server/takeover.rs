@@ -1,6 +1,6 @@
 //! A new epoch: who coordinates what now, and what must be heard before a new coordinator acts.
 //!
-//! Source: guarantees.md, "Leases come from the group" and "Takeover". A coordinator that stays goes on, and counts anew
+//! Source: doc/guarantees.md, "Leases come from the group" and "Takeover". A coordinator that stays goes on, and counts anew
 //! who misses its pending writes. A new one waits until the leases that this server granted to others have run
 //! out or were given back, and until every other member has reported what it holds unstable; then those records become
 //! pending writes with their old stamps, and the range opens.

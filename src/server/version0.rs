@@ -1,6 +1,6 @@
 //! What kumofs 0.4 gateways, servers and tools ask of a worker.
 //!
-//! Source: `spec/wire.md`, "To a server". Requests are translated to those of ours; what another server has to do is
+//! Source: `doc/protocol.md`, "Version 0". Requests are translated to those of ours; what another server has to do is
 //! passed on to it, so that an old gateway reads what is true now.
 
 use super::link::Call;

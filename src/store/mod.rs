@@ -143,7 +143,7 @@ pub trait Store: Send + Sync {
     /// One for each worker.
     fn shards(&self) -> &[Box<Mutex<dyn Shard>>];
 
-    /// The random number made when the directory was: names this disk in epochs (guarantees.md, "Names").
+    /// The random number made when the directory was: names this disk in epochs (doc/guarantees.md, "Names").
     fn disk_id(&self) -> u64;
 
     /// The directory, for the role's own small files beside the records.

@@ -2,7 +2,7 @@
 //!
 //! Three rules, each for the manager that leads: active servers that are gone are removed, unless that would leave a
 //! range without a full server while one of its own comes back; a range without a full server takes back those that
-//! were removed last from it; a phase that all have finished is over. guarantees.md, "What an epoch may do".
+//! were removed last from it; a phase that all have finished is over. doc/guarantees.md, "What an epoch may do".
 
 use super::{Draft, Level, Now, State};
 use crate::logic::address::Address;

@@ -1,4 +1,4 @@
-//! Version 0: the methods of kumofs 0.4.13 (`spec/wire.md`, "Methods, version 0").
+//! Version 0: the methods of kumofs 0.4.13 (`doc/protocol.md`, "Version 0").
 //!
 //! Method numbers, and the values that travel in parameters and results. Each role reads the parameters of the
 //! methods that it answers; what two of them share is here.

@@ -227,7 +227,7 @@ pub mod option {
     pub const KUMOFS_EXPIRE: u8 = 4;
 }
 
-/// What tells one operation of a gateway from all others, across retries (guarantees.md, "Exactly once"). The gateway's
+/// What tells one operation of a gateway from all others, across retries (doc/guarantees.md, "Exactly once"). The gateway's
 /// incarnation was told by [`Connect`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RequestId {

@@ -7,9 +7,10 @@
 //! * of several records of a key the one with the highest log sequence number counts, wherever it lies;
 //! * no record is served whose checksum fails.
 //!
-//! Bounds, each with a test: the index takes at most 48 bytes a key (and opening a fifth more for a while); the disk
-//! holds at most 1.5 times the dbkeys and dbvals that are live, if [`Store::maintain`] is called and [`Store::pace`]
-//! heeded, and 2 MiB a shard beyond that; staged records take 1 MiB a shard, or one record.
+//! Bounds, tested small and measured at size by `examples/log_store.rs`: the index takes at most 48 bytes a key (and
+//! opening a fifth more for a while); the disk holds at most 1.5 times the dbkeys and dbvals that are live, if
+//! [`Store::maintain`] is called and [`Store::pace`] heeded, and 2 MiB a shard beyond that; staged records take 1 MiB a
+//! shard, or one record.
 //!
 //! When the device is full, commits answer [`StoreError::Full`]: what was staged stays staged, is seen by reads, and is
 //! written by the next commit that succeeds; further puts are refused meanwhile. So a store that was refused may still

@@ -39,6 +39,9 @@ pub async fn run(
     cores: Arc<Cores>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), String> {
+    for damage in store.damage() {
+        tracing::error!("{damage}");
+    }
     let (lost, losses) = mpsc::unbounded_channel();
     let (offers, offered) = mpsc::unbounded_channel();
     let epoch = load_epoch(store.dir())?;

@@ -1,6 +1,7 @@
 //! Starting and stopping a server: its sockets, its workers, its control plane.
 
-use super::managers::{Control, load_epoch, random_id};
+use super::epoch_file::load_epoch;
+use super::managers::{Control, random_id};
 use super::shared::{Config, Counters, Mail, Shared, View};
 use super::stream;
 use super::worker::Worker;

@@ -1,51 +1,177 @@
-//! Golden bytes of version 1, as `doc/protocol.md` describes its messages: what is on the wire may not change unnoticed.
+//! The golden bytes in `doc/protocol.md` are those that the code writes: what is on the wire may not change unnoticed.
 
-use kumofs::logic::record::encode_dbkey;
+use kumofs::logic::address::Address;
+use kumofs::logic::clock::ClockTime;
+use kumofs::logic::epoch::{Epoch, ManagerEntry, Phase, ServerEntry};
+use kumofs::logic::record::{LAYOUT_CAS, LAYOUT_FULL, LAYOUT_KUMOFS, encode_dbkey, encode_header};
+use kumofs::logic::ring::{HashSpace, Node};
+use kumofs::proto::rpc::frame::{Role, write_error, write_error_head, write_hello, write_request, write_success};
+use kumofs::proto::rpc::msgpack::{write_array, write_raw, write_uint};
 use kumofs::proto::rpc::v1::{
-    Connect, Connected, Mutate, Op, Peer, ReplicateHead, RequestId, write_entry, write_get, write_multi_get_head,
-    write_report_head,
+    Connect, Connected, Join, Mutate, Mutated, Op, Peer, ReplicateHead, RequestId, method, write_entry, write_get,
+    write_multi_get_head, write_report_head,
 };
+use kumofs::proto::rpc::{error, v0};
+use std::collections::BTreeMap;
 
-fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
-    let mut out = Vec::new();
-    write(&mut out);
-    out.iter().map(|byte| format!("{byte:02x}")).collect()
+const MSGID: u32 = 9;
+const EPOCH: u64 = 3;
+const VERSION: ClockTime = ClockTime(0x6b00a03f0001a71c);
+/// A record as a mark, the shortest one.
+const MARK: [u8; 8] = VERSION.0.to_be_bytes();
+
+/// The lines of the document's block: a name, at least two spaces, the bytes in hex.
+fn documented() -> BTreeMap<String, Vec<u8>> {
+    let document = include_str!("../doc/protocol.md");
+    let section = document.split("## Golden bytes").nth(1).expect("the document has such a section");
+    let block = section.split("```").nth(1).expect("with a block");
+    let lines = block.lines().filter_map(|line| line.split_once("  "));
+    lines.map(|(name, hex)| (name.trim().to_owned(), bytes(hex))).collect()
 }
 
-fn dbkey() -> Vec<u8> {
-    let mut out = Vec::new();
-    encode_dbkey(b"wirekey", &mut out);
-    out
+fn bytes(hex: &str) -> Vec<u8> {
+    let digits: Vec<char> = hex.chars().filter(|c| !c.is_whitespace()).collect();
+    let byte = |pair: &[char]| u8::from_str_radix(&pair.iter().collect::<String>(), 16).expect("it is hex");
+    digits.chunks(2).map(byte).collect()
 }
 
-const DBKEY: &str = "af667df3131b5ae4d7776972656b6579";
+fn server(port: u16) -> Address {
+    Address::new(([127, 0, 0, 1], port).into())
+}
+
+fn epoch() -> Epoch {
+    let address = server(19801);
+    let space = HashSpace { nodes: vec![Node { address, active: true }], timestamp: ClockTime(5) };
+    Epoch {
+        number: EPOCH,
+        cluster: 9,
+        managers: vec![ManagerEntry { address: server(19700), disk_id: 4 }],
+        servers: vec![ServerEntry { address, disk_id: 7, incarnation: 8, workers: 2, removed: None }],
+        whs: space.clone(),
+        rhs: space,
+        flushed: 1,
+        flush_at: None,
+        phase: Phase::Idle,
+    }
+}
+
+/// What the code writes, under the names of the document.
+#[derive(Default)]
+struct Written(BTreeMap<String, Vec<u8>>);
+
+impl Written {
+    fn add(&mut self, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut out = Vec::new();
+        write(&mut out);
+        assert_eq!(self.0.insert(name.to_owned(), out), None, "{name} is there twice");
+    }
+
+    fn answer(&mut self, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
+        self.add(name, |out| {
+            write_success(out, MSGID);
+            write(out);
+        });
+    }
+
+    fn values(&mut self, dbkey: &[u8]) {
+        self.add("dbkey", |out| out.extend_from_slice(dbkey));
+        let layouts = [("0", LAYOUT_KUMOFS), ("1", LAYOUT_FULL), ("2", LAYOUT_CAS)];
+        for (name, layout) in layouts {
+            self.add(&format!("dbval, layout {name}"), |out| {
+                encode_header(VERSION, layout, 7, 0x6b00a040, VERSION.0 - 1, out);
+                out.extend_from_slice(b"abc");
+            });
+        }
+        self.add("deletion mark", |out| out.extend_from_slice(&MARK));
+        self.add("epoch", |out| *out = epoch().encode());
+        let copying = Phase::Copying { time: ClockTime(5), full: true };
+        self.add("copying, flush at 300", |out| {
+            *out = Epoch { flush_at: Some(300), phase: copying, ..epoch() }.encode();
+        });
+    }
+
+    fn version0(&mut self, dbkey: &[u8]) {
+        self.add("hello", |out| write_hello(out, server(19801), Role::Server));
+        self.add("hash space", |out| v0::write_seed(out, &epoch().whs));
+        self.add("version 0 Get", |out| {
+            write_request(out, MSGID, v0::method::GET);
+            write_array(out, 1);
+            write_raw(out, dbkey);
+        });
+        self.add("error 5", |out| write_error(out, MSGID, error::PROTOCOL));
+    }
+
+    fn version1(&mut self, dbkey: &[u8]) {
+        let connect = Connect { peer: Peer::Gateway, incarnation: 7, workers: 2, from_worker: 1, worker: 0 };
+        self.add("Connect", |out| connect.write(out, MSGID));
+        let connected = Connected { incarnation: 5, disk_id: 6, workers: 1, epoch: 300 };
+        self.answer("Connected", |out| connected.write(out));
+        self.add("GetEpoch", |out| {
+            write_request(out, MSGID, method::GET_EPOCH);
+            write_array(out, 1);
+            write_uint(out, EPOCH);
+        });
+        let join = Join { disk_id: 7, incarnation: 8, workers: 2, stream: server(19801), epoch: None };
+        self.add("Join", |out| join.write(out, MSGID));
+        self.add("Get", |out| write_get(out, MSGID, EPOCH, dbkey));
+        self.add("MultiGet", |out| {
+            write_multi_get_head(out, MSGID, EPOCH, 1);
+            write_raw(out, dbkey);
+        });
+        let mut new = Vec::new();
+        encode_header(ClockTime(0), LAYOUT_KUMOFS, 0, 0, 0, &mut new);
+        new.extend_from_slice(b"new");
+        let id = RequestId { sequence: 4, attempt: 1, first_epoch: EPOCH, floor: 2 };
+        let cas = Mutate { epoch: EPOCH, id, op: Op::Cas, options: 1, dbkey, arg: 8, dbval: &new };
+        self.add("Mutate: cas", |out| cas.write(out, MSGID));
+        self.answer("done", |out| Mutated::Done(VERSION.0).write(out));
+        self.answer("exists", |out| Mutated::Exists.write(out));
+        self.answer("counted", |out| Mutated::Number(8, 42).write(out));
+        self.add("in epoch 300", |out| {
+            write_error_head(out, MSGID, error::SERVER);
+            write_uint(out, 300);
+        });
+    }
+
+    fn between_servers(&mut self, dbkey: &[u8]) {
+        self.add("Replicate", |out| {
+            ReplicateHead { epoch: EPOCH, stable: 4, first: 5 }.write(out, MSGID, 1);
+            write_entry(out, dbkey, EPOCH, &MARK);
+        });
+        self.add("renewal", |out| ReplicateHead { epoch: EPOCH, stable: 5, first: 6 }.write(out, MSGID, 0));
+        self.answer("acknowledged", |out| {
+            write_array(out, 1);
+            write_uint(out, 5);
+        });
+        self.add("Report, empty", |out| write_report_head(out, MSGID, EPOCH, false, 0));
+        self.add("Offer", |out| {
+            write_request(out, MSGID, method::OFFER);
+            write_array(out, 2);
+            write_uint(out, EPOCH);
+            v0::write_address(out, server(19802));
+        });
+    }
+}
 
 #[test]
-fn connect_and_its_answer() {
-    let connect = Connect { peer: Peer::Gateway, incarnation: 7, workers: 2, from_worker: 1, worker: 0 };
-    assert_eq!(written(|out| connect.write(out, 9)), "940009ce00010000960102070201 00".replace(' ', ""));
-    let connected = Connected { incarnation: 5, disk_id: 6, workers: 1, epoch: 300 };
-    assert_eq!(written(|out| connected.write(out)), "9501050601cd012c");
+fn the_documents_golden_bytes_are_those_that_are_written() {
+    let mut dbkey = Vec::new();
+    encode_dbkey(b"wirekey", &mut dbkey);
+    let mut written = Written::default();
+    written.values(&dbkey);
+    written.version0(&dbkey);
+    written.version1(&dbkey);
+    written.between_servers(&dbkey);
+    let documented = documented();
+    let names = |all: &BTreeMap<String, Vec<u8>>| all.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&documented), names(&written.0));
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    for (name, bytes) in &documented {
+        assert_eq!(hex(bytes), hex(&written.0[name]), "{name}");
+    }
 }
 
 #[test]
-fn gets() {
-    assert_eq!(written(|out| write_get(out, 9, 3, &dbkey())), format!("940009ce0001000a9203{DBKEY}"));
-    assert_eq!(written(|out| write_multi_get_head(out, 9, 3, 2)), "940009ce0001000b920392");
-}
-
-#[test]
-fn mutate() {
-    let id = RequestId { sequence: 4, attempt: 1, first_epoch: 3, floor: 2 };
-    let dbkey = dbkey();
-    let mutate = Mutate { epoch: 3, id, op: Op::Cas, options: 1, dbkey: &dbkey, arg: 8, dbval: b"x" };
-    assert_eq!(written(|out| mutate.write(out, 9)), format!("940009ce0001000c9a03040103020301{DBKEY}08a178"));
-}
-
-#[test]
-fn replicate_and_report() {
-    let head = ReplicateHead { epoch: 3, stable: 4, first: 5 };
-    assert_eq!(written(|out| head.write(out, 9, 1)), "940009ce000100149403040591");
-    assert_eq!(written(|out| write_entry(out, &dbkey(), 3, b"x")), format!("93{DBKEY}03a178"));
-    assert_eq!(written(|out| write_report_head(out, 9, 3, false, 0)), "940009ce000100159303c290");
+fn the_documents_epoch_is_read() {
+    assert_eq!(Epoch::decode(&documented()["epoch"]).unwrap(), epoch());
 }

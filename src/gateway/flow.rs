@@ -35,9 +35,10 @@ impl State {
         self.refusals = 0;
         self.links.adopt(&self.view, self.now_ms);
         self.waiting.clear();
-        for place in self.ops.select(|_| true) {
+        for (place, generation) in self.ops.select(|_| true) {
             let (view, links) = (&self.view, &self.links);
-            let op = self.ops.at(place);
+            // What becomes of one may end those that stood behind it.
+            let Some(op) = self.ops.get(place, generation) else { continue };
             if op.ask != Ask::Batch {
                 // It may be refused yet, and later ones must not come before it.
                 self.order.enter(place, op);
@@ -192,8 +193,9 @@ impl State {
     pub fn check_operations(&mut self) {
         let now_ms = self.now_ms;
         let overdue = |op: &Op| now_ms.saturating_sub(op.began_ms) >= self.shared.config.patience_ms(op.ask);
-        for place in self.ops.select(overdue) {
-            let op = self.ops.at(place);
+        for (place, generation) in self.ops.select(overdue) {
+            // One that is given up lets the next in its line go, which may be given up at once.
+            let Some(op) = self.ops.get(place, generation) else { continue };
             op.uncertain |= op.link.is_some() && op.is_mutation();
             self.give_up(place);
         }

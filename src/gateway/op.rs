@@ -246,13 +246,14 @@ impl Ops {
         self.bytes
     }
 
-    /// The places of those under way that `which` accepts, in the order in which clients asked.
-    pub fn select(&self, which: impl Fn(&Op) -> bool) -> Vec<u32> {
+    /// Places and generations of those under way that `which` accepts, in the order in which clients asked.
+    pub fn select(&self, which: impl Fn(&Op) -> bool) -> Vec<(u32, u32)> {
         let under_way = |op: &Op| op.began_ms != u64::MAX;
         let accepted = |(_, op): &(usize, &Op)| under_way(op) && which(op);
-        let mut places: Vec<u32> = self.table.iter().enumerate().filter(accepted).map(|(p, _)| p as u32).collect();
-        places.sort_unstable_by_key(|p| self.table[*p as usize].sequence);
-        places
+        let named = |(place, op): (usize, &Op)| (place as u32, op.generation);
+        let mut selected: Vec<_> = self.table.iter().enumerate().filter(accepted).map(named).collect();
+        selected.sort_unstable_by_key(|(place, _)| self.table[*place as usize].sequence);
+        selected
     }
 }
 

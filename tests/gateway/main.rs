@@ -172,6 +172,18 @@ fn a_change_that_must_not_happen_twice_is_told_as_unknown_when_its_answer_is_los
     client.expect("VALUE n 0 1\r\n5\r\nEND\r\n");
 }
 
+/// Each that was given up let the next one go, which was given up at once: when its turn came, it was no more.
+#[test]
+fn a_line_of_commands_on_one_key_is_given_up_together() {
+    const GETS: usize = 50;
+    let config = Config { get_retry: 0, set_retry: 0, ..Config::default() };
+    let (fake, mut client) = start(Setup { config, ..Setup::default() });
+    client.ask("get a\r\n", "END\r\n");
+    fake.with(|world| (0..3).for_each(|server| world.kill(server)));
+    client.send("get a\r\n".repeat(GETS));
+    client.expect("SERVER_ERROR no server reachable\r\n".repeat(GETS));
+}
+
 #[test]
 fn nothing_served_is_an_error_and_never_a_miss() {
     let config = Config { get_retry: 0, set_retry: 0, ..Config::default() };

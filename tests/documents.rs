@@ -57,6 +57,34 @@ fn the_description_of_the_house_names_files_and_functions_that_are_there() {
     assert!(functions > 30, "{functions}");
 }
 
+/// All files under `dir` with this ending.
+fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
+    let inside = |path: PathBuf| if path.is_dir() { files(&path, ending) } else { vec![path] };
+    let all = fs::read_dir(dir).unwrap().flat_map(|entry| inside(entry.unwrap().path()));
+    all.filter(|path| path.to_string_lossy().ends_with(ending)).collect()
+}
+
+#[test]
+fn sections_that_the_code_cites_are_there() {
+    let mut citations = 0;
+    for path in files(&root().join("src"), ".rs") {
+        // Comments as they read, without the marks at the beginning of their lines.
+        let text = fs::read_to_string(&path).unwrap();
+        let text: Vec<&str> =
+            text.lines().map(|line| line.trim_start().trim_start_matches(['/', '!']).trim()).collect();
+        let text = text.join(" ").replace('`', "");
+        for rest in text.split("doc/").skip(1) {
+            let Some((name, rest)) = rest.split_once(".md, \"") else { continue };
+            let (Some(title), false) = (rest.split('"').next(), name.contains(' ')) else { continue };
+            let document = fs::read_to_string(root().join(format!("doc/{name}.md"))).unwrap();
+            let there = |line: &str| line.trim_start_matches('#').trim() == title && line.starts_with('#');
+            assert!(document.lines().any(there), "{}: doc/{name}.md has no section {title:?}", path.display());
+            citations += 1;
+        }
+    }
+    assert!(citations > 20, "{citations}");
+}
+
 /// Paragraphs and the items of numbered lists.
 fn items(section: &str) -> Vec<String> {
     let mut items = vec![String::new()];

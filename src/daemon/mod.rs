@@ -1,8 +1,9 @@
 //! What the daemons have in common: options, logs, signals, and how they start and end.
 //!
 //! A daemon's main function calls [`run`] with the type of its options and what it does with them. Options:
-//! [`options`] lists them, [`cmdline`] reads them, [`values`] and [`store_spec`] read what they take. Logs:
-//! [`log`] is for people, [`binlog`] for programs, both written through [`queue`]. [`detach`] leaves the terminal, [`sockets`] listens.
+//! [`options`] lists them, [`cmdline`] reads them, [`values`] and [`store_spec`] read what they take. Logs: [`log`] is
+//! for people, [`binlog`] for programs, both written through [`queue`]. [`detach`] leaves the terminal, [`sockets`]
+//! listens.
 
 pub mod argv;
 pub mod binlog;

@@ -1,14 +1,16 @@
 //! When an operation is tried again, and when it is given up.
 //!
-//! It is tried again when a server refuses it, when a link breaks (see [`super::link`]), and when the cluster changes; not
-//! because an answer is slow. A cluster may be silent for 0.3 s when a process dies and for 2 s when one hangs (`doc/guarantees.md`, "Short silence"),
-//! and clients are to see latency then, not errors. So an operation is given [`PATIENCE_MS`] whatever the number of its
-//! tries, and from then on as many more as `-G`, `-S` and `-D` say, [`LAST_DELAY_MS`] apart.
+//! It is tried again when a server refuses it, when a link breaks (see [`super::link`]), and when the cluster changes;
+//! not because an answer is slow. A cluster may be silent for 0.3 s when a process dies and for 2 s when one hangs
+//! (`doc/guarantees.md`, "Short silence"), and clients are to see latency then, not errors. So an operation is given
+//! [`PATIENCE_MS`] whatever the number of its tries, and from then on as many more as `-G`, `-S` and `-D` say,
+//! [`LAST_DELAY_MS`] apart.
 
 use crate::proto::rpc::v1::Op;
 
-/// Whether servers remember what became of an operation (`doc/guarantees.md`, "Exactly once"), so that one whose attempt got
-/// lost can be sent again whatever it does. As long as they do not, only what can be done twice without harm is.
+/// Whether servers remember what became of an operation (`doc/guarantees.md`, "Exactly once"), so that one whose
+/// attempt got lost can be sent again whatever it does. As long as they do not, only what can be done twice without
+/// harm is.
 pub const OUTCOMES_ARE_REMEMBERED: bool = false;
 
 /// Whether a change may be sent again after an attempt that may have been executed.

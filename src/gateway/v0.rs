@@ -1,8 +1,8 @@
 //! Operations with servers that speak version 0 only: what they have no method for is done by reading and comparing.
 //!
 //! Such servers know set, compare-and-swap, get and delete. The rest is a get, a decision here, and a compare-and-swap
-//! that starts over when the value has changed meanwhile. There the promise is kumofs's own (`doc/guarantees.md`, "kumofs
-//! 0.4 nodes"): `add` over nothing is a plain set, and a change whose answer got lost is told as unknown unless it can
+//! that starts over when the value has changed meanwhile. There the promise is kumofs's own (`doc/guarantees.md`, "The
+//! promise"): `add` over nothing is a plain set, and a change whose answer got lost is told as unknown unless it can
 //! be repeated without harm. Pure.
 
 use super::assembly::Found;

@@ -1,8 +1,8 @@
 //! Epochs: numbered, complete statements of who belongs to the cluster and who holds what.
 //!
-//! Source: `doc/guarantees.md`, "Names" and "What an epoch may do". An address identifies nobody: a server is a disk id and an
-//! incarnation (new at every start). Every request between ours names the epoch that it believes in, and is executed
-//! only by a node of exactly that epoch. [`super::route`] turns an epoch into a table for look-ups.
+//! Source: `doc/guarantees.md`, "Names" and "What an epoch may do". An address identifies nobody: a server is a disk
+//! id and an incarnation (new at every start). Every request between ours names the epoch that it believes in, and is
+//! executed only by a node of exactly that epoch. [`super::route`] turns an epoch into a table for look-ups.
 
 use super::address::Address;
 use super::clock::ClockTime;

@@ -1,7 +1,7 @@
 //! What a coordinator makes of a request that changes a key.
 //!
-//! Source: memcached's protocol.txt for the outcomes; `doc/protocol.md`, "Mutate". A decision looks at the record as it is
-//! and writes the new dbval, whose version (the first 8 bytes, zero here) the coordinator stamps.
+//! Source: memcached's protocol.txt for the outcomes; `doc/protocol.md`, "Requests of gateways". A decision looks at
+//! the record as it is and writes the new dbval, whose version (the first 8 bytes, zero here) the coordinator stamps.
 
 use super::counter::{self, Direction};
 use super::expiry;

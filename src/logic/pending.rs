@@ -1,6 +1,7 @@
 //! Writes that not every member of their group has yet.
 //!
-//! Source: doc/guarantees.md, "Writes". A write is *pending* until the coordinator's disk and every other member have it, then
+//! Source: doc/guarantees.md, "Writes". A write is *pending* until the coordinator's disk and every other member have
+//! it, then
 //! *stable*: only then is success answered, and only then may a reader see it. Answers that depend on a pending write
 //! are held with it. Writes are numbered in the order of their execution.
 

@@ -26,7 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{self, Instant, MissedTickBehavior};
 
-/// How long a server may be silent (doc/guarantees.md, "The promise", 6: 2 s in all), at least.
+/// How long a server may be silent (doc/guarantees.md, "The promise", 4: 2 s in all), at least.
 pub const LOST_AFTER: Duration = Duration::from_millis(1500);
 /// How often the state looks at the time.
 const TICK: Duration = Duration::from_millis(25);

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Microseconds of the clock that leases run on: CLOCK_BOOTTIME, which counts while the machine is suspended and never
-/// jumps (doc/guarantees.md, "Leases").
+/// jumps (doc/guarantees.md, "Leases come from the group").
 pub fn boot_micros() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a valid place for the answer.

@@ -1,6 +1,6 @@
 //! Collecting deletion marks, and deleting what has expired unasked.
 //!
-//! Source: `doc/guide.md`, `-gN -gX -gS`, and the guide: a mark goes when it is older than `-gX`; when the memory
+//! Source: `doc/guide.md`, "How deletions are forgotten": a mark goes when it is older than `-gX`; when the memory
 //! for remembering marks exceeds `-gS`, also when it is older than `-gN`. Marks beyond that memory, and those that
 //! were there at the start, are found by the sweep that goes through the shard all the time, slowly. Nothing is
 //! collected while records move.

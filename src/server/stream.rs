@@ -1,9 +1,9 @@
 //! The replace stream: records on their way from one server to another.
 //!
-//! Source: `doc/protocol.md`, "The replace stream". The sender offers its stream address; the receiver connects there, tells
-//! its cluster address in 23 bytes, and takes one zlib stream of MessagePack `[dbkey, dbval]`, closed by nil. Between ours an
-//! element has the epoch as a third value. The receiver answers an empty array every 100 records and nil when it has
-//! stored all.
+//! Source: `doc/protocol.md`, "The replace stream". The sender offers its stream address; the receiver connects there,
+//! tells its cluster address in 23 bytes, and takes one zlib stream of MessagePack `[dbkey, dbval]`, closed by nil.
+//! Between ours an element has the epoch as a third value. The receiver answers an empty array every 100 records and
+//! nil when it has stored all.
 
 use super::shared::{Mail, Shared};
 use crate::logic::address::Address;

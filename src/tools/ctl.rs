@@ -1,7 +1,7 @@
 //! kumoctl: shows the state of a cluster and changes it, through a manager.
 //!
 //! Speaks version 0 only, so that it works with kumofs 0.4 managers too; `--json` adds what a manager of ours knows
-//! beyond that. Output: `doc/guide.md`, "Tools".
+//! beyond that. Output: `doc/guide.md`, "kumoctl".
 
 use super::ruby_time;
 use crate::logic::address::Address;

@@ -1,7 +1,7 @@
 //! What the command line tools do; the binaries only call it.
 //!
-//! Rendering is pure, so that outputs which scripts read are tested without a server. Start with [`ctl`]; [`mod@bench`] is the
-//! load generator.
+//! Rendering is pure, so that outputs which scripts read are tested without a server. Start with [`ctl`];
+//! [`mod@bench`] is the load generator.
 
 pub mod bench;
 pub mod ctl;

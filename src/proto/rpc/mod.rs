@@ -1,7 +1,7 @@
 //! MessagePack-RPC: what nodes and tools say to each other.
 //!
 //! [`msgpack`] reads and writes values, [`frame`] finds and takes apart messages in a stream of bytes, [`v0`] is what
-//! kumofs 0.4.13 speaks, [`v1`] what ours speak beyond it. Sources: `doc/protocol.md`, `doc/protocol.md`.
+//! kumofs 0.4.13 speaks, [`v1`] what ours speak beyond it. Source: `doc/protocol.md`.
 
 pub mod frame;
 pub mod msgpack;

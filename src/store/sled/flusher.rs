@@ -1,7 +1,8 @@
 //! The thread that makes writes durable: one flush for all that wait.
 //!
 //! sled buffers writes in memory; only a blocking `flush` makes them survive the death of the process (its
-//! asynchronous one can wait for itself for ever). While a flush runs, commits gather for the next. [`super::horizon`] remembers how far that went.
+//! asynchronous one can wait for itself for ever). While a flush runs, commits gather for the next. [`super::horizon`]
+//! remembers how far that went.
 //!
 //! Invariant: a ticket becomes durable only by a flush that began after it was given out.
 

@@ -27,33 +27,35 @@ impl State {
     pub fn answered(&mut self, link_place: u32, msgid: u32, error: Option<u32>, result: &[u8]) {
         let Some(link) = self.links.at(link_place) else { return };
         let dialect = link.dialect;
-        let valid = match link.pending.take(msgid) {
-            // Nothing was asked so: an answer to what was given up, or made up.
-            None => return,
-            Some(Request::Connect) => self.connect_answered(link_place, error, result),
-            Some(Request::Epoch) => self.epoch_answered(link_place, error, result),
-            Some(Request::Ping) => {
+        // Nothing was asked so: an answer to what was given up, or made up.
+        let Some(request) = link.pending.take(msgid) else { return };
+        let valid = match request {
+            Request::Connect => self.connect_answered(link_place, error, result),
+            Request::Epoch => self.epoch_answered(link_place, error, result),
+            Request::Ping => {
                 link.epoch_asked = false;
                 Ok(())
             }
-            Some(Request::Attempt { op: place, generation, attempt }) => {
+            Request::Attempt { op: place, generation, attempt } => {
                 let Some(op) = self.ops.get(place, generation) else { return };
                 let latest = op.attempt == attempt && op.link.is_some();
                 match (error, dialect) {
-                    (Some(error), _) => {
-                        if latest {
-                            self.refused(place, link_place, error, result);
-                        }
+                    (Some(error), _) if latest => {
+                        self.refused(place, link_place, error, result);
                         Ok(())
                     }
                     (None, Dialect::V1) => self.take_result(place, latest, result),
                     (None, Dialect::V0) if latest => self.take_v0_result(place, result),
-                    (None, Dialect::V0) => Ok(()),
+                    (Some(_), _) | (None, Dialect::V0) => Ok(()),
                 }
             }
         };
         if valid.is_err() {
             self.break_link(link_place, "a malformed answer");
+            // Its own request is none of those that the link takes down with it any more.
+            if let Request::Attempt { op, generation, attempt } = request {
+                self.attempt_lost(op, generation, attempt, true);
+            }
         }
     }
 
@@ -235,7 +237,7 @@ impl State {
             && let Some(part) = client.next_alone(ALONE_AT_ONCE)
         {
             let now_ms = self.now_ms;
-            self.ask_part(part_home(home, part), now_ms, None, true);
+            self.ask_part(part_home(home, part), now_ms, |op| op.alone = true, None);
         }
         if let Some(client) = self.clients.get(home) {
             client.go_on();

@@ -108,7 +108,7 @@ impl State {
         }
         self.by_link = by_link;
         for part in alone {
-            self.ask_part(Home { part, ..home }, self.now_ms, None, false);
+            self.ask_part(Home { part, ..home }, self.now_ms, |_| (), None);
         }
     }
 

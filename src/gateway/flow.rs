@@ -37,7 +37,6 @@ impl State {
         self.waiting.clear();
         for (place, generation) in self.ops.select(|_| true) {
             let (view, links) = (&self.view, &self.links);
-            // What becomes of one may end those that stood behind it.
             let Some(op) = self.ops.get(place, generation) else { continue };
             if op.ask != Ask::Batch {
                 // It may be refused yet, and later ones must not come before it.
@@ -184,7 +183,7 @@ impl State {
         let due_ms = now_ms + delay_ms(op.retries, chance);
         op.retries += 1;
         self.order.enter(place, op);
-        self.waiting.push(Reverse((due_ms, op.sequence, place, op.generation)));
+        self.waiting.push(Reverse((due_ms, op.order, place, op.generation)));
         self.count(Figure::Retries, 1);
         self.ring_clock();
     }
@@ -194,7 +193,6 @@ impl State {
         let now_ms = self.now_ms;
         let overdue = |op: &Op| now_ms.saturating_sub(op.began_ms) >= self.shared.config.patience_ms(op.ask);
         for (place, generation) in self.ops.select(overdue) {
-            // One that is given up lets the next in its line go, which may be given up at once.
             let Some(op) = self.ops.get(place, generation) else { continue };
             op.uncertain |= op.link.is_some() && op.is_mutation();
             self.give_up(place);
@@ -220,21 +218,21 @@ impl State {
     /// they are sent.
     fn split_batch(&mut self, place: u32, trouble: Option<Trouble>) {
         let op = self.ops.at(place);
-        let (home, began_ms, parts) = (op.home, op.began_ms, op.parts().collect::<Vec<_>>());
+        let (home, began_ms, order, parts) = (op.home, op.began_ms, op.order, op.parts().collect::<Vec<_>>());
         for part in parts {
-            self.ask_part(Home { part, ..home }, began_ms, trouble, false);
+            self.ask_part(Home { part, ..home }, began_ms, |op| op.order = order, trouble);
         }
         self.end_batch(place);
     }
 
-    /// Asks for one part of an answer, if it is not told yet.
-    pub fn ask_part(&mut self, home: Home, began_ms: u64, trouble: Option<Trouble>, alone: bool) {
+    /// Asks for one part of an answer, if it is not told yet. With a trouble it waits.
+    pub fn ask_part(&mut self, home: Home, began_ms: u64, set: impl FnOnce(&mut Op), trouble: Option<Trouble>) {
         let Some((client, number)) = self.clients.get(home).zip(home.number) else { return };
         let Some(assembly) = client.answers.assembly(number).filter(|a| a.is_asked(home.part)) else { return };
         let (place, op) = self.ops.begin(home, Ask::Get, began_ms);
         let dbkey = assembly.dbkey(home.part);
         op.set_dbkey(dbkey);
-        op.alone = alone;
+        set(op);
         client.begin(1, op.bytes.len());
         match trouble {
             Some(trouble) => {

@@ -7,7 +7,7 @@
 //! Each worker thread serves its clients by itself, over links of its own to each worker of each server; nothing is
 //! shared but the newest epoch. Reading order:
 //!
-//! 1. [`run`]: what the daemon does: accepts, keeps in touch with the managers ([`managers`]), stops.
+//! 1. [`run`](mod@run): what the daemon does: accepts, keeps in touch with the managers ([`managers`]), stops.
 //! 2. [`worker`]: a worker's state, its mail and its clock.
 //! 3. [`client`]: a client's bytes become operations ([`command`]), its answers leave in order ([`answers`],
 //!    [`assembly`]).

@@ -13,6 +13,9 @@ use std::collections::VecDeque;
 /// A place keeps its memory up to this many bytes.
 const KEPT_BYTES: usize = 4096;
 
+/// [`Op::began_ms`] of a place that is free.
+const ENDED: u64 = u64::MAX;
+
 /// [`Home::part`] of an answer that does not come in parts.
 pub const WHOLE: u32 = u32::MAX;
 
@@ -64,8 +67,10 @@ pub struct Op {
     pub key_end: usize,
     /// The cas unique required, or what to add or subtract.
     pub arg: u64,
-    /// The operation's number, in the order in which clients asked: see [`RequestId::sequence`].
+    /// The operation's number: see [`RequestId::sequence`].
     pub sequence: u64,
+    /// Its place in the order in which clients asked: its sequence, or that of the batch that it was a part of.
+    pub order: u64,
     /// How often it was sent.
     pub attempt: u32,
     /// The epoch when it was first sent.
@@ -103,11 +108,16 @@ impl Op {
         &self.bytes[self.key_end..]
     }
 
+    /// Whether its place is taken.
+    fn is_under_way(&self) -> bool {
+        self.began_ms != ENDED
+    }
+
     /// Makes it as new, one field at a time: they are many, and mostly so already.
     #[inline]
     fn renew(&mut self) {
         self.generation = self.generation.wrapping_add(1);
-        self.began_ms = u64::MAX;
+        self.began_ms = ENDED;
         (self.with_cas, self.alone, self.in_line, self.uncertain) = (false, false, false, false);
         (self.options, self.arg, self.attempt, self.retries, self.fallback) = (0, 0, 0, 0, 0);
         (self.link, self.trouble, self.stage, self.key_end) = (None, None, Stage::Start, 0);
@@ -199,6 +209,7 @@ impl Ops {
         op.home = home;
         op.began_ms = began_ms;
         op.sequence = self.sequences.next();
+        op.order = op.sequence;
         (place, op)
     }
 
@@ -224,6 +235,7 @@ impl Ops {
     #[inline]
     pub fn end(&mut self, place: u32) {
         let op = &mut self.table[place as usize];
+        assert!(op.is_under_way(), "an operation ends once");
         self.bytes -= op.bytes.len();
         self.sequences.finish(op.sequence);
         op.renew();
@@ -246,14 +258,13 @@ impl Ops {
         self.bytes
     }
 
-    /// Places and generations of those under way that `which` accepts, in the order in which clients asked.
+    /// The places and generations of those under way that `which` accepts, in the order in which clients asked. Who
+    /// ends some of them looks again by [`get`](Ops::get) whether the others are still there.
     pub fn select(&self, which: impl Fn(&Op) -> bool) -> Vec<(u32, u32)> {
-        let under_way = |op: &Op| op.began_ms != u64::MAX;
-        let accepted = |(_, op): &(usize, &Op)| under_way(op) && which(op);
-        let named = |(place, op): (usize, &Op)| (place as u32, op.generation);
-        let mut selected: Vec<_> = self.table.iter().enumerate().filter(accepted).map(named).collect();
-        selected.sort_unstable_by_key(|(place, _)| self.table[*place as usize].sequence);
-        selected
+        let accepted = |(_, op): &(usize, &Op)| op.is_under_way() && which(op);
+        let mut found: Vec<_> = self.table.iter().enumerate().filter(accepted).collect();
+        found.sort_unstable_by_key(|(_, op)| op.order);
+        found.into_iter().map(|(place, op)| (place as u32, op.generation)).collect()
     }
 }
 

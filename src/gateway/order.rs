@@ -11,6 +11,13 @@ use std::collections::{HashMap, VecDeque};
 /// A client and a ring position.
 type Key = (u32, u32, u64);
 
+/// An operation that stands in a line.
+struct InLine {
+    order: u64,
+    sequence: u64,
+    place: u32,
+}
+
 fn key(home: Home, hash: u64) -> Key {
     (home.client, home.generation, hash)
 }
@@ -18,7 +25,7 @@ fn key(home: Home, hash: u64) -> Key {
 /// The lines of operations.
 #[derive(Default)]
 pub struct Order {
-    lines: HashMap<Key, VecDeque<(u64, u32)>>,
+    lines: HashMap<Key, VecDeque<InLine>>,
 }
 
 impl Order {
@@ -33,29 +40,29 @@ impl Order {
         self.lines.contains_key(&key(home, hash))
     }
 
-    /// Has the operation at a place stand in its line, once, where its sequence belongs.
+    /// Has the operation at a place stand in its line, once, where its order belongs.
     pub fn enter(&mut self, place: u32, op: &mut Op) {
         if std::mem::replace(&mut op.in_line, true) {
             return;
         }
         let line = self.lines.entry(key(op.home, op.hash)).or_default();
-        let at = line.partition_point(|(sequence, _)| *sequence < op.sequence);
-        line.insert(at, (op.sequence, place));
+        let at = line.partition_point(|other| other.order <= op.order);
+        line.insert(at, InLine { order: op.order, sequence: op.sequence, place });
     }
 
     /// Whether it is the turn of an operation: it stands in no line, or is the first in it.
     pub fn may_go(&self, op: &Op) -> bool {
-        !op.in_line
-            || self.lines.get(&key(op.home, op.hash)).and_then(VecDeque::front).is_none_or(|(s, _)| *s == op.sequence)
+        let first = || self.lines.get(&key(op.home, op.hash)).and_then(VecDeque::front);
+        !op.in_line || first().is_none_or(|first| first.sequence == op.sequence)
     }
 
     /// The operation is done. Returns the place of the one whose turn it is now, if that changed.
     pub fn leave(&mut self, op: &Op) -> Option<u32> {
         let key = key(op.home, op.hash);
         let line = self.lines.get_mut(&key)?;
-        let at = line.iter().position(|(sequence, _)| *sequence == op.sequence)?;
+        let at = line.iter().position(|other| other.sequence == op.sequence)?;
         line.remove(at);
-        let next = line.front().map(|(_, place)| *place);
+        let next = line.front().map(|first| first.place);
         if next.is_none() {
             self.lines.remove(&key);
         }

@@ -118,7 +118,7 @@ pub struct State {
     pub ops: Ops,
     /// Connections to servers.
     pub links: Links,
-    /// Operations to try again: when, sequence, place, generation.
+    /// Operations to try again: when, order, place, generation.
     pub waiting: BinaryHeap<Reverse<(u64, u64, u32, u32)>>,
     /// Who of them waits for whom.
     pub order: Order,

@@ -1,6 +1,7 @@
 //! Starting and stopping a server: its sockets, its workers, its control plane.
 
-use super::managers::{Control, load_epoch, random_id};
+use super::epoch_file::load_epoch;
+use super::managers::{Control, random_id};
 use super::shared::{Config, Counters, Mail, Shared, View};
 use super::stream;
 use super::worker::Worker;
@@ -39,6 +40,9 @@ pub async fn run(
     cores: Arc<Cores>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), String> {
+    for damage in store.damage() {
+        tracing::error!("{damage}");
+    }
     let (lost, losses) = mpsc::unbounded_channel();
     let (offers, offered) = mpsc::unbounded_channel();
     let epoch = load_epoch(store.dir())?;

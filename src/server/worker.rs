@@ -23,7 +23,7 @@ use crate::proto::rpc::msgpack::{write_bool, write_uint};
 use crate::proto::rpc::{error, v1::Mutated};
 use crate::store::{Commit, Shard, StoreError, Ticket};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -199,6 +199,8 @@ pub struct State {
     on_disk: VecDeque<(Ticket, u64)>,
     parked: Vec<Parked>,
     parked_bytes: usize,
+    /// The connections of `parked`, by address.
+    waiting: BTreeSet<*const Conn>,
     /// Something happened that parked requests may wait for.
     pub unpark: bool,
     /// Takeover under way.
@@ -328,9 +330,8 @@ impl Worker {
             conn.write(|out| write_error(out, msgid, error::SERVER));
             return;
         }
-        state.parked_bytes += message.len();
         let until_micros = state.now_micros + PARKED_MICROS;
-        state.parked.push(Parked { conn: conn.clone(), message: message.to_vec(), until_micros });
+        self.park_again(state, conn, message, until_micros);
         // A missing lease is renewed by the end of this turn.
         self.turn.wake();
     }
@@ -354,6 +355,7 @@ impl Worker {
                 return;
             }
             state.parked_bytes = 0;
+            state.waiting.clear();
             std::mem::take(&mut state.parked)
         };
         for request in parked {
@@ -366,6 +368,7 @@ impl Worker {
     /// Puts a request back that still has to wait, with the end of its patience as it was.
     pub(super) fn park_again(&self, state: &mut State, conn: &Rc<Conn>, message: &[u8], until_micros: u64) {
         state.parked_bytes += message.len();
+        state.waiting.insert(Rc::as_ptr(conn));
         state.parked.push(Parked { conn: conn.clone(), message: message.to_vec(), until_micros });
     }
 }
@@ -394,6 +397,7 @@ impl State {
             on_disk: VecDeque::new(),
             parked: Vec::new(),
             parked_bytes: 0,
+            waiting: BTreeSet::new(),
             unpark: false,
             takeover: super::takeover::Takeover::default(),
             marks: super::garbage::Marks::new(&config),
@@ -407,7 +411,7 @@ impl State {
 
     /// Whether an earlier request of a connection waits.
     pub(super) fn has_parked(&self, conn: &Rc<Conn>) -> bool {
-        self.parked.iter().any(|parked| Rc::ptr_eq(&parked.conn, conn))
+        !self.waiting.is_empty() && self.waiting.contains(&Rc::as_ptr(conn))
     }
 
     /// Looks at the clocks.

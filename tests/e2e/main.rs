@@ -9,6 +9,7 @@ mod common;
 mod story;
 
 mod bad_input;
+mod damage;
 mod guide;
 mod harness;
 mod kill;

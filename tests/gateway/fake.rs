@@ -42,6 +42,8 @@ pub enum Mode {
     Refuse,
     /// Answers a multi-get with nothing but false.
     LeaveOut,
+    /// Answers everything with a map.
+    Rubbish,
 }
 
 /// A request as a server saw it.
@@ -199,6 +201,7 @@ impl World {
         match server.mode {
             Mode::Hold => server.held.push(incoming),
             Mode::Silent | Mode::Dead => incoming.reply.none(),
+            Mode::Rubbish => incoming.reply.success(|out| out.extend_from_slice(&[0x82, 1, 2, 3, 4])),
             Mode::Refuse => {
                 let number = self.epoch.number;
                 incoming.reply.error_with(error::SERVER, |out| write_uint(out, number));

@@ -172,10 +172,11 @@ fn a_change_that_must_not_happen_twice_is_told_as_unknown_when_its_answer_is_los
     client.expect("VALUE n 0 1\r\n5\r\nEND\r\n");
 }
 
-/// Each that was given up let the next one go, which was given up at once: when its turn came, it was no more.
+/// Each that was given up let the next one go, which was given up at once, and so on: one inside the other, until the
+/// stack was full; and the list of those to be given up named some twice.
 #[test]
-fn a_line_of_commands_on_one_key_is_given_up_together() {
-    const GETS: usize = 50;
+fn a_long_line_of_commands_on_one_key_is_given_up_together() {
+    const GETS: usize = 150;
     let config = Config { get_retry: 0, set_retry: 0, ..Config::default() };
     let (fake, mut client) = start(Setup { config, ..Setup::default() });
     client.ask("get a\r\n", "END\r\n");
@@ -219,6 +220,40 @@ fn a_gateway_without_a_cluster_waits_for_one() {
         });
     });
     client.expect("STORED\r\nVALUE a 0 1\r\nx\r\nEND\r\n");
+}
+
+#[test]
+fn a_malformed_answer_breaks_the_link_and_nothing_else() {
+    let (fake, mut client) = start(Setup { servers: 1, ..Setup::default() });
+    client.ask("set a 0 0 1\r\nx\r\n", "STORED\r\n");
+    fake.with(|world| world.servers[0].mode = Mode::Rubbish);
+    client.send("get a\r\nget a b c\r\nset a 0 0 1\r\ny\r\nget a\r\n");
+    fake.wait_until("it came back", |world| world.servers[0].connects.len() > 2);
+    fake.with(|world| world.servers[0].mode = Mode::Serve);
+    let value = |v| format!("VALUE a 0 1\r\n{v}\r\nEND\r\n");
+    client.expect(format!("{}{}STORED\r\n{}", value("x"), value("x"), value("y")));
+}
+
+#[test]
+fn a_server_that_speaks_something_else_is_hung_up_on() {
+    let config = Config { get_retry: 0, ..Config::default() };
+    let (fake, mut client) = start(Setup { servers: 1, config, ..Setup::default() });
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = kumofs::logic::address::Address::new(listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for (n, stream) in listener.incoming().flatten().enumerate() {
+            let texts = ["HTTP/1.1 400 Bad Request\r\n", "\u{94}\u{1}\u{7}", "\u{1}", ""];
+            let _ = std::io::Write::write_all(&mut { stream }, texts[n % texts.len()].as_bytes());
+        }
+    });
+    fake.with(move |world| {
+        world.change(true, |epoch| {
+            epoch.servers[0].address = address;
+            epoch.whs.nodes[0].address = address;
+            epoch.rhs.nodes[0].address = address;
+        });
+    });
+    client.ask("get a\r\nversion\r\n", "SERVER_ERROR no server reachable\r\nVERSION ");
 }
 
 #[test]

@@ -1,0 +1,61 @@
+//! Mending: a damaged record is fetched from another member of its group, while the request for it waits.
+
+use super::link::Call;
+use super::worker::{State, Worker};
+use crate::logic::record;
+use crate::proto::rpc::frame::write_request;
+use crate::proto::rpc::msgpack::{Reader, write_array, write_raw};
+use crate::proto::rpc::v1::method;
+use crate::store::Record;
+use std::rc::Rc;
+
+impl Worker {
+    /// Fetches a damaged record from another member of its group.
+    pub(super) fn mend(self: &Rc<Self>, state: &mut State, hash: u64, dbkey: &[u8]) {
+        if state.links.mending.iter().any(|key| key == dbkey) {
+            return;
+        }
+        let group = state.range(hash).group;
+        let links: Vec<usize> = state.links_for(&group, hash).collect();
+        for place in links {
+            let asked = state.links.get_mut(place).is_some_and(|link| {
+                !link.is_version0()
+                    && link.call(Call::Mend(dbkey.to_vec()), |out, id| {
+                        write_request(out, id, method::FETCH);
+                        write_array(out, 1);
+                        write_raw(out, dbkey);
+                    })
+            });
+            if asked {
+                state.links.mending.push(dbkey.to_vec());
+                return;
+            }
+        }
+    }
+
+    pub(super) fn mended(self: &Rc<Self>, dbkey: &[u8], result: Result<&[u8], u32>) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        state.links.mending.retain(|key| key != dbkey);
+        let Ok(result) = result else { return };
+        let mut shard = self.shard().lock().expect("no holder of a shard panics");
+        let mut r = Reader::new(result);
+        let put = if r.take_nil() {
+            // The other has none. A mark in the place of what was damaged says the same.
+            let version = state.clock.tick(state.now_secs);
+            let epoch = state.view.epoch.number;
+            shard.put(dbkey, Record { epoch, dbval: &version.0.to_be_bytes() })
+        } else {
+            match r.array_of(2).and_then(|()| Ok((r.u64()?, r.raw()?))) {
+                Ok((epoch, dbval)) if record::parse(dbval).is_some() => shard.put(dbkey, Record { epoch, dbval }),
+                _ => return,
+            }
+        };
+        match put {
+            Ok(()) => tracing::warn!("a damaged record was mended from a replica"),
+            Err(e) => tracing::error!("cannot mend a damaged record: {e}"),
+        }
+        state.unpark = true;
+        self.turn.wake();
+    }
+}

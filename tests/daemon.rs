@@ -33,11 +33,16 @@ fn main() -> ExitCode {
     if std::env::args().any(|arg| arg == "--list") {
         return ExitCode::SUCCESS;
     }
+    let mut failed = 0;
     for (name, test) in TESTS {
-        test();
-        println!("test {name} ... ok");
+        let ok = std::panic::catch_unwind(test).is_ok();
+        failed += usize::from(!ok);
+        println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
     }
-    ExitCode::SUCCESS
+    // As libtest says it, for whoever counts.
+    let (word, passed) = (if failed == 0 { "ok" } else { "FAILED" }, TESTS.len() - failed);
+    println!("\ntest result: {word}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 const TESTS: &[(&str, fn())] = &[

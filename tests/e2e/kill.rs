@@ -218,46 +218,101 @@ fn count(gateway: SocketAddr, tally: &Tally, stop: &AtomicBool) {
     }
 }
 
+/// Clients that compare and swap, and count, on keys that they share.
+struct Rivals {
+    stop: Arc<AtomicBool>,
+    tallies: Arc<Vec<Tally>>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Rivals {
+    /// Starts them over the first two gateways.
+    fn start(cluster: &Cluster, rng: &mut Rng) -> Rivals {
+        let mut client = cluster.client();
+        (0..COUNTERS).for_each(|i| client.set(&format!("counter-{i}"), b"0").expect("it is stored"));
+        client.set("tally", b"0").expect("it is stored");
+        let mut rivals = Rivals {
+            stop: Arc::default(),
+            tallies: Arc::new((0..=COUNTERS).map(|_| Tally::default()).collect()),
+            threads: Vec::new(),
+        };
+        for me in 0..6 {
+            let (gateway, tallies, stop) = (cluster.gateway(me % 2), rivals.tallies.clone(), rivals.stop.clone());
+            let rng = Rng::new(rng.next());
+            rivals.threads.push(std::thread::spawn(move || match me {
+                0..4 => swap(gateway, me, &tallies, &stop, rng),
+                _ => count(gateway, &tallies[COUNTERS], &stop),
+            }));
+        }
+        rivals
+    }
+
+    /// Stops them, and compares what is stored with what was acknowledged: nothing was done twice or lost.
+    fn finish(self, name: &str, gateway: SocketAddr) {
+        self.stop.store(true, SeqCst);
+        let broken = self.threads.into_iter().map(|t| t.join()).filter(Result::is_err).count();
+        assert_eq!(broken, 0, "clients panicked");
+        let mut client = Client::connect(gateway).expect("the gateway listens");
+        for (which, tally) in self.tallies.iter().enumerate() {
+            let key = if which == COUNTERS { "tally".to_owned() } else { format!("counter-{which}") };
+            let found = eventually("it is read", || client.get(&key).ok().flatten());
+            let (n, told, unknown) = (number(&found), tally.succeeded.load(SeqCst), tally.unknown.load(SeqCst));
+            say(&format!("{name}: {key} is {n}, {told} acknowledged, {unknown} unknown"));
+            assert!(n >= told && n <= told + unknown, "{key} is {n}, with {told} acknowledged and {unknown} unknown");
+            assert!(told > 0, "{key}: nothing was acknowledged");
+        }
+    }
+}
+
 #[test]
 fn loop_9_compare_and_swap_under_kills() {
     let _turn = Turn::alone();
     let mut rng = Rng::announced("loop 9");
     let mut cluster = Cluster::start(2, 6);
     cluster.add_gateway(&[]);
-    let mut client = cluster.client();
-    (0..COUNTERS).for_each(|i| client.set(&format!("counter-{i}"), b"0").expect("it is stored"));
-    client.set("tally", b"0").expect("it is stored");
-
-    let stop = Arc::new(AtomicBool::new(false));
-    let tallies: Arc<Vec<Tally>> = Arc::new((0..=COUNTERS).map(|_| Tally::default()).collect());
-    let threads: Vec<_> = (0..6)
-        .map(|me| {
-            let (gateway, tallies, stop) = (cluster.gateway(me % 2), tallies.clone(), stop.clone());
-            let rng = Rng::new(rng.next());
-            std::thread::spawn(move || match me {
-                0..4 => swap(gateway, me, &tallies, &stop, rng),
-                _ => count(gateway, &tallies[COUNTERS], &stop),
-            })
-        })
-        .collect();
+    let rivals = Rivals::start(&cluster, &mut rng);
     let load = Load::start(cluster.gateway_addresses(), 100, rng.next());
     for i in 0..rounds() {
         let stroke = Stroke { servers: 1 + (i as usize % 2), managers: i as usize % 2, replacing: i % 2 == 1 };
         round(&mut cluster, &load, stroke, &mut rng);
     }
-    stop.store(true, SeqCst);
-    let broken = threads.into_iter().map(|t| t.join()).filter(Result::is_err).count();
-    assert_eq!(broken, 0, "clients panicked");
+    rivals.finish("loop 9", cluster.gateway(0));
     load.finish("loop 9");
+    cluster.assert_sound();
+}
 
-    for (which, tally) in tallies.iter().enumerate() {
-        let key = if which == COUNTERS { "tally".to_owned() } else { format!("counter-{which}") };
-        let found = eventually("it is read", || client.get(&key).ok().flatten());
-        let (n, told, unknown) = (number(&found), tally.succeeded.load(SeqCst), tally.unknown.load(SeqCst));
-        say(&format!("loop 9: {key} is {n}, {told} acknowledged, {unknown} unknown"));
-        assert!(n >= told && n <= told + unknown, "{key} is {n}, with {told} acknowledged and {unknown} unknown");
-        assert!(told > 0, "{key}: nothing was acknowledged");
+/// Stops a process for a while, as a machine in trouble does, and lets it go on as if nothing had been.
+fn freeze_a_while(process: &Process, rng: &mut Rng) {
+    process.freeze();
+    std::thread::sleep(Duration::from_millis(100 + rng.below(2500) as u64));
+    process.thaw();
+}
+
+#[test]
+fn whoever_hangs_and_wakes_again_nothing_is_lost_or_done_twice() {
+    let _turn = Turn::alone();
+    let mut rng = Rng::announced("hanging");
+    let mut cluster = Cluster::start(2, 4);
+    cluster.add_gateway(&[]);
+    let rivals = Rivals::start(&cluster, &mut rng);
+    let load = Load::start(cluster.gateway_addresses(), 100, rng.next());
+    for i in 0..rounds() * 3 {
+        let victim = match i % 3 {
+            0 => rng.pick(&cluster.servers),
+            1 => rng.pick(&cluster.managers),
+            _ => rng.pick(&cluster.gateways),
+        };
+        freeze_a_while(victim, &mut rng);
+        load.progress(PROGRESS);
+        // A server that was taken for dead asks to be attached when it has noticed.
+        cluster.until("all servers are known", |s| s.active() + s.not_attached.len() >= 4);
+        if cluster.status().active() < 4 {
+            cluster.attach();
+        }
+        load.progress(PROGRESS);
     }
+    rivals.finish("hanging", cluster.gateway(0));
+    load.finish("hanging");
     cluster.assert_sound();
 }
 

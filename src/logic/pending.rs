@@ -111,6 +111,12 @@ impl<R> Pending<R> {
         None
     }
 
+    /// Takes the answers that wait for all writes up to some number: at an epoch change some of those writes may be given
+    /// up, and what the answers tell with them.
+    pub fn take_behind(&mut self) -> impl Iterator<Item = R> + use<R> {
+        std::mem::take(&mut self.behind).into_values().flatten()
+    }
+
     /// One more place has the write. When it was the last, the write is stable, and `release` gets its answer and
     /// those held with it.
     #[inline]
@@ -178,7 +184,7 @@ impl<R> Pending<R> {
             write.answer.into_iter().for_each(&mut unknown);
             write.held.into_iter().for_each(&mut refused);
         }
-        std::mem::take(&mut self.behind).into_values().flatten().for_each(refused);
+        self.take_behind().for_each(refused);
     }
 }
 
@@ -237,6 +243,17 @@ mod tests {
         assert_eq!((pending.blocking(one), pending.blocking(other)), (Some(first), None));
         pending.arrived(first, drop);
         assert_eq!((pending.blocking(one), pending.len()), (None, 0));
+    }
+
+    #[test]
+    fn answers_about_many_keys_are_taken_before_writes_are_given_up() {
+        let mut pending = Pending::default();
+        let write = pending.push(1, b"12345678a", 1, Some("set"));
+        assert_eq!(pending.hold_behind(write, "gets"), None);
+        assert_eq!(pending.take_behind().collect::<Vec<_>>(), ["gets"]);
+        let mut released = Vec::new();
+        pending.arrived(write, |r| released.push(r));
+        assert_eq!(released, ["set"]);
     }
 
     #[test]

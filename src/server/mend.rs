@@ -6,7 +6,7 @@ use crate::logic::record;
 use crate::proto::rpc::frame::write_request;
 use crate::proto::rpc::msgpack::{Reader, write_array, write_raw};
 use crate::proto::rpc::v1::method;
-use crate::store::Record;
+use crate::store::{Record, StoreError};
 use std::rc::Rc;
 
 impl Worker {
@@ -19,7 +19,9 @@ impl Worker {
         let links: Vec<usize> = state.links_for(&group, hash).collect();
         for place in links {
             let asked = state.links.get_mut(place).is_some_and(|link| {
-                !link.is_version0()
+                // A member that is being filled may not have it yet, and its nil would pass for the truth.
+                group.full().contains(&link.server)
+                    && !link.is_version0()
                     && link.call(Call::Mend(dbkey.to_vec()), |out, id| {
                         write_request(out, id, method::FETCH);
                         write_array(out, 1);
@@ -40,14 +42,21 @@ impl Worker {
         let Ok(result) = result else { return };
         let mut shard = self.shard().lock().expect("no holder of a shard panics");
         let mut r = Reader::new(result);
+        // A newer record that was stored meanwhile is not to be replaced by what another had before.
         let put = if r.take_nil() {
+            if !matches!(shard.get(dbkey), Err(StoreError::Damaged { .. })) {
+                state.unpark = true;
+                return self.turn.wake();
+            }
             // The other has none. A mark in the place of what was damaged says the same.
             let version = state.clock.tick(state.now_secs);
             let epoch = state.view.epoch.number;
             shard.put(dbkey, Record { epoch, dbval: &version.0.to_be_bytes() })
         } else {
             match r.array_of(2).and_then(|()| Ok((r.u64()?, r.raw()?))) {
-                Ok((epoch, dbval)) if record::parse(dbval).is_some() => shard.put(dbkey, Record { epoch, dbval }),
+                Ok((epoch, dbval)) if record::parse(dbval).is_some() => {
+                    shard.put_newer(dbkey, Record { epoch, dbval }).map(drop)
+                }
                 _ => return,
             }
         };

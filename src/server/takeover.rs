@@ -305,6 +305,8 @@ impl State {
         let mut to_send: Vec<(usize, u64, Vec<u8>)> = Vec::new();
         let mut given_up: Vec<Vec<u8>> = Vec::new();
         let epoch = self.view.epoch.number;
+        // What they tell may hang on a write that is given up now: they are asked again.
+        pending.take_behind().for_each(|answer| answer.refuse(epoch));
         pending.recount(|write, dbkey, answer, held| {
             let Ok(hash) = hash_of(dbkey) else { return 0 };
             let range = *self.range(hash);

@@ -9,9 +9,12 @@
 //! 5. [`manager`], [`server`], [`gateway`]: the three roles. None imports another.
 //! 6. [`allinone`]: all of them in one process. [`daemon`]: options, logs, signals. [`tools`]: the command line tools.
 //!
+//! [`check`] judges recorded histories of clients; tests and the simulation use it.
+//!
 //! `doc/architecture.md` follows a Set through these files.
 
 pub mod allinone;
+pub mod check;
 pub mod daemon;
 pub mod gateway;
 pub mod logic;

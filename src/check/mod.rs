@@ -1,0 +1,17 @@
+//! Was what clients saw the work of one memcached that does one thing at a time? A checker of recorded histories.
+//!
+//! 1. [`history`]: who asked for what, when, and what came of it.
+//! 2. [`model`]: what a memcached would do with one key.
+//! 3. [`linear`]: the search for an order of all operations of a key that explains every answer (Wing and Gong's, with
+//!    Lowe's memory of what was tried).
+//!
+//! Pure: no time, chance or sockets of its own. The simulation feeds it virtual times, tests with real processes feed
+//! it real ones. Invariant: an accepted history has a witness, a refused one has none; where the search was too long to
+//! know, it says so.
+
+pub mod history;
+pub mod linear;
+pub mod model;
+
+pub use history::{Action, Entry, History, Outcome};
+pub use linear::{Verdict, check};

@@ -1,4 +1,4 @@
-//! The text log: one line for each event, `YYYY-MM-DD HH:MM:SS.mmm LEVEL message`, in local time.
+//! The text log: one line for each event, `YYYY-MM-DD HH:MM:SS.mmm LEVEL message`, in local time; or a JSON object.
 //!
 //! Operators grep these lines and scripts wait for them, so a line is written at once and whole, and whatever a
 //! message quotes from the network cannot begin a line of its own. Colour is for terminals only. Nobody waits for
@@ -6,6 +6,7 @@
 
 use super::cmdline::one_line;
 use super::queue::{Queue, Target};
+use serde_json::{Map, Value, json};
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -21,9 +22,19 @@ use tracing_subscriber::registry::LookupSpan;
 /// The variable that sets the level, whatever `--verbose` says: off, error, warn, info, debug or trace.
 pub const LEVEL_VARIABLE: &str = "KUMO_LOG_LEVEL";
 
+/// What a line of the log looks like.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, clap::ValueEnum)]
+pub enum Format {
+    /// Time, level and message.
+    #[default]
+    Text,
+    /// An object with these and the event's other fields.
+    Json,
+}
+
 /// Starts logging. `path` is what `--log` names: nothing or `-` for standard output, of which only nothing may come
 /// in colour, and only on a terminal. The error is a line for the user.
-pub fn start(path: Option<&Path>, verbose: bool, colour_allowed: bool) -> Result<Queue, String> {
+pub fn start(path: Option<&Path>, verbose: bool, format: Format, colour_allowed: bool) -> Result<Queue, String> {
     let level = match std::env::var(LEVEL_VARIABLE) {
         Ok(level) if !level.is_empty() => LevelFilter::from_str(&level)
             .map_err(|_| format!("{LEVEL_VARIABLE} must be off, error, warn, info, debug or trace, not '{level}'"))?,
@@ -31,13 +42,14 @@ pub fn start(path: Option<&Path>, verbose: bool, colour_allowed: bool) -> Result
         _ => LevelFilter::WARN,
     };
     let target = target(path);
-    let colour = colour_allowed && path.is_none() && io::stdout().is_terminal();
-    let queue = Queue::open(target.clone(), drop_note)
+    let colour = colour_allowed && format == Format::Text && path.is_none() && io::stdout().is_terminal();
+    let note = if format == Format::Json { drop_note_json } else { drop_note };
+    let queue = Queue::open(target.clone(), note)
         .map_err(|e| format!("cannot open the log {target}: {e}; name another with --log (-o)"))?;
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_ansi(colour)
-        .event_format(Line { colour })
+        .event_format(Line { colour, format })
         .with_writer(QueueWriter(queue.clone()))
         .finish();
     tracing::subscriber::set_global_default(subscriber).map_err(|_| "logging was started twice".to_owned())?;
@@ -54,6 +66,30 @@ pub fn target(path: Option<&Path>) -> Target {
 
 fn drop_note(dropped: u64) -> Vec<u8> {
     format!("{} WARN {dropped} lines were lost because the log was written too slowly\n", Now).into_bytes()
+}
+
+fn drop_note_json(dropped: u64) -> Vec<u8> {
+    let message = "lines were lost because the log was written too slowly";
+    let fields = Map::from_iter([("lost".to_owned(), json!(dropped))]);
+    format!("{}\n", object(Level::WARN, message, fields)).into_bytes()
+}
+
+/// An event as JSON. Time and level are named as in most collectors of logs.
+fn object(level: Level, message: &str, fields: Map<String, Value>) -> Value {
+    let mut object = Map::new();
+    object.insert("time".to_owned(), json!(Now.to_string()));
+    object.insert("unix_ms".to_owned(), json!(unix_millis()));
+    object.insert("level".to_owned(), json!(level.as_str()));
+    object.insert("message".to_owned(), json!(message));
+    for (name, value) in fields {
+        object.entry(name).or_insert(value);
+    }
+    Value::Object(object)
+}
+
+fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Displays the time, local, to the millisecond.
@@ -73,6 +109,7 @@ impl fmt::Display for Now {
 /// Formats an event as a line.
 struct Line {
     colour: bool,
+    format: Format,
 }
 
 impl<S, N> FormatEvent<S, N> for Line
@@ -81,9 +118,14 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let level = *event.metadata().level();
+        if self.format == Format::Json {
+            let mut members = Members::default();
+            event.record(&mut members);
+            return writeln!(out, "{}", object(level, &members.message, members.fields));
+        }
         let mut text = Text::default();
         event.record(&mut text);
-        let level = *event.metadata().level();
         let message = one_line(&format!("{}{}", text.message, text.fields));
         match self.colour.then(|| colour_of(level)).flatten() {
             Some(colour) => writeln!(out, "\x1b[{colour}m{Now} {level} {message}\x1b[0m"),
@@ -123,6 +165,38 @@ impl Visit for Text {
     }
 }
 
+/// Collects an event's message, and its other fields as members of an object.
+#[derive(Default)]
+struct Members {
+    message: String,
+    fields: Map<String, Value>,
+}
+
+impl Visit for Members {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            name => drop(self.fields.insert(name.to_owned(), json!(format!("{value:?}")))),
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.fields.insert(field.name().to_owned(), json!(value));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.fields.insert(field.name().to_owned(), json!(value));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.fields.insert(field.name().to_owned(), json!(value));
+    }
+}
+
 /// Hands each formatted line to the queue.
 struct QueueWriter(Queue);
 
@@ -155,12 +229,16 @@ mod tests {
     use std::time::Duration;
 
     fn logged(colour: bool, log: impl FnOnce()) -> Vec<String> {
+        logged_as(Line { colour, format: Format::Text }, log)
+    }
+
+    fn logged_as(line: Line, log: impl FnOnce()) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let queue = Queue::open(Target::File(path.clone()), drop_note).unwrap();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(LevelFilter::INFO)
-            .event_format(Line { colour })
+            .event_format(line)
             .with_writer(QueueWriter(queue.clone()))
             .finish();
         tracing::subscriber::with_default(subscriber, log);
@@ -194,6 +272,19 @@ mod tests {
     fn colour_surrounds_the_line_where_it_is_wanted() {
         let lines = logged(true, || tracing::warn!("careful"));
         assert!(lines[0].starts_with("\x1b[33m") && lines[0].ends_with(" WARN careful\x1b[0m"), "{}", lines[0]);
+    }
+
+    #[test]
+    fn as_json_each_line_is_an_object_whatever_comes_from_outside() {
+        let lines = logged_as(Line { colour: false, format: Format::Json }, || {
+            tracing::warn!(attempts = 3, peer = "a", "lost node 1 {}", "x\ny\"z");
+        });
+        let object: Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!((lines.len(), &object["level"]), (1, &json!("WARN")));
+        assert_eq!((&object["message"], &object["attempts"]), (&json!("lost node 1 x\ny\"z"), &json!(3)));
+        assert!(object["unix_ms"].as_u64() > Some(1_600_000_000_000) && object["peer"] == "a", "{object}");
+        let note: Value = serde_json::from_slice(&drop_note_json(5)).unwrap();
+        assert_eq!((&note["lost"], &note["level"]), (&json!(5), &json!("WARN")));
     }
 
     #[test]

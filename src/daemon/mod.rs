@@ -72,6 +72,10 @@ pub fn run<O: DaemonOptions>(body: impl FnOnce(O, &mut Host<'_>) -> Result<(), S
         Err(ended) => return ended.report(&program).into(),
     };
     let surroundings = options.surroundings();
+    if surroundings.test_config {
+        options.warnings().iter().for_each(|line| eprintln!("{program}: {}", cmdline::one_line(line)));
+        return Ended::Answered("the configuration is valid\n".to_owned()).report(&program).into();
+    }
     let detaching = surroundings.daemon.map_or(Ok(Attachment::foreground()), |pid_file| {
         let keep_stdout = surroundings.log == Some(Path::new("-"));
         Attachment::background(&program, pid_file, keep_stdout)
@@ -91,9 +95,9 @@ fn run_attached<O: DaemonOptions>(
     attachment: &mut Attachment,
     body: impl FnOnce(O, &mut Host<'_>) -> Result<(), String>,
 ) -> Result<(), String> {
-    let Surroundings { log, verbose, binary_log, .. } = options.surroundings();
+    let Surroundings { log, log_format, verbose, binary_log, .. } = options.surroundings();
     let to_file = matches!(log::target(log), Target::File(_));
-    let text_log = log::start(log, verbose, !attachment.is_detached())?;
+    let text_log = log::start(log, verbose, log_format, !attachment.is_detached())?;
     let binary_log = BinaryLog::open(binary_log)?;
     log_panics();
     raise_file_limit();

@@ -5,6 +5,7 @@
 
 use super::argv::Shorts;
 use super::cmdline::Options;
+use super::log::Format;
 use super::store_spec::StoreSpec;
 use super::values::{
     HostPort, ListenOn, MEMCACHE_PORT, STREAM_PORT, Size, interval, manager_address, max_value, port_number, seconds,
@@ -39,12 +40,16 @@ pub trait DaemonOptions: Options {
 pub struct Surroundings<'a> {
     /// `--log`.
     pub log: Option<&'a Path>,
+    /// `--log-format`.
+    pub log_format: Format,
     /// `--verbose`.
     pub verbose: bool,
     /// `--binary-log`.
     pub binary_log: Option<&'a Path>,
     /// `--daemon`.
     pub daemon: Option<&'a Path>,
+    /// `--test-config`.
+    pub test_config: bool,
 }
 
 /// What all three daemons understand.
@@ -54,6 +59,9 @@ pub struct Common {
     /// write the log to this file; - is standard output without colour
     #[arg(long, value_name = "PATH")]
     pub log: Option<PathBuf>,
+    /// what a line of the log looks like
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    pub log_format: Format,
     /// log what happens, not only warnings and errors
     #[arg(long)]
     pub verbose: bool,
@@ -84,6 +92,9 @@ pub struct Common {
     /// read options from this TOML file; keys are long names
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
+    /// check all options, say whether they are valid, and end
+    #[arg(long)]
+    pub test_config: bool,
     /// show this text
     #[arg(long, action = ArgAction::Help)]
     pub help: Option<bool>,
@@ -96,9 +107,11 @@ impl Common {
     fn surroundings(&self) -> Surroundings<'_> {
         Surroundings {
             log: self.log.as_deref(),
+            log_format: self.log_format,
             verbose: self.verbose,
             binary_log: self.binary_log.as_deref(),
             daemon: self.daemon.as_deref(),
+            test_config: self.test_config,
         }
     }
 
@@ -437,12 +450,18 @@ pub struct KumofsOptions {
     /// write the log to this file; - is standard output without colour
     #[arg(long, value_name = "PATH")]
     pub log: Option<PathBuf>,
+    /// what a line of the log looks like
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    pub log_format: Format,
     /// log what happens, not only warnings and errors
     #[arg(long)]
     pub verbose: bool,
     /// read options from this TOML file; keys are long names
     #[arg(long, value_name = "FILE.toml")]
     pub config: Option<PathBuf>,
+    /// check all options, say whether they are valid, and end
+    #[arg(long)]
+    pub test_config: bool,
     /// show this text
     #[arg(long, action = ArgAction::Help)]
     pub help: Option<bool>,
@@ -464,7 +483,13 @@ impl Options for KumofsOptions {
 
 impl DaemonOptions for KumofsOptions {
     fn surroundings(&self) -> Surroundings<'_> {
-        Surroundings { log: self.log.as_deref(), verbose: self.verbose, ..Surroundings::default() }
+        Surroundings {
+            log: self.log.as_deref(),
+            log_format: self.log_format,
+            verbose: self.verbose,
+            test_config: self.test_config,
+            ..Surroundings::default()
+        }
     }
 }
 

@@ -91,7 +91,7 @@ fn read(path: &Path) -> std::io::Result<String> {
 /// All options but those that make no sense in a file or the environment.
 fn settable(command: &Command) -> impl Iterator<Item = (&str, &Arg)> {
     let named = command.get_arguments().filter_map(|arg| Some((arg.get_long()?, arg)));
-    named.filter(|(long, _)| !matches!(*long, "help" | "version" | "config"))
+    named.filter(|(long, _)| !matches!(*long, "help" | "version" | "config" | "test-config"))
 }
 
 /// The words for a value of a file, if it has the type that the option wants.

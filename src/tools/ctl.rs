@@ -200,18 +200,17 @@ fn today() -> String {
 }
 
 /// What GetNodesInfo answers.
-struct NodesInfo {
-    whs: HashSpace,
+pub(super) struct NodesInfo {
+    pub(super) whs: HashSpace,
     not_attached: Vec<Address>,
 }
 
 impl NodesInfo {
-    fn read(result: &[u8]) -> Result<NodesInfo, DecodeError> {
-        let mut r = Reader::new(result);
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<NodesInfo, DecodeError> {
         r.array_of(2)?;
-        let whs = v0::read_seed(&mut r)?;
+        let whs = v0::read_seed(r)?;
         let count = r.array()?;
-        let not_attached = (0..count).map(|_| v0::read_address(&mut r)).collect::<Result<_, _>>()?;
+        let not_attached = (0..count).map(|_| v0::read_address(r)).collect::<Result<_, _>>()?;
         Ok(NodesInfo { whs, not_attached })
     }
 
@@ -254,7 +253,7 @@ fn state(active: bool) -> &'static str {
 async fn status(conn: &RpcConn, manager: Address, json: bool, out: &mut String) -> Result<(), CtlError> {
     let (method, params) = request(Command::Status, "");
     let result = call(conn, manager, method, &params).await?;
-    let info = NodesInfo::read(&result).map_err(|e| CtlError::Answer(manager, e))?;
+    let info = NodesInfo::read(&mut Reader::new(&result)).map_err(|e| CtlError::Answer(manager, e))?;
     if json {
         out.push_str(&format!("{}\n", info.json(newest_epoch(conn).await.as_ref())));
     } else {

@@ -70,6 +70,10 @@ pub fn program(name: &str) -> PathBuf {
         "kumo-server" => env!("CARGO_BIN_EXE_kumo-server"),
         "kumo-gateway" => env!("CARGO_BIN_EXE_kumo-gateway"),
         "kumoctl" => env!("CARGO_BIN_EXE_kumoctl"),
+        "kumostat" => env!("CARGO_BIN_EXE_kumostat"),
+        "kumosum" => env!("CARGO_BIN_EXE_kumosum"),
+        "kumohash" => env!("CARGO_BIN_EXE_kumohash"),
+        "kumolog" => env!("CARGO_BIN_EXE_kumolog"),
         other => panic!("no program of this package: {other}"),
     };
     PathBuf::from(path)

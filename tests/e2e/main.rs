@@ -17,5 +17,6 @@ mod onecommand;
 mod options;
 mod pymemcache;
 mod stories;
+mod tools;
 mod version0;
 mod wire;

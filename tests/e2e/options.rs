@@ -30,6 +30,41 @@ fn unknown_options_and_bad_values_are_wrong_usage() {
 }
 
 #[test]
+fn a_configuration_is_tested_without_being_run() {
+    let _turn = Turn::shared();
+    let dir = temp_dir();
+    let file = dir.path().join("server.toml");
+    let path = file.display().to_string();
+    let test = |text: &str| {
+        std::fs::write(&file, text).expect("it can be written");
+        run("kumo-server", &["--config", &path, "--test-config"], dir.path())
+    };
+    let valid = "listen = \"127.0.0.1\"\nmanager1 = \"svr1\"\nstore = \"db\"\nlog-format = \"json\"\n";
+    let said = test(valid);
+    assert_eq!((said.code, said.stdout.as_str()), (Some(0), "the configuration is valid\n"), "{said:?}");
+    assert!(!dir.path().join("db").exists(), "nothing was made");
+    test(&format!("{valid}\noffer-tmp = \"x\"\n")).complains(0, &["--offer-tmp"]);
+    test(&format!("{valid}\nthreads = 4\n")).complains(2, &["threads"]);
+    test("listen = \"127.0.0.1\"\n").complains(2, &["--manager1"]);
+    test(&valid.replace("json", "xml")).complains(2, &["xml"]);
+}
+
+#[test]
+fn a_log_of_json_is_one_object_a_line() {
+    let _turn = Turn::shared();
+    let mut cluster = Cluster::empty();
+    cluster.manager_options = ["--log-format", "json"].map(str::to_owned).to_vec();
+    cluster.start_managers(1);
+    cluster.add_servers(1);
+    let log = cluster.managers[0].log_since(0);
+    let objects: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect();
+    let connected = format!("server connected {}", cluster.server_address(0));
+    assert!(objects.iter().any(|o| o["message"] == connected.as_str() && o["level"] == "INFO"), "{log}");
+    cluster.assert_sound();
+}
+
+#[test]
 fn names_that_do_not_resolve() {
     let _turn = Turn::shared();
     fails("kumo-manager", &["-l", "nowhere.invalid"]).complains(1, &["nowhere.invalid"]);

@@ -1,0 +1,192 @@
+//! Asking managers and servers: what all tools that talk to a cluster have in common.
+//!
+//! Speaks version 0 unless told otherwise, so that the tools work with kumofs 0.4 too. Every question has a deadline, and
+//! [`each`] asks all nodes at once, so that one that hangs delays no other's answer. Read next: [`super::stat`], the
+//! plainest user.
+
+use super::ctl::NodesInfo;
+use crate::logic::address::Address;
+use crate::logic::ring::HashSpace;
+use crate::net::listen;
+use crate::net::rpc::{CallError, Limits, RpcConn};
+use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_uint};
+use crate::proto::rpc::v0;
+use std::fmt;
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::task::LocalSet;
+use tokio::time;
+
+/// Where managers listen.
+pub const MANAGER_PORT: u16 = 19700;
+/// Where servers listen.
+pub const SERVER_PORT: u16 = 19800;
+/// How long a node may take for all that it is asked.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a node is supposed to be; for messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// kumo-manager
+    Manager,
+    /// kumo-server
+    Server,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Manager => "kumo-manager",
+            Role::Server => "kumo-server",
+        })
+    }
+}
+
+/// Why a node gave no answer; one line.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// It is not reached.
+    #[error("cannot connect to {0}: {2}; is {1} running there?")]
+    Connect(Address, Role, std::io::Error),
+    /// It is reached, and says nothing.
+    #[error("{0} does not answer within {secs} seconds", secs = PATIENCE.as_secs())]
+    Silent(Address),
+    /// It closed the connection.
+    #[error("{0} hung up before it answered; is it a {1}?")]
+    HungUp(Address, Role),
+    /// It answered with an error.
+    #[error("{0} refused (error {1}); its log says why")]
+    Refused(Address, u32),
+    /// Its answer has another form.
+    #[error("{0} answered what is no answer of a {1}: {2}")]
+    Answer(Address, Role, DecodeError),
+}
+
+/// A connection to a node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    address: Address,
+    role: Role,
+    conn: RpcConn,
+}
+
+impl Node {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub async fn connect(address: Address, role: Role) -> Result<Node, AskError> {
+        let connected = RpcConn::connect_client(address.socket_addr(), PATIENCE, Limits::default(), Rc::new(|_, _| {}));
+        let conn = connected.await.map_err(|e| AskError::Connect(address, role, e))?;
+        Ok(Node { address, role, conn })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> Address {
+        self.address
+    }
+
+    /// Whether more can be asked.
+    pub fn is_open(&self) -> bool {
+        self.conn.is_open()
+    }
+
+    /// Asks for `method` with encoded parameters; the result is encoded.
+    ///
+    /// # Errors
+    /// When there is no result.
+    pub async fn call(&self, method: u32, params: &[u8]) -> Result<Vec<u8>, AskError> {
+        let answer = self.conn.call(method, |out| out.extend_from_slice(params), PATIENCE).await;
+        answer.map_err(|e| match e {
+            CallError::Lost => AskError::HungUp(self.address, self.role),
+            CallError::Timeout => AskError::Silent(self.address),
+            CallError::Refused(number, _) => AskError::Refused(self.address, number),
+        })
+    }
+
+    /// Asks, and reads the result.
+    ///
+    /// # Errors
+    /// When there is no result, or one of another form.
+    pub async fn ask<T>(
+        &self,
+        method: u32,
+        params: &[u8],
+        read: impl FnOnce(&mut Reader<'_>) -> Result<T, DecodeError>,
+    ) -> Result<T, AskError> {
+        let result = self.call(method, params).await?;
+        read(&mut Reader::new(&result)).map_err(|e| AskError::Answer(self.address, self.role, e))
+    }
+
+    /// GetStatus, of a server.
+    ///
+    /// # Errors
+    /// As [`Node::ask`].
+    pub async fn status<T>(
+        &self,
+        what: u32,
+        read: impl FnOnce(&mut Reader<'_>) -> Result<T, DecodeError>,
+    ) -> Result<T, AskError> {
+        let mut params = Vec::new();
+        write_array(&mut params, 1);
+        write_uint(&mut params, what.into());
+        self.ask(v0::method::GET_STATUS, &params, read).await
+    }
+}
+
+/// The hash space for writing, as a manager tells it.
+///
+/// # Errors
+/// When the manager does not answer.
+pub async fn hash_space(manager: Address) -> Result<HashSpace, AskError> {
+    let node = Node::connect(manager, Role::Manager).await?;
+    let info = node.ask(v0::method::GET_NODES_INFO, &[0x90], NodesInfo::read).await?;
+    Ok(info.whs)
+}
+
+/// The active servers, as a manager tells them, in their order.
+///
+/// # Errors
+/// When the manager does not answer.
+pub async fn active_servers(manager: Address) -> Result<Vec<Address>, AskError> {
+    let space = hash_space(manager).await?;
+    Ok(space.nodes.iter().filter(|n| n.active).map(|n| n.address).collect())
+}
+
+/// Asks all at once; answers come in the order of the addresses. Nobody is waited for longer than [`PATIENCE`].
+pub async fn each<T: 'static, F>(addresses: &[Address], ask: impl Fn(Address) -> F) -> Vec<Result<T, AskError>>
+where
+    F: Future<Output = Result<T, AskError>> + 'static,
+{
+    let asked: Vec<_> = addresses
+        .iter()
+        .map(|address| (*address, tokio::task::spawn_local(time::timeout(PATIENCE, ask(*address)))))
+        .collect();
+    let mut answers = Vec::new();
+    for (address, answer) in asked {
+        // A task fails only when it panicked, which the panic has told.
+        answers.push(answer.await.ok().and_then(Result::ok).unwrap_or(Err(AskError::Silent(address))));
+    }
+    answers
+}
+
+/// Runs what asks to its end.
+///
+/// # Errors
+/// When the system gives no event loop.
+pub fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(LocalSet::new().block_on(&runtime, future))
+}
+
+/// An address as it was written, resolved.
+///
+/// # Errors
+/// One line: wrong usage for what is no address, a failure for a name that nobody knows.
+pub fn address(text: &str, default_port: u16) -> Result<Address, super::Trouble> {
+    listen::resolve(text, default_port).map_err(|e| match e {
+        listen::ListenError::Form(_) => super::Trouble::Usage(e.to_string()),
+        _ => super::Trouble::Failed(e.to_string()),
+    })
+}

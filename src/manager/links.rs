@@ -126,8 +126,9 @@ impl Links {
     pub(super) fn hint_partner(&self, address: Address) {
         if let Some(partner) = self.partner_conn() {
             partner.notify(v1::method::LOST, |out| {
-                write_array(out, 1);
+                write_array(out, 2);
                 v0::write_address(out, address);
+                write_uint(out, 0);
             });
         }
     }

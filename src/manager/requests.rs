@@ -296,8 +296,10 @@ impl Caller<'_> {
     }
 
     fn lost(&self) -> Handled {
-        let address = v0::read_address(&mut self.reader(1)?)?;
-        self.manager.with_state(|state, _| state.hint_lost(address));
+        let mut params = self.reader(1)?;
+        let address = v0::read_address(&mut params)?;
+        let lasting = Duration::from_millis(if params.rest().is_empty() { 0 } else { params.u64()? });
+        self.manager.with_state(|state, now| state.link_lost(now, self.id, address, lasting));
         result(write_nil)
     }
 

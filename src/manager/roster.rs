@@ -41,6 +41,8 @@ pub struct Seen {
     pub deadline: Duration,
     /// Since when it is taken for dead.
     pub dead_since: Option<Duration>,
+    /// When it was last heard.
+    pub heard: Option<Duration>,
     /// When its hello came.
     pub opened: Duration,
     /// The order of coming, which is the order of attaching.
@@ -97,6 +99,7 @@ impl Roster {
             kind: Kind::Silent,
             deadline,
             dead_since: None,
+            heard: None,
             opened: Duration::ZERO,
             arrival: 0,
         });
@@ -115,6 +118,7 @@ impl Roster {
             kind: Kind::Silent,
             deadline: now + self.lost_after,
             dead_since: None,
+            heard: Some(now),
             opened: now,
             arrival: self.arrivals,
         };
@@ -133,6 +137,7 @@ impl Roster {
         let deadline = now + self.lost_after;
         if let Some(seen) = self.by_conn(conn).and_then(|a| self.servers.get_mut(&a)) {
             seen.deadline = deadline;
+            seen.heard = Some(now);
         }
     }
 

@@ -5,6 +5,7 @@
 //! removed, who comes back by itself, when a phase is done. [`super::change`] writes the texts, [`super::decide`]
 //! makes them facts. An epoch is on disk before anybody is told of it: [`Action::Spread`] says so.
 
+use super::broken::Broken;
 use super::change::{self, Draft, Newcomer};
 use super::decide;
 use super::ranges::Ranges;
@@ -13,12 +14,13 @@ use crate::logic::address::Address;
 use crate::logic::clock::{Clock, ClockTime};
 use crate::logic::epoch::{Epoch, ManagerEntry, Phase};
 use crate::proto::rpc::v1::Join;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 mod command;
 mod pair;
+mod parted;
 mod settle;
 
 /// Numbers the connections of a manager.
@@ -138,6 +140,10 @@ pub struct State {
     ranges: Ranges,
     /// Incarnations that an epoch removed: never to be admitted again.
     burnt: BTreeSet<u64>,
+    /// Links between servers that are said to be down.
+    broken: Broken,
+    /// Servers that auto-replace leaves alone, until when since the start.
+    kept_out: BTreeMap<Address, Duration>,
     /// Who has reported the end of the phase under way.
     reported: BTreeSet<Address>,
     gone_since: Option<Duration>,
@@ -167,6 +173,8 @@ impl State {
             partner_met: false,
             forced: false,
             burnt: BTreeSet::new(),
+            broken: Broken::default(),
+            kept_out: BTreeMap::new(),
             reported: BTreeSet::new(),
             gone_since: None,
             returned_since: None,
@@ -360,7 +368,7 @@ impl State {
         }
     }
 
-    /// Another server has lost its link to this one.
+    /// A server is said to be out of reach.
     pub fn hint_lost(&mut self, address: Address) {
         if change::is_active(&self.epoch, address) {
             self.actions.push(Action::Check(address));

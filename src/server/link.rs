@@ -26,8 +26,10 @@ const RECONNECT_MIN: Duration = Duration::from_millis(5);
 const RECONNECT_MAX: Duration = Duration::from_millis(200);
 /// How long a refused batch waits to be sent again, in microseconds.
 const REFUSED_MICROS: u64 = 2_000;
-/// After so long without an answer the managers are told.
+/// After so long without an answer, or without a connection, the managers are told.
 const OVERDUE_MICROS: u64 = 1_000_000;
+/// How often they are told.
+const OVERDUE_TOLD_MICROS: u64 = 300_000;
 /// The message id of Connect; requests count on from there.
 const CONNECT_ID: u32 = 0;
 
@@ -66,11 +68,13 @@ pub struct Link {
     last_sent_micros: u64,
     not_before_micros: u64,
     dirty: bool,
+    /// Since when there is no connection.
+    down_since_micros: u64,
     overdue_told_micros: u64,
 }
 
 impl Link {
-    fn new(address: Address, incarnation: u64, worker: u16, server: u16) -> Link {
+    fn new(address: Address, incarnation: u64, worker: u16, server: u16, now_micros: u64) -> Link {
         Link {
             address,
             incarnation,
@@ -85,8 +89,24 @@ impl Link {
             last_sent_micros: 0,
             not_before_micros: 0,
             dirty: false,
+            down_since_micros: now_micros,
             overdue_told_micros: 0,
         }
+    }
+
+    /// For how long the other server has answered nothing, in microseconds, where that is too long and was not told of
+    /// late.
+    fn take_overdue(&mut self, now_micros: u64) -> Option<u64> {
+        let since = match &self.conn {
+            None => self.down_since_micros,
+            Some(_) => self.in_flight.front()?.2,
+        };
+        let lasting = now_micros.saturating_sub(since);
+        if lasting <= OVERDUE_MICROS || now_micros < self.overdue_told_micros + OVERDUE_TOLD_MICROS {
+            return None;
+        }
+        self.overdue_told_micros = now_micros;
+        Some(lasting)
     }
 
     /// Until when the member's lease may be relied on.
@@ -286,7 +306,7 @@ impl Links {
 
     /// Makes the links be those to `wanted` (address, incarnation, worker, server), in an epoch with `servers` servers
     /// that have so many workers each. Returns the places of new ones.
-    pub fn arrange(&mut self, wanted: &[(Address, u64, u16, u16)], workers: &[u16]) -> Vec<usize> {
+    pub fn arrange(&mut self, wanted: &[(Address, u64, u16, u16)], workers: &[u16], now_micros: u64) -> Vec<usize> {
         for slot in &mut self.list {
             let keep = |l: &Link| wanted.iter().any(|w| (w.0, w.1, w.2) == (l.address, l.incarnation, l.worker));
             if let Some(gone) = slot.take_if(|link| !keep(link))
@@ -304,7 +324,7 @@ impl Links {
                 if free == self.list.len() {
                     self.list.push(None);
                 }
-                self.list[free] = Some(Link::new(address, incarnation, worker, server));
+                self.list[free] = Some(Link::new(address, incarnation, worker, server, now_micros));
                 new.push(free);
                 free
             });
@@ -319,7 +339,7 @@ impl Links {
 
 impl State {
     /// Sends what waits for other members.
-    pub(super) fn send_to_members(&mut self, worker: &Worker) {
+    pub(super) fn send_to_members(&mut self) {
         let epoch = self.view.epoch.number;
         let first_pending = self.pending.first();
         let mut delayed = Vec::new();
@@ -331,15 +351,18 @@ impl State {
             } else {
                 link.dirty = false;
             }
-            if let Some((_, _, left)) = link.in_flight.front()
-                && self.now_micros > left + OVERDUE_MICROS
-                && self.now_micros > link.overdue_told_micros + OVERDUE_MICROS
-            {
-                link.overdue_told_micros = self.now_micros;
-                let _ = worker.shared.lost.send(link.address);
-            }
         }
         self.links.dirty = delayed;
+    }
+
+    /// Tells the managers which links have been down, or unanswered, for too long.
+    pub(super) fn tell_overdue(&mut self, worker: &Worker) {
+        for link in self.links.list.iter_mut().flatten() {
+            if let Some(lasting) = link.take_overdue(self.now_micros) {
+                // Without its control plane this server is about to end.
+                let _ = worker.shared.lost.send((link.address, Duration::from_micros(lasting)));
+            }
+        }
     }
 }
 
@@ -367,7 +390,7 @@ impl Worker {
                 pause = RECONNECT_MIN;
             }
             if target(&self) == Some(wanted) {
-                let _ = self.shared.lost.send(wanted.0);
+                let _ = self.shared.lost.send((wanted.0, Duration::ZERO));
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RECONNECT_MAX);
             }
@@ -416,10 +439,13 @@ impl Worker {
         };
         let _ = read_loop(&conn, read, &scratch, receive).await;
         let mut state = self.state.borrow_mut();
+        state.set_time();
+        let now_micros = state.now_micros;
         if let Some(link) = state.links.get_mut(place)
             && link.conn.as_ref().is_some_and(|own| Rc::ptr_eq(own, &conn))
         {
             link.conn = None;
+            link.down_since_micros = now_micros;
             link.log.rewind();
             link.lease.forget_requests();
             link.in_flight.clear();

@@ -17,7 +17,7 @@ use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, w
 use crate::proto::rpc::v0::{self, method};
 use crate::proto::rpc::v1::{self, Join};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ impl Control {
     }
 
     /// Keeps a connection to each manager, tells them of lost servers, and asks for epochs that others seem to know.
-    pub fn start(self: &Rc<Self>, lost: mpsc::UnboundedReceiver<Address>) {
+    pub fn start(self: &Rc<Self>, lost: mpsc::UnboundedReceiver<(Address, Duration)>) {
         for manager in self.shared.config.managers.clone() {
             tokio::task::spawn_local(self.clone().keep_manager(manager));
         }
@@ -177,19 +177,21 @@ impl Control {
         }
     }
 
-    async fn tell_losses(self: Rc<Self>, mut lost: mpsc::UnboundedReceiver<Address>) {
+    async fn tell_losses(self: Rc<Self>, mut lost: mpsc::UnboundedReceiver<(Address, Duration)>) {
         while let Some(first) = lost.recv().await {
-            let mut addresses = BTreeSet::from([first]);
-            while let Ok(address) = lost.try_recv() {
-                addresses.insert(address);
+            let mut losses = BTreeMap::from([first]);
+            while let Ok((address, lasting)) = lost.try_recv() {
+                let longest = losses.entry(address).or_insert(lasting);
+                *longest = lasting.max(*longest);
             }
-            let tell = |out: &mut Vec<u8>, address: Address| {
-                write_array(out, 1);
+            let tell = |out: &mut Vec<u8>, address: Address, lasting: Duration| {
+                write_array(out, 2);
                 v0::write_address(out, address);
+                write_uint(out, lasting.as_millis() as u64);
             };
             for (_, conn, _) in self.managers.borrow().iter().filter(|(_, _, version1)| *version1) {
-                for address in &addresses {
-                    conn.notify(v1::method::LOST, |out| tell(out, *address));
+                for (address, lasting) in &losses {
+                    conn.notify(v1::method::LOST, |out| tell(out, *address, *lasting));
                 }
             }
             // Many links to one server break together.

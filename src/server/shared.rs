@@ -153,8 +153,8 @@ pub struct Shared {
     pub counters: Vec<Counters>,
     /// Bits of [`moving`].
     pub moving: AtomicU8,
-    /// Addresses of servers to which a link broke, for the managers.
-    pub lost: UnboundedSender<Address>,
+    /// Links to other servers that are down, for the managers: to whom, and for how long.
+    pub lost: UnboundedSender<(Address, Duration)>,
     /// Streams offered to other servers.
     pub offered: super::stream::Offered,
     /// Stream addresses that other servers offer, for the control plane to fetch.

@@ -292,7 +292,7 @@ impl State {
                 }
             }
         }
-        self.links.arrange(&wanted, &workers)
+        self.links.arrange(&wanted, &workers, self.now_micros)
     }
 
     /// Counts anew who misses each pending write, and sends it to members that are new.

@@ -298,6 +298,7 @@ impl Worker {
         let mut state = self.state.borrow_mut();
         state.set_time();
         let now = state.now_micros;
+        state.tell_overdue(self);
         let renewal = state.links.renewal_due(now);
         let expired = state.parked.iter().any(|p| p.until_micros <= now);
         let waiting = state.takeover.is_waiting() || state.unpark || expired || state.commit_failed;
@@ -315,7 +316,7 @@ impl Worker {
         let state = &mut *state;
         state.set_time();
         state.commit(self);
-        state.send_to_members(self);
+        state.send_to_members();
         // The look at the clock that every answer of this turn stands behind.
         if state.leased_until != u64::MAX && state.leased_until <= boot_micros() {
             tracing::warn!("stood still for longer than a lease: answers not yet sent are dropped");

@@ -2,6 +2,7 @@
 
 use super::{Level, Now, Refused, State};
 use crate::logic::epoch::Phase;
+use crate::manager::change::Newcomer;
 use crate::proto::rpc::v0::MAX_NODES;
 
 impl State {
@@ -16,7 +17,8 @@ impl State {
         self.forced = true;
         self.settle(now);
         self.forced = false;
-        self.attach_and_detach(now, true, false, replace);
+        let newcomers = self.newcomers();
+        self.attach_and_detach(now, &newcomers, false, replace);
         Ok(())
     }
 
@@ -26,7 +28,7 @@ impl State {
     /// When the partner decides.
     pub fn detach(&mut self, now: Now, replace: bool) -> Result<(), Refused> {
         self.must_lead()?;
-        self.attach_and_detach(now, false, true, replace);
+        self.attach_and_detach(now, &[], true, replace);
         Ok(())
     }
 
@@ -42,13 +44,12 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn attach_and_detach(&mut self, now: Now, attach: bool, detach: bool, replace: bool) {
-        let newcomers = if attach { self.newcomers() } else { Vec::new() };
+    pub(super) fn attach_and_detach(&mut self, now: Now, newcomers: &[Newcomer], detach: bool, replace: bool) {
         let mut draft = self.draft(now);
         let mut full = false;
         let claims = self.ranges.claims(&self.epoch);
         let awaited = self.ranges.awaited(&self.epoch);
-        for newcomer in &newcomers {
+        for newcomer in newcomers {
             if draft.epoch().whs.nodes.len() >= MAX_NODES {
                 self.log(Level::Warn, format!("server {} is not attached: {MAX_NODES} are", newcomer.address));
                 continue;

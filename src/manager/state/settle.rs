@@ -1,7 +1,8 @@
 //! The consequences of who is there and who is not.
 //!
-//! Three rules, each for the manager that leads: active servers that are gone are removed, unless that would leave a
-//! range without a full server while one of its own comes back; a range without a full server takes back those that
+//! Four rules, each for the manager that leads: active servers that are gone are removed, unless that would leave a
+//! range without a full server while one of its own comes back; of servers that do not hear each
+//! other the fewest are removed ([`super::parted`]); a range without a full server takes back those that
 //! were removed last from it; a phase that all have finished is over. doc/guarantees.md, "What an epoch may do".
 
 use super::{Draft, Level, Now, State};
@@ -39,6 +40,7 @@ impl State {
             return;
         }
         self.part_with_the_gone(now, &standing);
+        self.part_the_disconnected(now);
         self.take_back_the_last(now);
         self.finish_phase(now);
     }
@@ -184,10 +186,10 @@ impl State {
         self.decide(now, draft);
     }
 
-    fn may_replace_by_itself(&self) -> bool {
+    fn may_replace_by_itself(&self, now: Now) -> bool {
         let faults = self.epoch.whs.nodes.iter().any(|n| !n.active);
         let moving = matches!(self.epoch.phase, Phase::Copying { .. });
-        if moving || !faults && self.newcomers().is_empty() {
+        if moving || !faults && self.welcome(now).is_empty() {
             return false;
         }
         let founding = self.epoch.servers.is_empty();
@@ -197,11 +199,12 @@ impl State {
     /// With `-a`: attaches newcomers and detaches the dead, some time after the first of them was noticed. Never while
     /// a range has no full server, because that would end the claim of those who could still bring its records back.
     pub(super) fn replace_by_itself(&mut self, now: Now) {
-        let due = self.auto_replace && self.leads() && self.may_replace_by_itself();
+        let due = self.auto_replace && self.leads() && self.may_replace_by_itself(now);
         note_since(&mut self.auto_since, now, due);
         if self.waited(now, self.auto_since) {
             self.auto_since = None;
-            self.attach_and_detach(now, true, true, true);
+            let welcome = self.welcome(now);
+            self.attach_and_detach(now, &welcome, true, true);
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::logic::route::Route;
 use std::collections::BTreeMap;
 
 mod model;
+mod parted;
 
 const MANAGER: &str = "10.0.0.100:19700";
 const PARTNER: &str = "10.0.0.101:19700";

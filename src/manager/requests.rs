@@ -128,6 +128,7 @@ impl Caller<'_> {
             v0::method::HASH_SPACE_SYNC if !is_server => self.spaces(),
             v0::method::REPLACE_ELECTION if !is_server => self.election(),
             v1::method::JOIN if is_server => self.join(),
+            v1::method::SOURCED if is_server => self.sourced(),
             v1::method::CONNECT => self.connect(),
             v1::method::GET_EPOCH => self.get_epoch(),
             v1::method::EPOCH_PUSH => self.epoch_push(),
@@ -293,6 +294,12 @@ impl Caller<'_> {
             Ok(number) => result(|out| write_uint(out, number)),
             Err(_) => Ok(Outcome::Refused),
         }
+    }
+
+    fn sourced(&self) -> Handled {
+        let time = ClockTime(self.reader(1)?.u64()?);
+        let sourced = self.manager.state.borrow().is_sourced(time);
+        result(|out| write_bool(out, sourced))
     }
 
     fn lost(&self) -> Handled {

@@ -16,8 +16,8 @@ use crate::proto::rpc::msgpack::{write_array, write_raw, write_uint};
 use crate::proto::rpc::v0::{self, method};
 use crate::proto::rpc::{frame::write_request, v1};
 use crate::store::Record;
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -118,10 +118,13 @@ impl Worker {
         let state = self.state.borrow();
         let mut shard = self.shard().lock().expect("no holder of a shard panics");
         let mut slice: BTreeMap<Target, Vec<u8>> = BTreeMap::new();
+        // The coordinator's records are stable or pending; others know only what they were told.
+        let unstable = if full { state.unstable_hashes() } else { HashSet::new() };
         let next = shard.scan(from, SLICE, &mut |dbkey, record| {
             let Ok(record) = record else { return };
             let Some(hash) = dbkey_hash(dbkey) else { return };
-            if state.pending.blocking(hash).is_some() || record.epoch < state.view.epoch.flushed {
+            let pending = state.pending.blocking(hash).is_some() || unstable.contains(&hash);
+            if pending || record.epoch < state.view.epoch.flushed {
                 return;
             }
             state.targets(hash, full, |target| {

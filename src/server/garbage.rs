@@ -12,7 +12,7 @@ use crate::logic::epoch::Phase;
 use crate::logic::expiry;
 use crate::logic::record::{self, Stamp, dbkey_hash};
 use crate::store::{Shard, StoreError};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -100,10 +100,11 @@ fn collect_due(state: &mut State, shard: &mut dyn Shard) -> Result<(), StoreErro
     if !is_settled(state) {
         return Ok(());
     }
+    let unstable = state.unstable_hashes();
     for _ in 0..SLICE {
         let Some((stamp, dbkey)) = state.marks.take_due(state.now_secs) else { break };
         // A mark that is still on its way is left to the sweep.
-        if hash_of(&dbkey).is_ok_and(|hash| state.pending.blocking(hash).is_none()) {
+        if hash_of(&dbkey).is_ok_and(|hash| state.pending.blocking(hash).is_none() && !unstable.contains(&hash)) {
             shard.forget(&dbkey, stamp)?;
         }
     }
@@ -132,8 +133,10 @@ fn sweep_slice(
             Some(_) | None => {}
         }
     })?;
+    let unstable = if old.is_empty() { HashSet::new() } else { state.unstable_hashes() };
     for (dbkey, stamp) in old {
-        if dbkey_hash(&dbkey).is_some_and(|hash| state.pending.blocking(hash).is_none()) {
+        let stable = |hash| state.pending.blocking(hash).is_none() && !unstable.contains(&hash);
+        if dbkey_hash(&dbkey).is_some_and(stable) {
             shard.forget(&dbkey, stamp)?;
         }
     }

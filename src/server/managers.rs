@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The first and the longest pause before connecting again.
 const RECONNECT_MIN: Duration = Duration::from_millis(20);
 const RECONNECT_MAX: Duration = Duration::from_millis(500);
+/// How often a server that is being filled asks whether all have copied to it.
+const SOURCED_PAUSE: Duration = Duration::from_millis(50);
 /// Longest suffix of a backup, in bytes.
 const SUFFIX_MAX: usize = 64;
 
@@ -337,7 +339,7 @@ impl Control {
         let control = self.clone();
         tokio::task::spawn_local(async move {
             // A phase that ended before its copies did tells nobody.
-            let finished = all(workers).await;
+            let finished = all(workers).await && control.be_filled(time).await;
             copy::clear(&control.shared, moving::COPYING);
             if finished {
                 tracing::info!("finish replace copy for time({})", time.0);
@@ -345,6 +347,39 @@ impl Control {
                 control.tell_end(method::REPLACE_COPY_END, time);
             }
         });
+    }
+
+    /// Where this server is being filled: waits until the full ones have copied everything, and then has all workers
+    /// drop what none of them has. False when the phase was over before.
+    async fn be_filled(&self, time: ClockTime) -> bool {
+        let in_phase = |view: &View| matches!(view.epoch.phase, Phase::Copying { time: now, .. } if now == time);
+        let view = self.shared.view();
+        if !view.is_filling() || view.is_version0() {
+            return true;
+        }
+        while in_phase(&self.shared.view()) {
+            if self.is_sourced(time).await {
+                return all(self.ask_all(Mail::DropUnconfirmed)).await && in_phase(&self.shared.view());
+            }
+            tokio::time::sleep(SOURCED_PAUSE).await;
+        }
+        false
+    }
+
+    /// Whether a manager says that all full servers have copied.
+    async fn is_sourced(&self, time: ClockTime) -> bool {
+        let managers: Vec<RpcConn> = self.managers.borrow().iter().filter(|m| m.2).map(|m| m.1.clone()).collect();
+        let ask = |out: &mut Vec<u8>| {
+            write_array(out, 1);
+            write_uint(out, time.0);
+        };
+        for conn in managers {
+            let answer = conn.call(v1::method::SOURCED, ask, PATIENCE).await;
+            if answer.is_ok_and(|result| Reader::new(&result).bool() == Ok(true)) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Has all workers drop what is not theirs, and tells the managers when they have.

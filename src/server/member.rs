@@ -15,7 +15,7 @@ use crate::proto::rpc::frame::write_success;
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_uint};
 use crate::proto::rpc::v1::{Connect, ReplicateHead, method, read_entry};
 use crate::store::{Record, Shard, StoreError};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 /// Dbkeys in the order of their entries' numbers.
@@ -31,6 +31,17 @@ impl KeyQueue {
         let len = u16::try_from(dbkey.len()).expect("a dbkey has at most 4104 bytes");
         self.entries.push_back((number, len));
         self.keys.extend(dbkey);
+    }
+
+    /// The ring positions of all dbkeys.
+    pub fn hashes(&self) -> impl Iterator<Item = u64> + '_ {
+        let mut start = 0;
+        self.entries.iter().map(move |(_, len)| {
+            let mut hash = [0; record::HASH_LEN];
+            hash.iter_mut().zip(self.keys.range(start..)).for_each(|(to, from)| *to = *from);
+            start += usize::from(*len);
+            u64::from_be_bytes(hash)
+        })
     }
 
     /// Drops the entries up to `number`.
@@ -163,6 +174,12 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
 }
 
 impl State {
+    /// The ring positions of what this server was not told to be stable: it may be here and nowhere else.
+    pub(super) fn unstable_hashes(&self) -> HashSet<u64> {
+        let told: HashSet<u64> = self.sources.values().flat_map(|source| source.unstable.hashes()).collect();
+        told.into_iter().chain(self.takeover.orphan_hashes()).collect()
+    }
+
     /// Stores a record of another server unless a newer one is here. The outer error says that it is none.
     pub(super) fn apply(
         &mut self,
@@ -170,10 +187,10 @@ impl State {
         dbkey: &[u8],
         record: Record<'_>,
     ) -> Result<Result<(), StoreError>, DecodeError> {
-        hash_of(dbkey)?;
+        let hash = hash_of(dbkey)?;
         let value = record::parse(record.dbval).ok_or(DecodeError::Type)?;
         self.clock.observe_counter(value.version.counter());
-        Ok(match shard.put_newer(dbkey, record) {
+        Ok(match self.put_sent(shard, hash, dbkey, record) {
             Ok(stored) => {
                 if stored && value.body.is_none() {
                     self.marks.note(self.now_secs, dbkey, record.stamp());

@@ -119,6 +119,8 @@ pub enum Mail {
     Copy(super::copy::Job),
     /// Drop what the epoch gives to others. Told when it is done.
     Drop(oneshot::Sender<()>),
+    /// All full servers have copied to this one: drop what none of them has. Told when it is done.
+    DropUnconfirmed(oneshot::Sender<()>),
     /// The shard's durable ticket grew.
     Durable,
     /// Commit, and tell.

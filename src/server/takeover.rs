@@ -53,6 +53,11 @@ impl Takeover {
         self.closed || !self.unreported.is_empty() || !self.answers.is_empty()
     }
 
+    /// The ring positions of records that are unstable here and wait to be reported, or to be made pending.
+    pub(super) fn orphan_hashes(&self) -> impl Iterator<Item = u64> + '_ {
+        self.orphans.iter().chain(&self.taken).filter_map(|dbkey| hash_of(dbkey).ok())
+    }
+
     /// Notes that a life acts in this epoch; true when that is news.
     pub fn adopted_by(&mut self, incarnation: u64) -> bool {
         self.adopted.insert(incarnation)
@@ -85,6 +90,8 @@ impl Worker {
             state.view = old;
             return;
         }
+        let begins = view.me.is_some() && (old.me.is_none() || !same_life(&old, &view));
+        state.begin_or_end_fill(begins);
         let refuse = |answer: Answer| answer.refuse(view.epoch.number);
         if view.me.is_none() || (old.me.is_some() && !same_life(&old, &view)) {
             // Another life: what the earlier one promised is not this one's to keep.

@@ -205,6 +205,8 @@ pub struct State {
     pub unpark: bool,
     /// Takeover under way.
     pub takeover: super::takeover::Takeover,
+    /// What is here from before this life, while it is being filled.
+    pub fill: Option<super::fill::Fill>,
     /// Deletion marks by age.
     pub marks: super::garbage::Marks,
     /// For new dbvals.
@@ -260,6 +262,7 @@ impl Worker {
             Mail::Apply(entries, done) => self.apply_copied(&entries, done),
             Mail::Copy(job) => super::copy::start(self.clone(), job),
             Mail::Drop(done) => super::copy::start_drop(self.clone(), done),
+            Mail::DropUnconfirmed(done) => super::fill::start_drop(self.clone(), done),
             Mail::Durable => self.turn.wake(),
             Mail::Flush(done) => {
                 self.state.borrow_mut().next_commit_micros = 0;
@@ -401,6 +404,7 @@ impl State {
             waiting: BTreeSet::new(),
             unpark: false,
             takeover: super::takeover::Takeover::default(),
+            fill: None,
             marks: super::garbage::Marks::new(&config),
             new_dbval: Vec::new(),
             connections: Vec::new(),

@@ -7,6 +7,7 @@
 
 use super::{Draft, Level, Now, State};
 use crate::logic::address::Address;
+use crate::logic::clock::ClockTime;
 use crate::logic::epoch::Phase;
 use crate::manager::change::{self, Newcomer};
 use std::collections::{BTreeMap, BTreeSet};
@@ -163,6 +164,16 @@ impl State {
 
     fn waited(&self, now: Now, since: Option<Duration>) -> bool {
         since.is_some_and(|since| now.since_start >= since + self.setup.replace_delay)
+    }
+
+    /// Whether, in the replace of `time`, all have copied but those that are being filled. These then drop what nobody
+    /// sent them before they say that they have everything. kumofs 0.4 servers do not wait for this.
+    pub fn is_sourced(&self, time: ClockTime) -> bool {
+        let filling =
+            |a: Address| !change::is_full(&self.epoch, a) && self.epoch.server(a).is_some_and(|s| s.incarnation != 0);
+        let mut others = self.epoch.whs.nodes.iter().filter(|n| n.active && !filling(n.address));
+        matches!(self.epoch.phase, Phase::Copying { time: now, .. } if now == time)
+            && others.all(|n| self.reported.contains(&n.address))
     }
 
     fn finish_phase(&mut self, now: Now) {

@@ -23,10 +23,12 @@ pub mod method {
     pub const EPOCH_PUSH: u32 = v1(2);
     /// To a manager, from a server, after the hello: see [`super::Join`] → true.
     pub const JOIN: u32 = v1(3);
-    /// To a manager, from a server: `[address]`: the link to that server broke → nil.
+    /// To a manager, from a server: `[address, milliseconds]`: the link to that server is down, for so long → nil.
     pub const LOST: u32 = v1(4);
     /// To a manager, from gateways and tools: `[delay in seconds]` → nil once the flush is decided.
     pub const FLUSH_ALL: u32 = v1(5);
+    /// To a manager, from a server: `[time]` → whether all full servers have copied what the replace of that time asks.
+    pub const SOURCED: u32 = v1(6);
     /// To a server: `[epoch, dbkey]` → dbval or nil.
     pub const GET: u32 = v1(10);
     /// To a server: `[epoch, [dbkey...]]` → for each a dbval, nil: none, false: not in this answer, ask for it alone.

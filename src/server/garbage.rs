@@ -19,8 +19,8 @@ use std::time::Duration;
 /// How often the sweep takes a slice, and of how many records.
 const SWEEP: Duration = Duration::from_millis(250);
 const SLICE: usize = 512;
-/// The pause after the sweep has been through the whole shard.
-const REST: Duration = Duration::from_secs(10);
+/// How many times it takes none after it has been through the whole shard: 10 s.
+const RESTS: u32 = 40;
 /// Bytes that remembering a mark takes beside its dbkey.
 const MARK_OVERHEAD: usize = 48;
 
@@ -66,27 +66,30 @@ impl Marks {
     }
 }
 
-/// Goes through the worker's shard for ever, slowly.
+/// Goes through the worker's shard for ever, slowly; the marks remembered are looked at all the time.
 pub(super) async fn sweep(worker: Rc<Worker>) {
     let mut from = 0;
+    let mut rests = 0;
     loop {
         tokio::time::sleep(SWEEP).await;
-        let next = {
-            let mut state = worker.state.borrow_mut();
-            let mut shard = worker.shard().lock().expect("no holder of a shard panics");
-            state.set_time();
-            let swept =
-                collect_due(&mut state, &mut *shard).and_then(|()| sweep_slice(&worker, &mut state, &mut *shard, from));
-            worker.turn.wake();
-            swept.unwrap_or_else(|e| {
-                tracing::error!("cannot collect garbage: {e}");
-                None
+        let mut state = worker.state.borrow_mut();
+        let mut shard = worker.shard().lock().expect("no holder of a shard panics");
+        state.set_time();
+        let collected = collect_due(&mut state, &mut *shard);
+        let swept = if rests > 0 {
+            rests -= 1;
+            collected
+        } else {
+            collected.and_then(|()| sweep_slice(&worker, &mut state, &mut *shard, from)).map(|next| {
+                rests = if next.is_none() { RESTS } else { 0 };
+                from = next.unwrap_or(0);
             })
         };
-        if next.is_none() {
-            tokio::time::sleep(REST).await;
+        if let Err(e) = swept {
+            tracing::error!("cannot collect garbage: {e}");
+            rests = RESTS;
         }
-        from = next.unwrap_or(0);
+        worker.turn.wake();
     }
 }
 

@@ -12,6 +12,7 @@ pub mod ruby_time;
 pub mod simulate;
 pub mod stat;
 pub mod sum;
+pub mod top;
 pub mod watch;
 
 use clap::Parser;

@@ -72,6 +72,7 @@ pub fn program(name: &str) -> PathBuf {
         "kumoctl" => env!("CARGO_BIN_EXE_kumoctl"),
         "kumostat" => env!("CARGO_BIN_EXE_kumostat"),
         "kumosum" => env!("CARGO_BIN_EXE_kumosum"),
+        "kumotop" => env!("CARGO_BIN_EXE_kumotop"),
         "kumohash" => env!("CARGO_BIN_EXE_kumohash"),
         "kumolog" => env!("CARGO_BIN_EXE_kumolog"),
         other => panic!("no program of this package: {other}"),

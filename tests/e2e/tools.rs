@@ -103,6 +103,30 @@ fn kumosum_counts_what_clients_do() {
 }
 
 #[test]
+fn kumotop_prints_a_table_for_scripts_and_wants_a_terminal_for_its_screen() {
+    let _turn = Turn::shared();
+    let mut cluster = Cluster::start(1, 3);
+    let mut client = cluster.client();
+    (0..20).for_each(|i| client.set(&format!("k{i}"), b"v").expect("it is stored"));
+    let manager = manager_of(&cluster);
+    let table = printed("kumotop", &["-m", &manager, "--once", "-i", "0.1"], cluster.dir());
+    let last: Vec<&str> = table.lines().last().expect("a sum").split_whitespace().collect();
+    assert_eq!((last[0], last[3], last[9]), ("3", "20", "60"), "{table}");
+    assert_eq!(table.lines().filter(|line| line.ends_with("ready")).count(), 3, "{table}");
+    let one = cluster.server_address(1).to_string();
+    let rows = printed("kumotop", &[&one, "--json", "-i", "0.1"], cluster.dir());
+    assert!(rows.starts_with("[{") && rows.contains(&one), "{rows}");
+    let said = run("kumotop", &["-m", &manager], cluster.dir());
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("--once"), "{}", said.stderr);
+    cluster.kill_server(2);
+    cluster.until("two are left", |s| s.active() == 2);
+    let table = printed("kumotop", &["-m", &manager, "--once", "-i", "0.1"], cluster.dir());
+    assert!(table.lines().any(|line| line.ends_with("fault")), "{table}");
+    cluster.assert_sound();
+}
+
+#[test]
 fn kumohash_says_where_keys_are() {
     let _turn = Turn::shared();
     let mut cluster = Cluster::start(1, 4);

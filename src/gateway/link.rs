@@ -136,9 +136,7 @@ impl Links {
         }
         for (server, entry) in view.epoch.servers.iter().enumerate() {
             let dialect = view.dialect(server as u16);
-            let is_active = [&view.epoch.whs, &view.epoch.rhs]
-                .into_iter()
-                .any(|space| space.find(entry.address).is_some_and(|node| node.active));
+            let is_active = [&view.epoch.whs, &view.epoch.rhs].into_iter().any(|space| space.is_active(entry.address));
             self.servers.push((self.of_workers.len() as u32, entry.workers));
             for server_worker in 0..entry.workers {
                 let same = |link: &Link| {

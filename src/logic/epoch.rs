@@ -129,9 +129,8 @@ impl Epoch {
         if self.servers.iter().any(|s| s.workers == 0) {
             return Err(EpochError::Inconsistent("a server without workers"));
         }
-        let active = |space: &HashSpace, s: &ServerEntry| space.find(s.address).is_some_and(|n| n.active);
-        let both = |s: &ServerEntry| active(&self.whs, s) || active(&self.rhs, s);
-        if self.servers.iter().any(|s| s.removed.is_some() && both(s)) {
+        let active = |s: &ServerEntry| self.whs.is_active(s.address) || self.rhs.is_active(s.address);
+        if self.servers.iter().any(|s| s.removed.is_some() && active(s)) {
             return Err(EpochError::Inconsistent("a removed server is active"));
         }
         if self.flushed > self.number {

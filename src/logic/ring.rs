@@ -66,6 +66,11 @@ impl HashSpace {
         self.nodes == other.nodes
     }
 
+    /// Whether the node at `address` is there and not taken for dead.
+    pub fn is_active(&self, address: Address) -> bool {
+        self.find(address).is_some_and(|n| n.active)
+    }
+
     /// The node at `address`.
     pub fn find(&self, address: Address) -> Option<&Node> {
         self.nodes.iter().find(|n| n.address == address)

@@ -47,7 +47,7 @@ impl Draft {
         if !is_active(&self.epoch, address) {
             return;
         }
-        let was_full = self.epoch.rhs.find(address).is_some_and(|n| n.active);
+        let was_full = self.epoch.rhs.is_active(address);
         set_active(&mut self.epoch.whs, address, false, self.time);
         set_active(&mut self.epoch.rhs, address, false, self.time);
         let number = self.epoch.number;
@@ -159,7 +159,7 @@ impl Draft {
         let number = self.epoch.number;
         let (whs, rhs) = (&self.epoch.whs, &self.epoch.rhs);
         for entry in &mut self.epoch.servers {
-            let active = [whs, rhs].iter().any(|s| s.find(entry.address).is_some_and(|n| n.active));
+            let active = [whs, rhs].iter().any(|s| s.is_active(entry.address));
             entry.removed = if active { None } else { entry.removed.or(Some(number)) };
         }
     }
@@ -185,12 +185,12 @@ fn set_active(space: &mut HashSpace, address: Address, active: bool, time: Clock
 
 /// Whether a server is active in either space.
 pub fn is_active(epoch: &Epoch, address: Address) -> bool {
-    [&epoch.whs, &epoch.rhs].iter().any(|s| s.find(address).is_some_and(|n| n.active))
+    epoch.whs.is_active(address) || epoch.rhs.is_active(address)
 }
 
 /// Whether a server is active in the read space.
 pub fn is_full(epoch: &Epoch, address: Address) -> bool {
-    epoch.rhs.find(address).is_some_and(|n| n.active)
+    epoch.rhs.is_active(address)
 }
 
 #[cfg(test)]

@@ -10,19 +10,13 @@
 //!
 //! Memory: a hash for each record confirmed, some 16 bytes, until the server is full.
 
+use super::copy::drop_in_slices;
 use super::shared::View;
 use super::worker::{State, Worker};
-use crate::logic::record::{Stamp, dbkey_hash};
 use crate::store::{Record, Shard, StoreError};
 use std::collections::HashSet;
 use std::rc::Rc;
-use std::time::Duration;
 use tokio::sync::oneshot;
-
-/// Records looked at between two looks at everything else.
-const SLICE: usize = 256;
-/// The pause after the store failed, before it is tried again.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// What a worker that is being filled knows.
 pub struct Fill {
@@ -76,54 +70,15 @@ impl View {
     /// Whether this server is being filled: active in the write space alone.
     pub fn is_filling(&self) -> bool {
         let Some(me) = self.me.and_then(|me| self.epoch.servers.get(usize::from(me))) else { return false };
-        let active = |space: &crate::logic::ring::HashSpace| space.find(me.address).is_some_and(|n| n.active);
-        active(&self.epoch.whs) && !active(&self.epoch.rhs)
+        self.epoch.whs.is_active(me.address) && !self.epoch.rhs.is_active(me.address)
     }
 }
 
 /// Starts to drop what no full server has sent, all of them having sent everything. `done` is told at the end.
 pub(super) fn start_drop(worker: Rc<Worker>, done: oneshot::Sender<()>) {
-    tokio::task::spawn_local(async move {
-        let (mut from, mut dropped) = (Some(0), 0);
-        while let Some(position) = from {
-            match worker.drop_unconfirmed(position) {
-                Ok((count, next)) => (dropped, from) = (dropped + count, next),
-                Err(e) => {
-                    tracing::error!("cannot drop what the others do not have: {e}");
-                    tokio::time::sleep(RETRY).await;
-                }
-            }
-            tokio::task::yield_now().await;
-        }
-        if dropped > 0 {
-            tracing::info!("dropped {dropped} old records that the others do not have");
-        }
-        // Whoever asked may have gone on to another epoch.
-        let _ = done.send(());
+    drop_in_slices(worker, "old records that the others do not have", done, |state, hash, record| {
+        state.fill.as_ref().is_some_and(|fill| fill.doubts(hash, record.epoch))
     });
-}
-
-impl Worker {
-    fn drop_unconfirmed(&self, from: u64) -> Result<(u64, Option<u64>), StoreError> {
-        let state = self.state.borrow();
-        let Some(fill) = &state.fill else { return Ok((0, None)) };
-        let mut shard = self.shard().lock().expect("no holder of a shard panics");
-        let mut gone: Vec<(Vec<u8>, Stamp)> = Vec::new();
-        let next = shard.scan(from, SLICE, &mut |dbkey, record| {
-            // What is damaged is mended from the others, or found out not to be there, when it is asked for.
-            let (Ok(record), Some(hash)) = (record, dbkey_hash(dbkey)) else { return };
-            if fill.doubts(hash, record.epoch) {
-                gone.push((dbkey.to_vec(), record.stamp()));
-            }
-        })?;
-        for (dbkey, stamp) in &gone {
-            shard.forget(dbkey, *stamp)?;
-        }
-        if !gone.is_empty() {
-            self.turn.wake();
-        }
-        Ok((gone.len() as u64, next))
-    }
 }
 
 #[cfg(test)]

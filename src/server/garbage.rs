@@ -12,7 +12,7 @@ use crate::logic::epoch::Phase;
 use crate::logic::expiry;
 use crate::logic::record::{self, Stamp, dbkey_hash};
 use crate::store::{Shard, StoreError};
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -103,10 +103,17 @@ fn collect_due(state: &mut State, shard: &mut dyn Shard) -> Result<(), StoreErro
     if !is_settled(state) {
         return Ok(());
     }
+    let due = std::iter::from_fn(|| state.marks.take_due(state.now_secs)).take(SLICE).collect();
+    forget_stable(state, shard, due)
+}
+
+/// Forgets those marks that every member is known to have. Others are left to the sweep.
+fn forget_stable(state: &State, shard: &mut dyn Shard, marks: Vec<(Stamp, Box<[u8]>)>) -> Result<(), StoreError> {
+    if marks.is_empty() {
+        return Ok(());
+    }
     let unstable = state.unstable_hashes();
-    for _ in 0..SLICE {
-        let Some((stamp, dbkey)) = state.marks.take_due(state.now_secs) else { break };
-        // A mark that is still on its way is left to the sweep.
+    for (stamp, dbkey) in marks {
         if hash_of(&dbkey).is_ok_and(|hash| state.pending.blocking(hash).is_none() && !unstable.contains(&hash)) {
             shard.forget(&dbkey, stamp)?;
         }
@@ -132,17 +139,11 @@ fn sweep_slice(
                     expired.push((dbkey.to_vec(), version));
                 }
             }
-            Some(_) if settled && age >= state.marks.max_secs => old.push((dbkey.to_vec(), record.stamp())),
+            Some(_) if settled && age >= state.marks.max_secs => old.push((record.stamp(), dbkey.into())),
             Some(_) | None => {}
         }
     })?;
-    let unstable = if old.is_empty() { HashSet::new() } else { state.unstable_hashes() };
-    for (dbkey, stamp) in old {
-        let stable = |hash| state.pending.blocking(hash).is_none() && !unstable.contains(&hash);
-        if dbkey_hash(&dbkey).is_some_and(stable) {
-            shard.forget(&dbkey, stamp)?;
-        }
-    }
+    forget_stable(state, shard, old)?;
     for (dbkey, version) in expired {
         let Some(hash) = dbkey_hash(&dbkey) else { continue };
         // The coordinator alone changes a key, also this way.

@@ -71,8 +71,8 @@ fn overlap(i: u16, n: u16, j: u16, m: u16) -> bool {
 }
 
 fn is_active(view: &View, server: &ServerEntry) -> bool {
-    let in_space = |space: &crate::logic::ring::HashSpace| space.find(server.address).is_some_and(|n| n.active);
-    server.removed.is_none() && (in_space(&view.epoch.whs) || in_space(&view.epoch.rhs))
+    let address = server.address;
+    server.removed.is_none() && (view.epoch.whs.is_active(address) || view.epoch.rhs.is_active(address))
 }
 
 fn life(view: &View, server: u16) -> Option<(Address, u64)> {

@@ -41,12 +41,11 @@ impl State {
             self.log_lost(*address);
             let line = format!("server {address} does not hear {}: it is parted with", others.join(", "));
             self.log(Level::Warn, line);
+            self.kept_out.retain(|_, until| now.since_start < *until);
             self.kept_out.insert(*address, now.since_start + KEPT_OUT);
             draft.remove(*address);
         }
         self.decide(now, draft);
-        let epoch = self.epoch.clone();
-        self.broken.retain(now.since_start, |a| change::is_active(&epoch, a));
     }
 
     /// Of a cover, what may go without leaving a range to nobody; for those that may not, their neighbours.

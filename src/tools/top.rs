@@ -1,31 +1,25 @@
 //! kumotop: a screen that shows what each server does, for an operator who leaves it open.
 //!
-//! Each server is asked by a task of its own, so that one that hangs slows no other row. Speaks version 0. What is shown
-//! and how is pure: [`mod@table`]. Keys: `q` leaves, `s` and `S` choose the column to sort by, `r` turns the order,
+//! Each server is asked by a task of its own ([`super::watch`]), so that one that hangs slows no other row. Speaks version
+//! 0. What is shown and how is pure: [`mod@table`]. Keys: `q` leaves, `s` and `S` choose the column to sort by, `r` turns the order,
 //! `p` pauses. Source: `doc/guide.md`, "kumotop".
 
 pub mod table;
 
-use super::ask::{self, AskError, MANAGER_PORT, Node, Role, SERVER_PORT};
+use super::ask::{self, SERVER_PORT};
 use super::sum::interval;
-use super::{Trouble, print, stat};
-use crate::logic::address::Address;
-use crate::proto::rpc::v0::status;
+use super::watch::{Members, Watched};
+use super::{Trouble, print};
 use clap::Parser;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::rc::Rc;
 use std::time::Duration;
-use table::{Sample, Table};
-use tokio::task::AbortHandle;
+use table::Table;
 use tokio::time::{self, Instant};
 
-/// How often keys are looked for.
+/// How often keys are looked for, and what servers told.
 const KEYS: Duration = Duration::from_millis(50);
-/// How often the manager is asked who is there.
-const MEMBERS: Duration = Duration::from_secs(1);
 /// How long `--once` waits for servers that do not answer.
 const ONCE: Duration = Duration::from_secs(2);
 
@@ -56,51 +50,53 @@ pub struct Options {
 /// When the manager does not answer at the start, or there is no terminal.
 pub fn run(options: &Options) -> Result<(), Trouble> {
     ask::block_on(async {
-        let watched = Watched::start(options).await?;
+        let shown = Shown::of(options).await?;
         if options.once || options.json {
-            return once(options, &watched).await;
+            return once(options, &shown).await;
         }
         if !std::io::stdout().is_terminal() {
             return Err(Trouble::Failed("standard output is no terminal: say --once for one table".to_owned()));
         }
         let mut terminal = ratatui::try_init()?;
-        let shown = screen(&mut terminal, &watched).await;
+        let left = screen(&mut terminal, &shown).await;
         ratatui::restore();
-        shown
+        left
     })?
 }
 
 /// Two looks at everybody, so that there are rates; servers that do not answer are waited for a little.
-async fn once(options: &Options, watched: &Watched) -> Result<(), Trouble> {
+async fn once(options: &Options, shown: &Shown) -> Result<(), Trouble> {
+    let mut table = Table::default();
     let began = Instant::now();
     let rounds = options.interval * 2 + Duration::from_millis(100);
-    while !(began.elapsed() >= rounds && watched.table.borrow().all_answered()) && began.elapsed() < rounds + ONCE {
+    shown.enter(&mut table);
+    while !(began.elapsed() >= rounds && table.all_answered()) && began.elapsed() < rounds + ONCE {
         time::sleep(KEYS).await;
+        shown.enter(&mut table);
     }
-    let table = watched.table.borrow();
     print(&if options.json { table.json() } else { table.text() });
     Trouble::of_all(table.silent().map(|address| format!("{address} does not answer")))
 }
 
-async fn screen(terminal: &mut ratatui::DefaultTerminal, watched: &Watched) -> Result<(), Trouble> {
+async fn screen(terminal: &mut ratatui::DefaultTerminal, shown: &Shown) -> Result<(), Trouble> {
+    let mut table = Table::default();
     let mut ticks = time::interval(KEYS);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    let mut drawn = 0;
+    let mut drawn = None;
     loop {
         ticks.tick().await;
-        let mut changed = false;
         while event::poll(Duration::ZERO)? {
-            changed = true;
+            // Also a terminal of another size is drawn anew.
+            drawn = None;
             if let Event::Key(key) = event::read()?
                 && key.kind != KeyEventKind::Release
-                && !pressed(key, &mut watched.table.borrow_mut())
+                && !pressed(key, &mut table)
             {
                 return Ok(());
             }
         }
-        let table = watched.table.borrow();
-        if changed || table.version() != drawn {
-            drawn = table.version();
+        shown.enter(&mut table);
+        if drawn.replace(table.version()) != Some(table.version()) {
             terminal.draw(|frame| table.render(frame))?;
         }
     }
@@ -120,91 +116,40 @@ fn pressed(key: KeyEvent, table: &mut Table) -> bool {
     true
 }
 
-/// The table, and the tasks that fill it.
-struct Watched {
-    table: Rc<RefCell<Table>>,
+/// The servers to show.
+enum Shown {
+    /// Those that a manager knows.
+    Members(Rc<Members>),
+    /// Those that were named.
+    Named(Vec<Rc<Watched>>),
 }
 
-impl Watched {
-    async fn start(options: &Options) -> Result<Watched, Trouble> {
-        let table = Rc::new(RefCell::new(Table::default()));
-        match &options.manager {
-            Some(manager) => {
-                let manager = ask::address(manager, MANAGER_PORT)?;
-                let space = ask::hash_space(manager).await?;
-                tokio::task::spawn_local(follow(manager, space, table.clone(), options.interval));
-            }
-            None => {
-                for server in &options.servers {
-                    let address = ask::address(server, SERVER_PORT)?;
-                    table.borrow_mut().expect(address, false);
-                    tokio::task::spawn_local(watch(address, table.clone(), options.interval));
-                }
-            }
+impl Shown {
+    async fn of(options: &Options) -> Result<Shown, Trouble> {
+        if let Some(manager) = &options.manager {
+            return Members::of(manager, options.interval).await.map(Shown::Members);
         }
-        // The tasks that were just started enter who is there.
-        tokio::task::yield_now().await;
-        Ok(Watched { table })
+        let start = |server: &String| Ok(Watched::start(ask::address(server, SERVER_PORT)?, options.interval));
+        options.servers.iter().map(start).collect::<Result<_, Trouble>>().map(Shown::Named)
     }
-}
 
-/// Has the servers watched that the manager knows, as they come and go. While it does not answer, nothing changes.
-async fn follow(
-    manager: Address,
-    mut space: crate::logic::ring::HashSpace,
-    table: Rc<RefCell<Table>>,
-    interval: Duration,
-) {
-    let mut tasks: BTreeMap<Address, AbortHandle> = BTreeMap::new();
-    loop {
-        for node in &space.nodes {
-            table.borrow_mut().expect(node.address, !node.active);
-            tasks.entry(node.address).or_insert_with(|| {
-                tokio::task::spawn_local(watch(node.address, table.clone(), interval)).abort_handle()
-            });
-        }
-        tasks.retain(|address, task| {
-            let stays = space.find(*address).is_some();
-            if !stays {
-                task.abort();
-                table.borrow_mut().remove(*address);
-            }
-            stays
-        });
-        time::sleep(MEMBERS).await;
-        if let Ok(newer) = ask::hash_space(manager).await {
-            space = newer;
-        }
-    }
-}
-
-/// Asks a server again and again.
-async fn watch(address: Address, table: Rc<RefCell<Table>>, interval: Duration) {
-    loop {
-        if let Err(e) = look(address, &table, interval).await {
-            table.borrow_mut().failed(address, &e.to_string());
-        }
-        time::sleep(interval).await;
-    }
-}
-
-async fn look(address: Address, table: &RefCell<Table>, interval: Duration) -> Result<(), AskError> {
-    let node = Node::connect(address, Role::Server).await?;
-    let mut ticks = time::interval(interval);
-    ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let number = async |what| node.status(what, |r| r.u64()).await;
-        let sample = Sample {
-            at: std::time::Instant::now(),
-            gets: number(status::CMD_GET).await?,
-            sets: number(status::CMD_SET).await?,
-            deletes: number(status::CMD_DELETE).await?,
-            items: number(status::ITEMS).await?,
-            clock_time: number(status::CLOCK_TIME).await?,
-            state: stat::replace_state(number(status::REPLACE).await?),
+    /// Enters what was told since the last time.
+    fn enter(&self, table: &mut Table) {
+        let (servers, faults) = match self {
+            Shown::Members(members) => (members.all(), members.faults()),
+            Shown::Named(servers) => (servers.clone(), Vec::new()),
         };
-        table.borrow_mut().add(address, sample);
+        table.keep(|address| servers.iter().any(|s| s.address == address) || faults.contains(&address));
+        faults.into_iter().for_each(|address| table.expect(address, true));
+        for server in servers {
+            table.expect(server.address, false);
+            if let Some(sample) = server.sample() {
+                table.add(server.address, sample);
+            }
+            if let Some(why) = server.trouble() {
+                table.failed(server.address, &why);
+            }
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Servers that are asked again and again, each by a task of its own, so that one that hangs delays no other.
 //!
 //! Invariant: what a [`Watched`] last told stays until it tells something newer; who shows it looks at its age. Used by
-//! [`super::sum`].
+//! [`super::sum`] and [`super::top`].
 
 use super::Trouble;
 use super::ask::{self, AskError, MANAGER_PORT, Node, PATIENCE, Role};
 use crate::logic::address::Address;
+use crate::logic::ring::HashSpace;
 use crate::proto::rpc::v0::status;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -27,6 +28,12 @@ pub struct Sample {
     pub sets: u64,
     /// Deletes since its start.
     pub deletes: u64,
+    /// Records held.
+    pub items: u64,
+    /// Its ClockTime.
+    pub clock_time: u64,
+    /// How far it is with a replace: GetStatus's flags.
+    pub replace: u64,
 }
 
 impl Sample {
@@ -101,15 +108,23 @@ async fn ask_all(address: Address, node: &mut Option<Node>) -> Result<Sample, As
         _ => node.insert(Node::connect(address, Role::Server).await?),
     };
     let number = |what| node.status(what, |r| r.u64());
-    let (gets, sets, deletes) =
-        tokio::try_join!(number(status::CMD_GET), number(status::CMD_SET), number(status::CMD_DELETE))?;
-    Ok(Sample { at: Instant::now(), gets, sets, deletes })
+    let (gets, sets, deletes, items, clock_time, replace) = tokio::try_join!(
+        number(status::CMD_GET),
+        number(status::CMD_SET),
+        number(status::CMD_DELETE),
+        number(status::ITEMS),
+        number(status::CLOCK_TIME),
+        number(status::REPLACE),
+    )?;
+    Ok(Sample { at: Instant::now(), gets, sets, deletes, items, clock_time, replace })
 }
 
 /// The servers to watch, as the manager tells them from time to time. Those that go are forgotten.
 #[derive(Debug)]
 pub struct Members {
     servers: RefCell<BTreeMap<Address, Rc<Watched>>>,
+    /// Those that the manager takes for dead, which are not asked.
+    faults: RefCell<Vec<Address>>,
     every: Duration,
 }
 
@@ -120,21 +135,27 @@ impl Members {
     /// When the manager's name is wrong, or it does not answer the first time.
     pub async fn of(manager: &str, every: Duration) -> Result<Rc<Members>, Trouble> {
         let manager = ask::address(manager, MANAGER_PORT)?;
-        let members = Rc::new(Members { servers: RefCell::default(), every });
-        members.are(&ask::active_servers(manager).await?);
+        let members = Rc::new(Members { servers: RefCell::default(), faults: RefCell::default(), every });
+        members.are(&ask::hash_space(manager).await?);
         tokio::task::spawn_local(follow(Rc::downgrade(&members), manager));
         Ok(members)
     }
 
-    fn are(&self, active: &[Address]) {
+    fn are(&self, space: &HashSpace) {
         let mut servers = self.servers.borrow_mut();
-        servers.retain(|address, _| active.contains(address));
-        for address in active {
-            servers.entry(*address).or_insert_with(|| Watched::start(*address, self.every));
+        servers.retain(|address, _| space.is_active(*address));
+        for node in space.nodes.iter().filter(|n| n.active) {
+            servers.entry(node.address).or_insert_with(|| Watched::start(node.address, self.every));
         }
+        *self.faults.borrow_mut() = space.nodes.iter().filter(|n| !n.active).map(|n| n.address).collect();
     }
 
-    /// All of them, by address.
+    /// Those that are taken for dead.
+    pub fn faults(&self) -> Vec<Address> {
+        self.faults.borrow().clone()
+    }
+
+    /// All active ones, by address.
     pub fn all(&self) -> Vec<Rc<Watched>> {
         self.servers.borrow().values().cloned().collect()
     }
@@ -143,10 +164,10 @@ impl Members {
 async fn follow(members: Weak<Members>, manager: Address) {
     loop {
         time::sleep(MEMBERS_EVERY).await;
-        let active = ask::active_servers(manager).await;
+        let space = ask::hash_space(manager).await;
         let Some(members) = members.upgrade() else { return };
-        if let Ok(active) = active {
-            members.are(&active);
+        if let Ok(space) = space {
+            members.are(&space);
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
+use crate::tools::stat::replace_state;
+use crate::tools::watch::Sample;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -9,7 +11,6 @@ use ratatui::text::Line;
 use ratatui::widgets::{Cell, Paragraph, Row as TableRow, Sparkline, Table as Grid};
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
 
 /// Samples of the whole cluster that are kept for the sparkline: as many as the widest terminals have columns.
 const HISTORY: usize = 512;
@@ -24,25 +25,6 @@ const HEADINGS: [&str; 12] =
     ["address", "#Get", "#Set", "#Del", "Get/s", "Set/s", "Del/s", "QPS", "items", "time", "clock", "status"];
 /// The columns that are left out first on a narrow terminal, by their places in [`HEADINGS`].
 const DISPENSABLE: [usize; 6] = [9, 10, 6, 3, 1, 2];
-
-/// What a server told at a moment.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Sample {
-    /// When.
-    pub at: Instant,
-    /// Gets executed since its start.
-    pub gets: u64,
-    /// Sets.
-    pub sets: u64,
-    /// Deletes.
-    pub deletes: u64,
-    /// Records held.
-    pub items: u64,
-    /// Its ClockTime.
-    pub clock_time: u64,
-    /// How far it is with a replace.
-    pub state: &'static str,
-}
 
 /// A server.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -61,7 +43,7 @@ impl Row {
         match (&self.newest, &self.trouble) {
             _ if self.fault => "fault",
             (_, Some(_)) => "silent",
-            (Some(sample), None) => sample.state,
+            (Some(sample), None) => replace_state(sample.replace),
             (None, None) => "...",
         }
     }
@@ -97,21 +79,34 @@ impl Table {
         self.version
     }
 
-    /// A server is to be shown; `fault`: it is taken for dead.
+    /// A server is to be shown; `fault`: it is taken for dead, and works no more.
     pub fn expect(&mut self, address: Address, fault: bool) {
-        self.rows.entry(address).or_default().fault = fault;
+        let known = self.rows.contains_key(&address);
+        let row = self.rows.entry(address).or_default();
+        if std::mem::replace(&mut row.fault, fault) == fault && known {
+            return;
+        }
+        if fault {
+            row.rates = [0.0; 3];
+        }
         self.changed();
     }
 
-    /// A server is not to be shown any more.
-    pub fn remove(&mut self, address: Address) {
-        self.rows.remove(&address);
-        self.changed();
+    /// Servers that are not `wanted` are not shown any more.
+    pub fn keep(&mut self, wanted: impl Fn(Address) -> bool) {
+        let before = self.rows.len();
+        self.rows.retain(|address, _| wanted(*address));
+        if self.rows.len() < before {
+            self.changed();
+        }
     }
 
-    /// A server answered.
+    /// A server answered; what it told already is no news.
     pub fn add(&mut self, address: Address, sample: Sample) {
         let row = self.rows.entry(address).or_default();
+        if row.newest.is_some_and(|newest| newest.at == sample.at) {
+            return;
+        }
         row.trouble = None;
         if let Some(before) = row.newest {
             let secs = sample.at.saturating_duration_since(before.at).as_secs_f64();
@@ -133,6 +128,9 @@ impl Table {
     /// A server does not answer: its rates are none, its totals stay.
     pub fn failed(&mut self, address: Address, why: &str) {
         let row = self.rows.entry(address).or_default();
+        if row.trouble.as_deref() == Some(why) {
+            return;
+        }
         row.trouble = Some(why.to_owned());
         row.rates = [0.0; 3];
         self.changed();
@@ -309,14 +307,14 @@ mod tests {
     use super::*;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     fn server(n: u8) -> Address {
         Address::new(([10, 0, 0, n], 19800).into())
     }
 
     fn sample(at: Instant, gets: u64) -> Sample {
-        Sample { at, gets, sets: 10, deletes: 1, items: 9, clock_time: (1_700_000_000 << 32) | 77, state: "ready" }
+        Sample { at, gets, sets: 10, deletes: 1, items: 9, clock_time: (1_700_000_000 << 32) | 77, replace: 0 }
     }
 
     fn two() -> Table {
@@ -357,7 +355,7 @@ mod tests {
         assert!(text.lines().nth(3).unwrap().ends_with("fault"), "{text}");
         assert_eq!(table.silent().collect::<Vec<_>>(), [server(1)]);
         assert!(table.all_answered());
-        table.remove(server(1));
+        table.keep(|address| address != server(1));
         assert_eq!(table.silent().count(), 0);
     }
 

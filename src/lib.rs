@@ -9,7 +9,7 @@
 //! 5. [`manager`], [`server`], [`gateway`]: the three roles. None imports another.
 //! 6. [`allinone`]: all of them in one process. [`daemon`]: options, logs, signals. [`tools`]: the command line tools.
 //!
-//! [`check`] judges recorded histories of clients; tests and the simulation use it.
+//! [`check`] judges recorded histories of clients.
 //!
 //! `doc/architecture.md` follows a Set through these files.
 

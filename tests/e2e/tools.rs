@@ -5,15 +5,15 @@ use crate::common::cluster::{Cluster, MANAGER_PORT, show};
 use crate::common::net::{Hosts, free_address};
 use crate::common::process::{Process, run};
 use crate::common::{Turn, eventually, program, temp_dir};
+use crate::version0::serve;
 use kumofs::logic::address::Address;
 use kumofs::logic::clock::ClockTime;
 use kumofs::logic::ring::{HashSpace, Node};
 use kumofs::proto::rpc::error;
-use kumofs::proto::rpc::frame::{self, Frame, Scanner};
+use kumofs::proto::rpc::frame::{self, Frame};
 use kumofs::proto::rpc::msgpack::{Reader, write_array, write_raw, write_uint};
 use kumofs::proto::rpc::v0::{self, method};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -238,25 +238,9 @@ fn old_node(address: SocketAddr, space: HashSpace) {
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let space = space.clone();
-            std::thread::spawn(move || serve_old(stream, &space));
+            std::thread::spawn(move || serve(stream, |message, out| answer_old(message, &space, out)));
         }
     });
-}
-
-fn serve_old(mut stream: TcpStream, space: &HashSpace) {
-    let mut bytes = Vec::new();
-    let mut chunk = [0; 4096];
-    while let Ok(n @ 1..) = stream.read(&mut chunk) {
-        bytes.extend_from_slice(&chunk[..n]);
-        while let Ok(Some(len)) = Scanner::default().advance(&bytes) {
-            let message: Vec<u8> = bytes.drain(..len).collect();
-            let mut out = Vec::new();
-            let goes_on = answer_old(&message, space, &mut out);
-            if stream.write_all(&out).is_err() || !goes_on {
-                return;
-            }
-        }
-    }
 }
 
 /// False: it hangs up, as kumofs 0.4 does after an unknown method.

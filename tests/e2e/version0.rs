@@ -16,8 +16,8 @@ use kumofs::proto::rpc::v0::{self, method};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-/// Serves one connection as a kumofs 0.4 manager that knows this hash space.
-fn serve(mut stream: TcpStream, own: SocketAddr, space: &HashSpace) {
+/// Serves one connection: `answer` appends what is answered to a message; false: it hangs up then.
+pub fn serve(mut stream: TcpStream, answer: impl Fn(&[u8], &mut Vec<u8>) -> bool) {
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     while let Ok(n @ 1..) = stream.read(&mut chunk) {
@@ -25,7 +25,7 @@ fn serve(mut stream: TcpStream, own: SocketAddr, space: &HashSpace) {
         while let Ok(Some(len)) = Scanner::default().advance(&bytes) {
             let message: Vec<u8> = bytes.drain(..len).collect();
             let mut out = Vec::new();
-            let goes_on = answer(&message, own, space, &mut out);
+            let goes_on = answer(&message, &mut out);
             if stream.write_all(&out).is_err() || !goes_on {
                 return;
             }
@@ -90,7 +90,7 @@ fn our_servers_and_gateway_under_a_kumofs_0_4_manager() {
     std::thread::spawn(move || {
         for stream in manager.incoming().flatten() {
             let space = space.clone();
-            std::thread::spawn(move || serve(stream, own, &space));
+            std::thread::spawn(move || serve(stream, |message, out| answer(message, own, &space, out)));
         }
     });
     let mut processes = Vec::new();

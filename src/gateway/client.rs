@@ -11,6 +11,7 @@ use super::outcome::Answer;
 use super::stats::Figure;
 use super::worker::{State, Worker};
 use crate::net::conn::{Conn, Ended, Received, Then, read_until_ended};
+use crate::net::sock::{Parcel, TcpStream, unpack};
 use crate::proto::memcache::{Reply, Request, text};
 use std::rc::Rc;
 use tokio::sync::oneshot;
@@ -442,8 +443,8 @@ impl State {
 }
 
 /// Serves a client that connected.
-pub fn start(worker: &Rc<Worker>, stream: std::net::TcpStream) {
-    match tokio::net::TcpStream::from_std(stream) {
+pub fn start(worker: &Rc<Worker>, parcel: Parcel) {
+    match unpack(parcel) {
         Ok(stream) => {
             tokio::task::spawn_local(serve(worker.clone(), stream));
         }
@@ -451,7 +452,7 @@ pub fn start(worker: &Rc<Worker>, stream: std::net::TcpStream) {
     }
 }
 
-async fn serve(worker: Rc<Worker>, stream: tokio::net::TcpStream) {
+async fn serve(worker: Rc<Worker>, stream: TcpStream) {
     let (conn, mut read) = Conn::new(stream, &worker.turn);
     let home = {
         let mut state = worker.state.borrow_mut();

@@ -16,11 +16,11 @@ use super::worker::{State, Worker};
 use crate::logic::address::Address;
 use crate::logic::record::worker_of;
 use crate::net::conn::{Conn, Ended, Received, Then, read_loop};
+use crate::net::sock::TcpStream;
 use crate::proto::rpc::frame::{self, Frame, Scanner};
 use crate::proto::rpc::msgpack::Reader;
 use crate::proto::rpc::v1::{Connect, Peer};
 use std::rc::Rc;
-use tokio::net::TcpStream;
 
 /// A server that is silent for so long, in milliseconds, while answers are awaited is asked for a sign of life.
 pub const PING_MS: u64 = 500;

@@ -13,6 +13,7 @@ use super::worker::{FlushError, Request, Shared};
 use crate::logic::address::Address;
 use crate::logic::epoch::Epoch;
 use crate::net::rpc::{CallError, Event, Handler, Incoming, Limits, RpcConn};
+use crate::net::time::Instant;
 use crate::proto::rpc::error;
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_uint};
 use crate::proto::rpc::v0::{self, read_seed};
@@ -20,7 +21,7 @@ use crate::proto::rpc::v1::{Connect, Connected, Peer, method};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 /// How long a manager has to answer.
@@ -174,6 +175,7 @@ impl Managers {
             }
             tokio::time::sleep(ASK_PAUSE).await;
             tokio::select! {
+                biased;
                 () = manager.renew.notified() => {}
                 () = tokio::time::sleep(ASK_INTERVAL) => {}
                 why = conn.closed() => return Ended::Lost(why.to_string()),

@@ -7,15 +7,17 @@ use super::view::View;
 use super::worker::{self, Mail, Shared};
 use crate::daemon::binlog::BinaryLog;
 use crate::logic::address::Address;
+use crate::net::chance::random_u64;
 use crate::net::cores::Cores;
 use crate::net::listen;
+use crate::net::sock::{TcpListener, pack};
+use crate::net::time::Instant;
 use crate::proto::memcache::Limits;
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long stopping waits for what is under way.
@@ -81,7 +83,7 @@ pub async fn run(
     cores: Arc<Cores>,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let incarnation = getrandom::u64().map_err(io::Error::other)?;
+    let incarnation = random_u64()?;
     let (requests, for_managers) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         config,
@@ -130,7 +132,7 @@ pub async fn run(
 async fn accept(listener: TcpListener, workers: Rc<Vec<mpsc::UnboundedSender<Mail>>>, turn: Rc<Cell<usize>>) {
     loop {
         let (stream, _) = listen::accept(&listener).await;
-        match stream.into_std() {
+        match pack(stream) {
             Ok(stream) => {
                 let worker = turn.replace(turn.get().wrapping_add(1)) % workers.len();
                 // A worker that is gone has stopped, and the gateway with it.

@@ -13,14 +13,15 @@ use super::run::Config;
 use super::stats::{Baseline, Counters, Figure};
 use super::view::View;
 use crate::net::conn::Scratch;
+use crate::net::sock::Parcel;
+use crate::net::time::Instant;
 use crate::net::turn::Turn;
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::net::TcpStream;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// How often links and operations that take long are looked at, in milliseconds.
@@ -29,7 +30,7 @@ const CHECK_MS: u64 = 250;
 /// What the rest of the process tells a worker.
 pub enum Mail {
     /// A client connected.
-    Client(TcpStream),
+    Client(Parcel),
     /// Take no more commands, answer those under way, close, and say so.
     Drain(oneshot::Sender<()>),
 }
@@ -239,6 +240,7 @@ pub async fn run(number: u16, shared: Arc<Shared>, mut mail: mpsc::UnboundedRece
     let clock = tokio::task::spawn_local(keep_time(worker.clone()));
     loop {
         tokio::select! {
+            biased;
             message = mail.recv() => match message {
                 Some(Mail::Client(stream)) => client::start(&worker, stream),
                 Some(Mail::Drain(done)) => worker.state.borrow_mut().drain(done),

@@ -6,15 +6,17 @@
 
 use crate::logic::epoch::{Epoch, EpochError, MAX_ENCODED_LEN};
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_raw, write_uint};
+use crate::store::fs::{Disk, Lock, read_small, write_whole};
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"KUMOMGR\x01";
 
 /// Longest state file that is read.
-const MAX_LEN: u64 = MAX_ENCODED_LEN as u64 + 64;
+const MAX_LEN: usize = MAX_ENCODED_LEN + 64;
 
 /// Why the state file is of no use; one line for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -43,11 +45,17 @@ pub enum PersistError {
 }
 
 /// An open state file. The lock lasts as long as this.
-#[derive(Debug)]
 pub struct StateFile {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     disk_id: u64,
-    _lock: File,
+    _lock: Box<dyn Lock>,
+}
+
+impl fmt::Debug for StateFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StateFile({})", self.path.display())
+    }
 }
 
 impl StateFile {
@@ -56,20 +64,18 @@ impl StateFile {
     ///
     /// # Errors
     /// When it is locked, damaged, or the system refuses.
-    pub fn open(path: &Path, fresh_disk_id: u64) -> Result<(StateFile, Option<Epoch>), PersistError> {
+    pub fn open(
+        disk: &Arc<dyn Disk>,
+        path: &Path,
+        fresh_disk_id: u64,
+    ) -> Result<(StateFile, Option<Epoch>), PersistError> {
         let io = |verb| move |source| PersistError::Io { verb, path: path.to_owned(), source };
-        let lock_path = beside(path, ".lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(lock_path).map_err(io("lock"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(PersistError::Locked(path.to_owned())),
-            Err(TryLockError::Error(e)) => return Err(io("lock")(e)),
-        }
-        let mut file = StateFile { path: path.to_owned(), disk_id: fresh_disk_id, _lock: lock };
-        match std::fs::metadata(path) {
-            Ok(found) if found.len() > MAX_LEN => Err(file.damaged("it is too long")),
-            Ok(_) => {
-                let bytes = std::fs::read(path).map_err(io("read"))?;
+        let lock = disk.lock(&beside(path, ".lock")).map_err(io("lock"))?;
+        let lock = lock.ok_or_else(|| PersistError::Locked(path.to_owned()))?;
+        let mut file = StateFile { disk: disk.clone(), path: path.to_owned(), disk_id: fresh_disk_id, _lock: lock };
+        match read_small(disk.as_ref(), path, MAX_LEN + 1) {
+            Ok(bytes) if bytes.len() > MAX_LEN => Err(file.damaged("it is too long")),
+            Ok(bytes) => {
                 let (disk_id, epoch) = decode(&bytes).map_err(|why| file.damaged(&why))?;
                 file.disk_id = disk_id;
                 Ok((file, epoch))
@@ -96,16 +102,8 @@ impl StateFile {
     }
 
     fn write(&self, epoch: &[u8]) -> Result<(), PersistError> {
-        let beside = beside(&self.path, ".new");
-        let attempt = || -> io::Result<()> {
-            let mut file = File::create(&beside)?;
-            file.write_all(&encode(self.disk_id, epoch))?;
-            file.sync_all()?;
-            std::fs::rename(&beside, &self.path)?;
-            let directory = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            File::open(directory)?.sync_all()
-        };
-        attempt().map_err(|source| PersistError::Io { verb: "write", path: self.path.clone(), source })
+        let written = write_whole(self.disk.as_ref(), &self.path, &encode(self.disk_id, epoch));
+        written.map_err(|source| PersistError::Io { verb: "write", path: self.path.clone(), source })
     }
 
     fn damaged(&self, why: &str) -> PersistError {
@@ -150,6 +148,12 @@ fn decode(bytes: &[u8]) -> Result<(u64, Option<Epoch>), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::fs::RealDisk;
+
+    fn open(path: &Path, fresh_disk_id: u64) -> Result<(StateFile, Option<Epoch>), PersistError> {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        StateFile::open(&disk, path, fresh_disk_id)
+    }
 
     fn epoch(number: u64) -> Epoch {
         Epoch { number, cluster: 5, ..Epoch::default() }
@@ -159,12 +163,12 @@ mod tests {
     fn what_was_saved_last_is_found_again_with_the_first_disk_id() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
-        let (file, found) = StateFile::open(&path, 77).unwrap();
+        let (file, found) = open(&path, 77).unwrap();
         assert_eq!((file.disk_id(), found), (77, None));
         file.save(&epoch(1)).unwrap();
         file.save(&epoch(2)).unwrap();
         drop(file);
-        let (file, found) = StateFile::open(&path, 88).unwrap();
+        let (file, found) = open(&path, 88).unwrap();
         assert_eq!((file.disk_id(), found), (77, Some(epoch(2))));
     }
 
@@ -190,11 +194,11 @@ mod tests {
     fn a_second_manager_is_kept_off() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
-        let first = StateFile::open(&path, 1).unwrap();
-        let second = StateFile::open(&path, 2).unwrap_err();
+        let first = open(&path, 1).unwrap();
+        let second = open(&path, 2).unwrap_err();
         assert!(matches!(second, PersistError::Locked(_)), "{second}");
         drop(first);
-        StateFile::open(&path, 2).unwrap();
+        open(&path, 2).unwrap();
     }
 
     #[test]
@@ -202,9 +206,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
         std::fs::write(&path, b"something else").unwrap();
-        let damaged = StateFile::open(&path, 1).unwrap_err().to_string();
+        let damaged = open(&path, 1).unwrap_err().to_string();
         assert!(damaged.contains("move it away") && !damaged.contains('\n'), "{damaged}");
-        let nowhere = StateFile::open(&dir.path().join("no/such"), 1).unwrap_err().to_string();
+        let nowhere = open(&dir.path().join("no/such"), 1).unwrap_err().to_string();
         assert!(nowhere.contains("cannot lock"), "{nowhere}");
     }
 }

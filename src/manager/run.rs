@@ -11,10 +11,12 @@ use crate::logic::address::Address;
 use crate::logic::epoch::Epoch;
 use crate::net::listen;
 use crate::net::rpc::{CallError, Event, Handler, Limits, Peer, RpcConn};
+use crate::net::sock::{TcpListener, TcpStream};
 use crate::proto::binlog::Happened;
 use crate::proto::rpc::frame::Role;
 use crate::proto::rpc::msgpack::{Reader, write_array, write_uint};
 use crate::proto::rpc::{error, v0, v1};
+use crate::store::fs::{Disk, RealDisk};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
@@ -22,7 +24,6 @@ use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{self, Instant, MissedTickBehavior};
 
@@ -61,6 +62,23 @@ impl fmt::Debug for Recorder {
     }
 }
 
+/// A disk.
+#[derive(Clone)]
+pub struct DiskHandle(pub Arc<dyn Disk>);
+
+impl fmt::Debug for DiskHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DiskHandle")
+    }
+}
+
+impl Default for DiskHandle {
+    /// This host's.
+    fn default() -> DiskHandle {
+        DiskHandle(Arc::new(RealDisk))
+    }
+}
+
 /// What a manager is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -80,6 +98,8 @@ pub struct Config {
     pub connect_retry_limit: u32,
     /// `--state`: where the newest epoch is kept. Without it a restarted manager learns from its partner and servers.
     pub state: Option<PathBuf>,
+    /// Where that path leads.
+    pub disk: DiskHandle,
     /// `-g`: where programs read what happened.
     pub recorder: Recorder,
     /// Random numbers: this start's, a new state file's, a new cluster's.
@@ -100,6 +120,7 @@ impl Config {
             connect_timeout: Duration::from_millis(500),
             connect_retry_limit: 2,
             state: None,
+            disk: DiskHandle::default(),
             recorder: Recorder::default(),
             dice,
             unix_secs,
@@ -146,6 +167,7 @@ pub async fn run(
     tasks.spawn_local(manager.clone().ping());
     let mut failed = manager.failed.subscribe();
     tokio::select! {
+        biased;
         // An error says that nobody is left who could ask to stop: stop as well.
         _ = shutdown.wait_for(|stop| *stop) => {}
         _ = failed.wait_for(|failed| *failed) => {}
@@ -159,7 +181,9 @@ impl Manager {
     fn open(config: Config) -> Result<Rc<Manager>, PersistError> {
         let [_, fresh_disk_id, new_cluster] = config.dice;
         let (file, remembered) = match &config.state {
-            Some(path) => StateFile::open(path, fresh_disk_id).map(|(file, epoch)| (Some(file), epoch))?,
+            Some(path) => {
+                StateFile::open(&config.disk.0, path, fresh_disk_id).map(|(file, epoch)| (Some(file), epoch))?
+            }
             None => (None, None),
         };
         let disk_id = file.as_ref().map_or(fresh_disk_id, StateFile::disk_id);

@@ -4,6 +4,7 @@
 //! the beginning of an incomplete message is kept. Output beyond what the system takes waits in the connection, which
 //! says how much that is, so that its owner stops reading from a peer that does not read ([`Received::wait`]).
 
+use super::sock::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
 use super::turn::Turn;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -12,8 +13,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 /// Bytes that one read may bring.
 const SCRATCH_LEN: usize = 256 << 10;

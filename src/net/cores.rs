@@ -16,17 +16,36 @@ pub fn event_loop() -> io::Result<LocalRuntime> {
     Builder::new_current_thread().enable_all().build_local(Default::default())
 }
 
-/// Worker threads.
+/// Worker threads. In a simulation, which has one thread, their jobs are tasks of the event loop that gives them.
 pub struct Cores {
     workers: Vec<UnboundedSender<Job>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Cores {
+    /// As outside of a simulation, in the current event loop.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(feature = "sim")]
+    pub fn start(count: usize) -> io::Result<Cores> {
+        let worker = |_| {
+            let (sender, mut jobs) = mpsc::unbounded_channel::<Job>();
+            tokio::task::spawn_local(async move {
+                while let Some(job) = jobs.recv().await {
+                    job();
+                }
+            });
+            sender
+        };
+        Ok(Cores { workers: (0..count).map(worker).collect(), threads: Mutex::default() })
+    }
+
     /// Starts `count` threads, named after their numbers.
     ///
     /// # Errors
     /// When the system grants no further threads or descriptors.
+    #[cfg(not(feature = "sim"))]
     pub fn start(count: usize) -> io::Result<Cores> {
         let mut cores = Cores { workers: Vec::new(), threads: Mutex::default() };
         for number in 0..count {

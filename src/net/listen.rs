@@ -2,6 +2,7 @@
 //!
 //! Every error is one line that says what to do. Source: `doc/guide.md`, the top.
 
+use super::sock;
 use crate::logic::address::Address;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
@@ -157,7 +158,7 @@ pub fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ListenErro
 }
 
 /// Takes the next connection. Out of descriptors, it waits a moment for some to be closed instead of failing.
-pub async fn accept(listener: &tokio::net::TcpListener) -> (tokio::net::TcpStream, SocketAddr) {
+pub async fn accept(listener: &sock::TcpListener) -> (sock::TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,

@@ -8,6 +8,7 @@
 //! Memory is bounded by [`Limits`]: a message longer than `frame` is malformed; no request is read while more than
 //! `unsent` bytes wait to be sent; a peer to which four times as much waits does not read, and is hung up on.
 
+use super::sock::TcpStream;
 use crate::logic::address::Address;
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{self, FrameError, Role};
@@ -21,7 +22,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, WriteHalf};
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time;
 
@@ -457,6 +457,7 @@ impl RpcConn {
             time::sleep(linger).await;
         };
         tokio::select! {
+            biased;
             () = self.write_until_hung_up(&mut socket) => {}
             () = overdue => {}
             () = reached(state.clone(), |s| matches!(s, State::Closed(_))) => {}

@@ -1,9 +1,14 @@
 //! The clocks of this machine.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+/// A moment of the monotonic clock; that of the event loop, so that a simulation can set it.
+pub use tokio::time::Instant;
+
+#[cfg(feature = "sim")]
+pub use crate::sim::node::{boot_micros, unix_secs};
 
 /// Microseconds of the clock that leases run on: CLOCK_BOOTTIME, which counts while the machine is suspended and never
 /// jumps (doc/guarantees.md, "Leases come from the group").
+#[cfg(not(feature = "sim"))]
 pub fn boot_micros() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a valid place for the answer.
@@ -13,6 +18,8 @@ pub fn boot_micros() -> u64 {
 }
 
 /// UNIX time in seconds; 0 for a wall clock set before 1970.
+#[cfg(not(feature = "sim"))]
 pub fn unix_secs() -> u64 {
+    use std::time::{SystemTime, UNIX_EPOCH};
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }

@@ -54,6 +54,7 @@ pub(super) fn start(worker: Rc<Worker>, job: Job) {
     tokio::task::spawn_local(async move {
         worker.shared.moving.fetch_or(moving::COPYING, Ordering::Relaxed);
         tokio::select! {
+            biased;
             () = copy_until_done(&worker, &job) => {
                 let _ = job.done.send(());
             }

@@ -11,6 +11,7 @@ use crate::logic::lease::{Held, RENEW_MICROS};
 use crate::logic::outlog::Outlog;
 use crate::logic::record;
 use crate::net::conn::{Conn, Received, Then, read_loop};
+use crate::net::sock::TcpStream;
 use crate::proto::rpc::frame::{self, Frame, Role, Scanner, write_request};
 use crate::proto::rpc::msgpack::{Reader, write_array, write_raw, write_uint};
 use crate::proto::rpc::v1::{Connect, Connected, Peer, ReplicateHead, read_entry};
@@ -382,7 +383,7 @@ impl Worker {
         let mut pause = RECONNECT_MIN;
         // The place may be given to another link; that has its own task.
         while target(&self) == Some(wanted) {
-            let connecting = tokio::net::TcpStream::connect(wanted.0.socket_addr());
+            let connecting = TcpStream::connect(wanted.0.socket_addr());
             if let Ok(Ok(stream)) = tokio::time::timeout(self.shared.config.connect_timeout, connecting).await
                 && target(&self) == Some(wanted)
                 && self.run_link(place, wanted, stream).await
@@ -398,12 +399,7 @@ impl Worker {
     }
 
     /// Serves a link's new connection until it ends; true when it was of use.
-    async fn run_link(
-        self: &Rc<Self>,
-        place: usize,
-        wanted: (Address, u64, u16),
-        stream: tokio::net::TcpStream,
-    ) -> bool {
+    async fn run_link(self: &Rc<Self>, place: usize, wanted: (Address, u64, u16), stream: TcpStream) -> bool {
         let (conn, read) = Conn::new(stream, &self.turn);
         let own = self.shared.config.address;
         conn.write(|out| {

@@ -10,6 +10,8 @@ use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
 use crate::logic::epoch::{Epoch, Phase, ServerEntry};
 use crate::logic::ring::HashSpace;
+use crate::net::background::blocking;
+use crate::net::chance::random_u64;
 use crate::net::rpc::{CallError, Event, Handler, Incoming, Limits, RpcConn};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::Role;
@@ -164,6 +166,7 @@ impl Control {
     async fn keep_alive(&self, conn: &RpcConn) {
         loop {
             tokio::select! {
+                biased;
                 _ = conn.closed() => return,
                 () = tokio::time::sleep(self.shared.config.keepalive) => {}
             }
@@ -291,7 +294,7 @@ impl Control {
             }
             return;
         }
-        if let Err(e) = save_epoch(shared.store.dir(), &epoch) {
+        if let Err(e) = save_epoch(shared.store.disk(), shared.store.dir(), &epoch) {
             tracing::error!("cannot keep epoch {}: {e}", epoch.number);
             return;
         }
@@ -435,7 +438,7 @@ impl Control {
         all(self.ask_all(Mail::Flush)).await;
         let store = self.shared.store.clone();
         let target = path.clone();
-        let copied = tokio::task::spawn_blocking(move || store.backup(&target)).await;
+        let copied = blocking(move || store.backup(&target)).await;
         match copied {
             Ok(Ok(())) => {
                 tracing::info!("backup {}", path.display());
@@ -545,8 +548,8 @@ fn backup_path(base: &Path, suffix: &[u8]) -> Result<PathBuf, &'static str> {
 ///
 /// # Errors
 /// When the system has none.
-pub fn random_id() -> Result<u64, getrandom::Error> {
-    Ok(getrandom::u64()?.max(1))
+pub fn random_id() -> std::io::Result<u64> {
+    Ok(random_u64()?.max(1))
 }
 
 #[cfg(test)]

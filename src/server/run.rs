@@ -5,15 +5,16 @@ use super::managers::{Control, random_id};
 use super::shared::{Config, Counters, Mail, Shared, View};
 use super::stream;
 use super::worker::Worker;
+use crate::net::background::Background;
 use crate::net::cores::Cores;
-use crate::net::time::boot_micros;
+use crate::net::sock::{TcpListener, TcpStream, pack};
+use crate::net::time::{Instant, boot_micros};
 use crate::proto::rpc::frame::{self, Frame, Scanner};
 use crate::proto::rpc::v1::{Connect, method};
 use crate::store::{Maintained, Store};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long a new connection may take to say what it is before it goes to the first worker.
@@ -45,7 +46,7 @@ pub async fn run(
     }
     let (lost, losses) = mpsc::unbounded_channel();
     let (offers, offered) = mpsc::unbounded_channel();
-    let epoch = load_epoch(store.dir())?;
+    let epoch = load_epoch(store.disk(), store.dir())?;
     let incarnation = random_id().map_err(|e| format!("the system gives no random numbers: {e}"))?;
     let view = View::new(epoch, config.address, incarnation);
     let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::unbounded_channel()).unzip();
@@ -87,7 +88,7 @@ pub async fn run(
     ];
     let _ = shutdown.wait_for(|stop| *stop).await;
     stop(&shared, tasks).await;
-    let _ = tokio::task::spawn_blocking(move || maintenance.join()).await;
+    maintenance.ended().await;
     store.close().map_err(|e| format!("the store was not closed cleanly: {e}"))
 }
 
@@ -102,23 +103,23 @@ async fn stop(shared: &Shared, tasks: [tokio::task::JoinHandle<()>; 3]) {
 }
 
 /// Compaction and its like, in a thread of its own.
-fn start_maintenance(store: Arc<dyn Store>, shared: Arc<Shared>) -> Result<std::thread::JoinHandle<()>, String> {
-    let work = move || {
-        while !shared.draining.load(Ordering::Relaxed) {
-            match store.maintain(MAINTAIN_BYTES) {
-                // When it is behind, it works without pausing.
-                Ok(Maintained::Worked) if store.pace() > Duration::ZERO => {}
-                Ok(Maintained::Worked) => std::thread::sleep(MAINTAIN_PAUSE),
-                Ok(Maintained::Idle) => std::thread::sleep(MAINTAIN_REST),
-                Err(e) => {
-                    tracing::error!("background work on the store: {e}");
-                    std::thread::sleep(MAINTAIN_REST);
-                }
-            }
+fn start_maintenance(store: Arc<dyn Store>, shared: Arc<Shared>) -> Result<Background, String> {
+    let step = move || {
+        if shared.draining.load(Ordering::Relaxed) {
+            return None;
         }
+        Some(match store.maintain(MAINTAIN_BYTES) {
+            // When it is behind, it works without pausing.
+            Ok(Maintained::Worked) if store.pace() > Duration::ZERO => Duration::ZERO,
+            Ok(Maintained::Worked) => MAINTAIN_PAUSE,
+            Ok(Maintained::Idle) => MAINTAIN_REST,
+            Err(e) => {
+                tracing::error!("background work on the store: {e}");
+                MAINTAIN_REST
+            }
+        })
     };
-    let thread = std::thread::Builder::new().name("maintenance".to_owned()).spawn(work);
-    thread.map_err(|e| format!("the system starts no further thread: {e}"))
+    Background::start("maintenance", step).map_err(|e| format!("the system starts no further thread: {e}"))
 }
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener) {
@@ -165,7 +166,7 @@ fn read_opening(bytes: &[u8]) -> Option<u16> {
 }
 
 fn hand_over(shared: &Shared, worker: u16, stream: TcpStream) {
-    match stream.into_std() {
+    match pack(stream) {
         Ok(stream) => shared.tell(usize::from(worker), Mail::ServeFrom(stream)),
         Err(e) => tracing::warn!("cannot serve a connection: {e}"),
     }

@@ -3,11 +3,13 @@
 use crate::logic::address::Address;
 use crate::logic::epoch::Epoch;
 use crate::logic::route::Route;
+use crate::net::sock;
+use crate::net::time::Instant;
 use crate::store::Store;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
@@ -110,9 +112,9 @@ pub enum Mail {
     /// A newer epoch.
     Adopt(Arc<View>),
     /// A connection to serve.
-    Serve(tokio::net::TcpStream),
+    Serve(sock::TcpStream),
     /// The same, from another thread.
-    ServeFrom(std::net::TcpStream),
+    ServeFrom(sock::Parcel),
     /// Records from another server: entries as in Replicate. Told when they are committed.
     Apply(Vec<u8>, oneshot::Sender<()>),
     /// Copy what the epoch's phase demands to others.

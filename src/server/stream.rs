@@ -8,6 +8,7 @@
 use super::shared::{Mail, Shared};
 use crate::logic::address::Address;
 use crate::logic::record::{dbkey_hash, worker_of};
+use crate::net::sock::{TcpListener, TcpStream};
 use crate::proto::rpc::frame::MAX_FRAME;
 use crate::proto::rpc::msgpack::{DecodeError, Reader};
 use crate::proto::rpc::v1::write_entry;
@@ -19,7 +20,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -128,7 +128,7 @@ async fn send_stream(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
         return Err(io::Error::other(format!("{address} was offered nothing")));
     };
     source.fetched.store(true, Ordering::Relaxed);
-    let (mut read, mut write) = stream.split();
+    let (mut read, mut write) = stream.into_split();
     let sending = async {
         let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
         while let Some(batch) = source.batches.recv().await {
@@ -154,7 +154,7 @@ async fn send_stream(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
             }
         }
     };
-    tokio::try_join!(sending, answers)?;
+    tokio::try_join!(biased; sending, answers)?;
     let _ = source.stored.send(());
     Ok(())
 }

@@ -16,6 +16,7 @@ use crate::logic::pending::Pending;
 use crate::logic::record::worker_of;
 use crate::logic::route::Group;
 use crate::net::conn::{Conn, Scratch};
+use crate::net::sock::{TcpStream, unpack};
 use crate::net::time::{boot_micros, unix_secs};
 use crate::net::turn::Turn;
 use crate::proto::rpc::frame::{write_error, write_error_head, write_success};
@@ -255,7 +256,7 @@ impl Worker {
         match mail {
             Mail::Adopt(view) => self.adopt(view),
             Mail::Serve(stream) => self.serve(stream),
-            Mail::ServeFrom(stream) => match tokio::net::TcpStream::from_std(stream) {
+            Mail::ServeFrom(stream) => match unpack(stream) {
                 Ok(stream) => self.serve(stream),
                 Err(e) => tracing::warn!("cannot serve a connection: {e}"),
             },
@@ -277,7 +278,7 @@ impl Worker {
         }
     }
 
-    fn serve(self: &Rc<Self>, stream: tokio::net::TcpStream) {
+    fn serve(self: &Rc<Self>, stream: TcpStream) {
         let (conn, read) = Conn::new(stream, &self.turn);
         {
             let connections = &mut self.state.borrow_mut().connections;

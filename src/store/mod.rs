@@ -149,6 +149,9 @@ pub trait Store: Send + Sync {
     /// The directory, for the role's own small files beside the records.
     fn dir(&self) -> &Path;
 
+    /// The disk that the directory is on.
+    fn disk(&self) -> &dyn fs::Disk;
+
     /// The highest ticket of a shard that is durable.
     fn durable(&self, shard: usize) -> Ticket;
 

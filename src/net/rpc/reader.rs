@@ -25,6 +25,7 @@ impl Reader {
         let conn = self.conn.clone();
         let state = conn.0.state.subscribe();
         tokio::select! {
+            biased;
             why = self.read_all(&mut socket) => match why {
                 // What the peer asked before it closed its side is still answered.
                 Closed::ByPeer => conn.start_hanging_up(why),

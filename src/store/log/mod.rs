@@ -196,6 +196,10 @@ impl Store for LogStore {
         &self.core.dir
     }
 
+    fn disk(&self) -> &dyn Disk {
+        self.core.disk.as_ref()
+    }
+
     fn durable(&self, shard: usize) -> Ticket {
         self.core.sync.durable(shard)
     }

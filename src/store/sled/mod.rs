@@ -295,6 +295,10 @@ impl Store for SledStore {
         &self.dir
     }
 
+    fn disk(&self) -> &dyn crate::store::fs::Disk {
+        &crate::store::fs::RealDisk
+    }
+
     fn durable(&self, shard: usize) -> Ticket {
         self.flusher.durable(shard)
     }

@@ -1,7 +1,7 @@
 //! The decisions, without I/O: everything here is a function of its arguments.
 //!
 //! Time and chance come in as arguments, so that a simulation replays from a seed. Start with [`ring`] (who holds
-//! a key), then [`record`] (what is held), [`epoch`] and [`route`] (who is who, and since when), then what a
+//! a key), then [`record`] (what is held), [`epoch`], [`paxos`] and [`route`] (who is who, and since when), then what a
 //! coordinator goes by: [`pending`], [`outlog`], [`lease`].
 
 pub mod address;
@@ -14,6 +14,7 @@ pub mod expiry;
 pub mod lease;
 pub mod mutation;
 pub mod outlog;
+pub mod paxos;
 pub mod pending;
 pub mod record;
 pub mod ring;

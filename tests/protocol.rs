@@ -46,7 +46,7 @@ fn epoch() -> Epoch {
         number: EPOCH,
         cluster: 9,
         managers: vec![ManagerEntry { address: server(19700), disk_id: 4 }],
-        servers: vec![ServerEntry { address, disk_id: 7, incarnation: 8, workers: 2, removed: None }],
+        servers: vec![ServerEntry { address, disk_id: 7, incarnation: 8, workers: 2, removed: None, claim: 0 }],
         whs: space.clone(),
         rhs: space,
         flushed: 1,

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     };
     let (next, failed, stop) = (AtomicU64::new(seeds.start), AtomicU64::new(0), AtomicBool::new(false));
     let (operations, unknown, undecided) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let (ran, virtual_ms) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (ran, virtual_ms, attached) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let began = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..options.jobs.max(1) {
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
                     let plan = Plan::draw(seed);
                     let report = plan.run(options.trace);
                     ran.fetch_add(1, Ordering::Relaxed);
+                    attached.fetch_add(u64::from(report.attached), Ordering::Relaxed);
                     operations.fetch_add(report.operations as u64, Ordering::Relaxed);
                     unknown.fetch_add(report.unknown as u64, Ordering::Relaxed);
                     undecided.fetch_add(u64::from(report.undecided), Ordering::Relaxed);
@@ -70,8 +71,9 @@ fn main() -> ExitCode {
     });
     let failed = failed.into_inner();
     println!(
-        "{} seeds, {failed} failed, {} undecided, {} operations, {} unknown, {} s of virtual time in {:.1} s",
+        "{} seeds, {failed} failed, {} needed an operator, {} undecided, {} operations, {} unknown, {} s of virtual time in {:.1} s",
         ran.into_inner(),
+        attached.into_inner(),
         undecided.into_inner(),
         operations.into_inner(),
         unknown.into_inner(),

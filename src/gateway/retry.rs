@@ -15,7 +15,8 @@ pub const OUTCOMES_ARE_REMEMBERED: bool = false;
 
 /// Whether a change may be sent again after an attempt that may have been executed.
 pub fn may_repeat(change: Op) -> bool {
-    OUTCOMES_ARE_REMEMBERED || matches!(change, Op::Set | Op::Replace | Op::Delete | Op::Touch | Op::GetAndTouch)
+    OUTCOMES_ARE_REMEMBERED
+        || !cfg!(feature = "sim") && matches!(change, Op::Set | Op::Replace | Op::Delete | Op::Touch | Op::GetAndTouch)
 }
 
 /// Whether an answer counts after an attempt that may have been executed. A negative one does not where nothing is

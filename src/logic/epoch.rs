@@ -34,6 +34,10 @@ pub struct ServerEntry {
     pub workers: u16,
     /// The epoch that took it for dead, while it is.
     pub removed: Option<u64>,
+    /// The epoch that took it for dead when it was full last: up to then its disk holds all that was acknowledged in its
+    /// ranges. Kept while it is down, and while it is filled again with the disk that it had. 0 when it is full, or
+    /// never was.
+    pub claim: u64,
 }
 
 /// What is being moved, and how far that is.
@@ -162,7 +166,7 @@ mod tests {
             number: 3,
             cluster: 9,
             managers: vec![ManagerEntry { address, disk_id: 4 }],
-            servers: vec![ServerEntry { address, disk_id: 7, incarnation: 8, workers: 2, removed: None }],
+            servers: vec![ServerEntry { address, disk_id: 7, incarnation: 8, workers: 2, removed: None, claim: 0 }],
             whs: space.clone(),
             rhs: space,
             flushed: 1,

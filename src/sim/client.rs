@@ -145,14 +145,8 @@ impl Client {
             self.log.note_change();
         }
         let returned = self.log.stamp();
-        let entry = Entry {
-            client: self.number,
-            key: name.into_bytes(),
-            action,
-            outcome: outcome.clone(),
-            invoked,
-            returned,
-        };
+        let entry =
+            Entry { client: self.number, key: name.into_bytes(), action, outcome: outcome.clone(), invoked, returned };
         tracing::debug!("{entry}");
         self.log.history.borrow_mut().push(entry);
         outcome

@@ -190,6 +190,32 @@ impl Cluster {
         self.servers.iter().filter_map(known).max_by_key(|epoch| epoch.number).unwrap_or_default()
     }
 
+    /// The newest epoch in a few words: each server, and since when it is out.
+    pub fn describe(&self) -> String {
+        let epoch = self.newest_epoch();
+        let mut text = format!("epoch {} {:?}", epoch.number, epoch.phase);
+        for number in 0..self.servers.len() {
+            let address = address(2, number, SERVER_PORT);
+            let entry = epoch.servers.iter().find(|s| s.address == address);
+            let space = |space: &crate::logic::ring::HashSpace| match space.find(address) {
+                None => '-',
+                Some(_) if space.is_active(address) => '+',
+                Some(_) => 'x',
+            };
+            let out = entry.and_then(|e| e.removed).map_or_else(String::new, |at| format!(" out since {at}"));
+            let store =
+                self.servers[number].store.borrow().as_ref().map(|s| s.disk_id() == entry.map_or(0, |e| e.disk_id));
+            let full = self.servers[number].disk.borrow().is_full();
+            text += &format!(
+                "; server{number} whs{} rhs{}{out}, same disk {store:?}{}",
+                space(&epoch.whs),
+                space(&epoch.rhs),
+                if full { ", full" } else { "" }
+            );
+        }
+        text
+    }
+
     /// Everybody.
     pub fn everybody(&self) -> Vec<Who> {
         let managers = (0..self.managers.len()).map(Who::Manager);

@@ -419,7 +419,9 @@ fn close(id: u64) {
 
 fn poll_read(id: u64, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, take: bool) -> Poll<io::Result<()>> {
     let (polled, woken) = with_net(|net| {
-        let Some(end) = net.ends.get_mut(&id) else { return (Poll::Ready(Err(io::ErrorKind::NotConnected.into())), None) };
+        let Some(end) = net.ends.get_mut(&id) else {
+            return (Poll::Ready(Err(io::ErrorKind::NotConnected.into())), None);
+        };
         if end.inbox.is_empty() {
             if end.reset {
                 return (Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())), None);

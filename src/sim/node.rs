@@ -16,6 +16,9 @@ use tokio::time::Instant;
 /// UNIX time at the start of every run.
 const EPOCH_SECS: u64 = 1_800_000_000;
 
+/// How often [`Process::ended`] looks.
+const ENDED_STEP: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// Numbers that follow from a seed (SplitMix64).
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
@@ -155,6 +158,7 @@ pub struct Process {
     node: Rc<Node>,
     tasks: RefCell<Option<LocalSet>>,
     killed: Cell<bool>,
+    done: Cell<bool>,
     stopped: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -169,6 +173,7 @@ impl Process {
             node: node.clone(),
             tasks: RefCell::new(Some(tasks)),
             killed: Cell::new(false),
+            done: Cell::new(false),
             stopped: Cell::new(false),
             waker: RefCell::new(None),
         });
@@ -183,6 +188,13 @@ impl Process {
         let tasks = self.tasks.borrow_mut().take();
         act_as(&self.node, || drop(tasks));
         self.wake();
+    }
+
+    /// Waits until all of its tasks have ended.
+    pub async fn ended(&self) {
+        while !self.done.get() && !self.killed.get() {
+            tokio::time::sleep(ENDED_STEP).await;
+        }
     }
 
     /// Stops it (SIGSTOP) or lets it go on (SIGCONT).
@@ -220,6 +232,7 @@ impl Future for Drive {
             return Poll::Ready(());
         }
         *process.tasks.borrow_mut() = Some(tasks);
+        process.done.set(polled.is_ready());
         polled
     }
 }

@@ -21,6 +21,11 @@ const CHECK_STEPS: u64 = 3_000_000;
 const CLIENTS: u32 = 2;
 /// How long a cluster may take to serve at first, and after all faults are over.
 const SERVES_WITHIN: Duration = Duration::from_secs(40);
+/// How long it may take to serve again without an operator.
+const HEALS_WITHIN: Duration = Duration::from_secs(12);
+
+/// How long replicas may take to agree after the last command: some may have to be filled first.
+const SETTLES_WITHIN: Duration = Duration::from_secs(15);
 
 /// What a run is made of.
 #[derive(Clone, Debug)]
@@ -37,6 +42,8 @@ pub struct Plan {
     pub duration_ms: u64,
     /// The longest time without an acknowledged change that is allowed, in milliseconds.
     pub gap_ms: Option<u64>,
+    /// An operator had to attach servers before all keys were served again.
+    attached: Cell<bool>,
 }
 
 /// What is wrong.
@@ -78,6 +85,8 @@ pub struct Report {
     pub operations: usize,
     /// See `operations`.
     pub unknown: usize,
+    /// Whether an operator had to attach servers before all keys were served again.
+    pub attached: bool,
     /// Whether the search for an order gave up.
     pub undecided: bool,
     /// Virtual milliseconds.
@@ -96,7 +105,7 @@ impl Plan {
         let load = Load { keys: 1 + dice.below(6) as usize, pause_ms: 10 + dice.below(150), counters: true };
         let duration_ms = 3_000 + dice.below(9_000);
         let script = script::draw_script(&mut dice, &shape, load.keys, duration_ms);
-        Plan { seed, shape, load, script, duration_ms, gap_ms: None }
+        Plan { seed, shape, load, script, duration_ms, gap_ms: None, attached: Cell::new(false) }
     }
 
     /// Carries it out. With `traced`, the report has lines of what happened.
@@ -169,10 +178,24 @@ impl Plan {
         }
         net::heal_all();
         cluster.start_all();
-        self.until_served(cluster, log).await?;
+        if self.until_served(cluster, log, HEALS_WITHIN).await.is_err() {
+            tracing::info!("*** an operator attaches");
+            self.attached.set(true);
+            cluster.command(Command::Attach).await.map_err(|e| Failure::NotServing(format!("attach: {e}")))?;
+            self.until_served(cluster, log, SERVES_WITHIN).await?;
+        }
         enough.set(true);
-        sleep(Duration::from_secs(11)).await;
-        self.compare(cluster)
+        for client in &clients {
+            client.ended().await;
+        }
+        let until = Instant::now() + SETTLES_WITHIN;
+        loop {
+            sleep(Duration::from_millis(200)).await;
+            match self.compare(cluster) {
+                Err(_) if Instant::now() < until => {}
+                compared => return compared,
+            }
+        }
     }
 
     async fn bring_up(&self, cluster: &Rc<Cluster>, log: &Rc<Log>) -> Result<(), Failure> {
@@ -181,14 +204,14 @@ impl Plan {
         (0..self.shape.gateways).for_each(|n| cluster.start(Who::Gateway(n)));
         sleep(Duration::from_secs(2)).await;
         cluster.command(Command::Attach).await.map_err(|e| Failure::NotServing(format!("attach: {e}")))?;
-        self.until_served(cluster, log).await?;
+        self.until_served(cluster, log, SERVES_WITHIN).await?;
         (0..self.shape.servers).for_each(|n| cluster.start(Who::Server(n)));
         Ok(())
     }
 
     /// Waits until every gateway stores and reads every key, for as long as that may take.
-    async fn until_served(&self, cluster: &Rc<Cluster>, log: &Rc<Log>) -> Result<(), Failure> {
-        let until = Instant::now() + SERVES_WITHIN;
+    async fn until_served(&self, cluster: &Rc<Cluster>, log: &Rc<Log>, within: Duration) -> Result<(), Failure> {
+        let until = Instant::now() + within;
         for gateway in 0..self.shape.gateways {
             let ip = cluster.host(Who::Gateway(gateway)).node.ip;
             let host = Node::new(&format!("probe{gateway}"), ip, self.seed);
@@ -217,7 +240,8 @@ impl Plan {
                     return Err(Failure::Ended(format!("{who}: {line}")));
                 }
                 if Instant::now() > until {
-                    return Err(Failure::NotServing(format!("gateway{gateway} after {SERVES_WITHIN:?}")));
+                    let state = cluster.describe();
+                    return Err(Failure::NotServing(format!("gateway{gateway} after {within:?}: {state}")));
                 }
                 sleep(Duration::from_millis(50)).await;
             }
@@ -268,6 +292,7 @@ impl Plan {
             failure: judged,
             operations: history.entries().len(),
             unknown,
+            attached: self.attached.get(),
             undecided,
             virtual_ms: node::elapsed_micros() / 1000,
             packets: net::packets(),

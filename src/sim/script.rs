@@ -171,8 +171,7 @@ pub fn draw_script(dice: &mut Dice, shape: &Shape, keys: usize, duration_ms: u64
         draw_fault(dice, shape, keys, (at, end), &mut script);
     }
     for _ in 0..dice.below(3) {
-        let commands =
-            [Command::Attach, Command::Attach, Command::Detach, Command::Replace, Command::FullReplace];
+        let commands = [Command::Attach, Command::Attach, Command::Detach, Command::Replace, Command::FullReplace];
         script.push((dice.below(duration_ms), Act::Command(*dice.pick(&commands))));
     }
     script.sort_by_key(|(at, _)| *at);

@@ -2,7 +2,7 @@
 //!
 //! Time and chance come in as arguments, so that a simulation replays from a seed. Start with [`ring`] (who holds
 //! a key), then [`record`] (what is held), [`epoch`], [`paxos`] and [`route`] (who is who, and since when), then what a
-//! coordinator goes by: [`pending`], [`outlog`], [`lease`].
+//! coordinator goes by: [`pending`], [`outlog`], [`lease`], [`memory`].
 
 pub mod address;
 pub mod arcs;
@@ -12,6 +12,7 @@ pub mod decimal;
 pub mod epoch;
 pub mod expiry;
 pub mod lease;
+pub mod memory;
 pub mod mutation;
 pub mod outlog;
 pub mod paxos;

@@ -44,7 +44,6 @@ enum Outcome {
 pub(super) struct Waiting {
     method: u32,
     params: Vec<u8>,
-    by_partner: bool,
     reply: Reply,
 }
 
@@ -68,8 +67,7 @@ pub(super) fn handle(manager: &Rc<Manager>, id: ConnId, request: Incoming) {
         Ok(Outcome::Result(result)) if method == v1::method::FLUSH_ALL => answer_when_adopted(manager, result, reply),
         Ok(Outcome::Result(result)) => reply.success(|out| out.extend_from_slice(&result)),
         Ok(Outcome::Later(ticket)) => {
-            let by_partner = kind == LinkKind::Partner;
-            manager.waiting.borrow_mut().insert(ticket, Waiting { method, params, by_partner, reply });
+            manager.waiting.borrow_mut().insert(ticket, Waiting { method, params, reply });
         }
         Ok(Outcome::Refused) => reply.error(error::SERVER),
         Ok(Outcome::Dismissed) => {
@@ -88,11 +86,11 @@ pub(super) fn handle(manager: &Rc<Manager>, id: ConnId, request: Incoming) {
 /// Answers a command that was voted on.
 pub(super) fn answer(manager: &Rc<Manager>, ticket: Ticket, outcome: Result<(), Refused>) {
     let Some(waiting) = manager.waiting.borrow_mut().remove(&ticket) else { return };
-    let Waiting { method, params, by_partner, reply } = waiting;
+    let Waiting { method, params, reply } = waiting;
     match outcome {
         Ok(()) if method == v1::method::FLUSH_ALL => answer_when_adopted(manager, vec![0xc0], reply),
         Ok(()) => reply.success(write_nil),
-        Err(Refused::NotLeading) if !by_partner => forward(manager, method, &params, reply),
+        Err(Refused::NotLeading) => forward(manager, method, &params, reply),
         Err(why) => {
             tracing::warn!("a command is refused: {why}");
             reply.error(error::SERVER);
@@ -100,7 +98,8 @@ pub(super) fn answer(manager: &Rc<Manager>, ticket: Ticket, outcome: Result<(), 
     }
 }
 
-/// Has the partner that decides carry out a command, and passes its answer on.
+/// Has the partner that decides carry out a command, and passes its answer on. That one has a lower address, so that no
+/// command goes round in a circle.
 fn forward(manager: &Rc<Manager>, method: u32, params: &[u8], reply: Reply) {
     let leader = manager.state.borrow().leader();
     let Some((_, partner)) = leader.and_then(|leader| manager.links.borrow().node(leader)) else {
@@ -242,8 +241,7 @@ impl Caller<'_> {
         match self.manager.with_state(change) {
             Ok(Progress::Done) => result(write_nil),
             Ok(Progress::Deciding(ticket)) => Ok(Outcome::Later(ticket)),
-            // Two managers that each take the other for the one who decides do not send a command to and fro.
-            Err(Refused::NotLeading) if self.kind != LinkKind::Partner => Ok(Outcome::ForPartner),
+            Err(Refused::NotLeading) => Ok(Outcome::ForPartner),
             Err(why) => {
                 tracing::warn!("a command is refused: {why}");
                 Ok(Outcome::Refused)

@@ -127,6 +127,12 @@ fn what_a_member_could_not_remember_is_not_vouched_for_from_the_next_epoch_on() 
 }
 
 #[test]
+fn what_is_remembered_is_as_small_as_the_limits_say() {
+    assert!(size_of::<(u64, Kept)>() <= 40);
+    assert!(size_of::<Lane>() <= 100);
+}
+
+#[test]
 fn one_deed_needs_no_memory_of_its_own() {
     let collect = |n| (1..=n).map(|sequence| deed(7, sequence)).collect::<Deeds>();
     assert_eq!((collect(0), collect(1)), (Deeds::None, Deeds::One(deed(7, 1))));

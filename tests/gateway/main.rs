@@ -193,7 +193,7 @@ fn what_a_server_cannot_know_is_told_as_unknown_at_once() {
     let (fake, mut client) = start(Setup { servers: 1, ..Setup::default() });
     client.ask("set n 0 0 1\r\n5\r\n", "STORED\r\n");
     fake.with(|world| world.servers[0].mode = Mode::Forget);
-    client.ask("incr n 1\r\ndelete n\r\n", &"SERVER_ERROR outcome unknown\r\n".repeat(2));
+    client.ask("incr n 1\r\ndelete n\r\n", "SERVER_ERROR outcome unknown\r\n".repeat(2));
     client.ask("get n\r\n", "VALUE n 0 1\r\n5\r\nEND\r\n");
 }
 

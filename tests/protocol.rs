@@ -3,14 +3,18 @@
 use kumofs::logic::address::Address;
 use kumofs::logic::clock::ClockTime;
 use kumofs::logic::epoch::{Epoch, ManagerEntry, Phase, ServerEntry};
+use kumofs::logic::memory::{Deed, Id};
+use kumofs::logic::mutation::Answer;
+use kumofs::logic::paxos::{self, Ballot, Question, Voter};
 use kumofs::logic::record::{LAYOUT_CAS, LAYOUT_FULL, LAYOUT_KUMOFS, encode_dbkey, encode_header};
 use kumofs::logic::ring::{HashSpace, Node};
 use kumofs::proto::rpc::frame::{Role, write_error, write_error_head, write_hello, write_request, write_success};
 use kumofs::proto::rpc::msgpack::{write_array, write_raw, write_uint};
 use kumofs::proto::rpc::v1::{
-    Connect, Connected, Join, Mutate, Mutated, Op, Peer, ReplicateHead, RequestId, method, write_entry, write_get,
-    write_multi_get_head, write_report_head,
+    Connect, Connected, Join, Mutate, Mutated, Op, Peer, ReplicateHead, ReportHead, RequestId, method, write_entry,
+    write_get, write_multi_get_head,
 };
+use kumofs::proto::rpc::vote::{Ask, Voted};
 use kumofs::proto::rpc::{error, v0};
 use std::collections::BTreeMap;
 
@@ -127,23 +131,48 @@ impl Written {
         self.answer("done", |out| Mutated::Done(VERSION.0).write(out));
         self.answer("exists", |out| Mutated::Exists.write(out));
         self.answer("counted", |out| Mutated::Number(8, 42).write(out));
+        self.answer("not known", |out| Mutated::Unknown.write(out));
         self.add("in epoch 300", |out| {
             write_error_head(out, MSGID, error::SERVER);
             write_uint(out, 300);
         });
     }
 
+    fn votes(&mut self) {
+        let ballot = Ballot { round: 2, proposer: Voter { address: server(19700), disk_id: 4 } };
+        for (name, text) in [("Vote", None), ("Vote, second phase", Some(b"text".to_vec()))] {
+            let ask = Ask { cluster: 9, question: Question { number: 4, ballot, text } };
+            self.add(name, |out| ask.write(out, MSGID));
+        }
+        let answers = [
+            ("promised", paxos::Answer::Promised(None)),
+            ("promised, with a text", paxos::Answer::Promised(Some((ballot, b"text".to_vec())))),
+            ("accepted", paxos::Answer::Accepted),
+            ("outbid", paxos::Answer::Outbid(ballot)),
+            ("elsewhere", paxos::Answer::Elsewhere),
+        ];
+        for (name, answer) in answers {
+            let newest = (if answer == paxos::Answer::Elsewhere { EPOCH } else { 0 }, None);
+            self.answer(name, |out| Voted { disk_id: 7, answer, newest }.write(out));
+        }
+    }
+
     fn between_servers(&mut self, dbkey: &[u8]) {
         self.add("Replicate", |out| {
-            ReplicateHead { epoch: EPOCH, stable: 4, first: 5 }.write(out, MSGID, 1);
-            write_entry(out, dbkey, EPOCH, &MARK);
+            ReplicateHead { epoch: EPOCH, since: 2, stable: 4, first: 5 }.write(out, MSGID, 1);
+            write_entry(out, dbkey, EPOCH, &MARK, &[]);
         });
-        self.add("renewal", |out| ReplicateHead { epoch: EPOCH, stable: 5, first: 6 }.write(out, MSGID, 0));
+        let id = |sequence| Id { gateway: 7, sequence, floor: 2 };
+        let deleted = Deed { id: id(4), version: VERSION.0, answer: Answer::Done };
+        let counted = Deed { id: id(3), version: VERSION.0 - 1, answer: Answer::Number(42) };
+        self.add("entry of a delete", |out| write_entry(out, dbkey, EPOCH, &MARK, &[deleted]));
+        self.add("and of an incr before", |out| write_entry(out, dbkey, EPOCH, &MARK, &[deleted, counted]));
+        self.add("renewal", |out| ReplicateHead { epoch: EPOCH, since: 2, stable: 5, first: 6 }.write(out, MSGID, 0));
         self.answer("acknowledged", |out| {
             write_array(out, 1);
             write_uint(out, 5);
         });
-        self.add("Report, empty", |out| write_report_head(out, MSGID, EPOCH, false, 0));
+        self.add("Report, empty", |out| ReportHead { epoch: EPOCH, since: 2, more: false }.write(out, MSGID, 0));
         self.add("Offer", |out| {
             write_request(out, MSGID, method::OFFER);
             write_array(out, 2);
@@ -162,6 +191,7 @@ fn the_documents_golden_bytes_are_those_that_are_written() {
     written.version0(&dbkey);
     written.version1(&dbkey);
     written.between_servers(&dbkey);
+    written.votes();
     let documented = documented();
     let names = |all: &BTreeMap<String, Vec<u8>>| all.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&documented), names(&written.0));

@@ -5,7 +5,6 @@ use super::failures;
 use super::op::{Ask, Home, WHOLE};
 use super::outcome::{self, Answer};
 use super::pending::Request;
-use super::retry::counts_after_loss;
 use super::stats::Figure;
 use super::v0::{self, Stage, Step};
 use super::view::{Dialect, View};
@@ -67,7 +66,8 @@ impl State {
             Ask::Batch => return self.take_batch(place, result),
         };
         let positive = answer.is_positive();
-        if self.ops.at(place).uncertain && !counts_after_loss(positive) {
+        if self.ops.at(place).unremembered && !positive {
+            // What it found may be what the lost attempt left.
             if latest {
                 self.finish(place, Answer::trouble(Trouble::Unknown));
             }
@@ -103,7 +103,7 @@ impl State {
             }
             Step::Failed => {
                 let op = self.ops.at(place);
-                op.uncertain = true;
+                (op.uncertain, op.unremembered) = (true, true);
                 if !v0::may_repeat(op) {
                     self.finish(place, Answer::trouble(Trouble::Unknown));
                 } else {

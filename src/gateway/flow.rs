@@ -4,7 +4,7 @@ use super::link::Links;
 use super::op::{Ask, Home, Op};
 use super::outcome::Answer;
 use super::pending::Request;
-use super::retry::{delay_ms, give_up_after_ms, may_repeat};
+use super::retry::{delay_ms, give_up_after_ms};
 use super::stats::Figure;
 use super::v0::{self, Stage};
 use super::view::{Dialect, View};
@@ -54,8 +54,7 @@ impl State {
                 // Each server of a batch refuses it whole, by its epoch, or answers it whole.
                 continue;
             }
-            let op = self.ops.at(place);
-            op.uncertain |= op.is_mutation();
+            self.note_loss(place, link);
             if self.cannot_repeat(place, link) {
                 self.finish(place, Answer::trouble(Trouble::Unknown));
             } else {
@@ -110,9 +109,13 @@ impl State {
         }
         let Some(link) = self.links.at(link_place) else { return };
         let op = self.ops.at(place);
+        if link.dialect == Dialect::V0 && op.uncertain && !op.unremembered && !v0::may_repeat_there(op.ask) {
+            return self.finish(place, Answer::trouble(Trouble::Unknown));
+        }
         op.attempt += 1;
         op.link = Some(link_place);
-        if op.attempt == 1 {
+        if !op.uncertain {
+            // All earlier attempts, if any, were refused: none of them was executed, or will be.
             op.first_epoch = epoch;
         }
         let request = Request::Attempt { op: place, generation: op.generation, attempt: op.attempt };
@@ -194,7 +197,9 @@ impl State {
         let overdue = |op: &Op| now_ms.saturating_sub(op.began_ms) >= self.shared.config.patience_ms(op.ask);
         for (place, generation) in self.ops.select(overdue) {
             let Some(op) = self.ops.get(place, generation) else { continue };
-            op.uncertain |= op.link.is_some() && op.is_mutation();
+            if let Some(link) = op.link {
+                self.note_loss(place, link);
+            }
             self.give_up(place);
         }
     }
@@ -248,8 +253,10 @@ impl State {
         let Some(op) = self.ops.get(place, generation).filter(|op| op.attempt == attempt && op.link.is_some()) else {
             return;
         };
-        op.uncertain |= sent && op.is_mutation();
         let link = op.link.unwrap_or_default();
+        if sent {
+            self.note_loss(place, link);
+        }
         if self.cannot_repeat(place, link) {
             return self.finish(place, Answer::trouble(Trouble::Unknown));
         }
@@ -260,14 +267,20 @@ impl State {
         self.put_off(place, Trouble::NoServer);
     }
 
-    /// Whether an operation must not be sent again: a lost attempt may have been executed.
+    /// The attempt that a link has may have been executed, and its answer is not waited for any more.
+    fn note_loss(&mut self, place: u32, link: u32) {
+        let is_v0 = self.speaks_v0(link);
+        let op = self.ops.at(place);
+        op.uncertain |= op.is_mutation();
+        op.unremembered |= op.is_mutation() && is_v0;
+    }
+
+    /// Whether an operation must not be sent again over a link: a lost attempt may have been executed, and the server at
+    /// its end remembers nothing.
     fn cannot_repeat(&mut self, place: u32, link: u32) -> bool {
         let is_v0 = self.speaks_v0(link);
         let op = self.ops.at(place);
-        match op.ask {
-            Ask::Mutate(change) if op.uncertain => !(if is_v0 { v0::may_repeat(op) } else { may_repeat(change) }),
-            _ => false,
-        }
+        op.uncertain && is_v0 && !v0::may_repeat(op)
     }
 
     /// Makes an operation with a version 0 server begin again.

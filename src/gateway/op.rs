@@ -73,7 +73,7 @@ pub struct Op {
     pub order: u64,
     /// How often it was sent.
     pub attempt: u32,
-    /// The epoch when it was first sent.
+    /// The epoch when it was first sent: the first time that it may have been executed.
     pub first_epoch: u64,
     /// When it began, in the worker's milliseconds.
     pub began_ms: u64,
@@ -85,6 +85,8 @@ pub struct Op {
     pub retries: u32,
     /// An attempt got lost on its way: it may have been executed.
     pub uncertain: bool,
+    /// That was at a server of kumofs 0.4, which remembers no outcome.
+    pub unremembered: bool,
     /// Why it waits, or what is told if it is given up.
     pub trouble: Option<Trouble>,
     /// Where it stands, with a server that speaks version 0.
@@ -118,7 +120,8 @@ impl Op {
     fn renew(&mut self) {
         self.generation = self.generation.wrapping_add(1);
         self.began_ms = ENDED;
-        (self.with_cas, self.alone, self.in_line, self.uncertain) = (false, false, false, false);
+        (self.with_cas, self.alone, self.in_line) = (false, false, false);
+        (self.uncertain, self.unremembered) = (false, false);
         (self.options, self.arg, self.attempt, self.retries, self.fallback) = (0, 0, 0, 0, 0);
         (self.link, self.trouble, self.stage, self.key_end) = (None, None, Stage::Start, 0);
         if self.computed.capacity() > 0 {

@@ -5,25 +5,9 @@
 //! (`doc/guarantees.md`, "Short silence"), and clients are to see latency then, not errors. So an operation is given
 //! [`PATIENCE_MS`] whatever the number of its tries, and from then on as many more as `-G`, `-S` and `-D` say,
 //! [`LAST_DELAY_MS`] apart.
-
-use crate::proto::rpc::v1::Op;
-
-/// Whether servers remember what became of an operation (`doc/guarantees.md`, "Exactly once"), so that one whose
-/// attempt got lost can be sent again whatever it does. As long as they do not, only what can be done twice without
-/// harm is.
-pub const OUTCOMES_ARE_REMEMBERED: bool = false;
-
-/// Whether a change may be sent again after an attempt that may have been executed.
-pub fn may_repeat(change: Op) -> bool {
-    OUTCOMES_ARE_REMEMBERED
-        || !cfg!(feature = "sim") && matches!(change, Op::Set | Op::Replace | Op::Delete | Op::Touch | Op::GetAndTouch)
-}
-
-/// Whether an answer counts after an attempt that may have been executed. A negative one does not where nothing is
-/// remembered: what it found may be what that attempt left.
-pub fn counts_after_loss(positive: bool) -> bool {
-    OUTCOMES_ARE_REMEMBERED || positive
-}
+//!
+//! Every change may be tried again whatever became of earlier tries: servers remember outcomes, and execute what has one
+//! sequence once (`doc/guarantees.md`, "Exactly once"). Those of kumofs 0.4 do not: see [`super::v0::may_repeat`].
 
 /// How long every operation is tried, in milliseconds.
 pub const PATIENCE_MS: u64 = 4_000;

@@ -59,7 +59,12 @@ pub fn first_stage(ask: Ask) -> Stage {
 
 /// Whether a change may be sent again although an earlier attempt may have been executed.
 pub fn may_repeat(op: &Op) -> bool {
-    op.stage != Stage::Write || matches!(op.ask, Ask::Mutate(v1::Op::Set | v1::Op::Delete))
+    op.stage != Stage::Write || may_repeat_there(op.ask)
+}
+
+/// Whether a change may be sent to a server that speaks version 0 although it may have been executed already.
+pub fn may_repeat_there(ask: Ask) -> bool {
+    matches!(ask, Ask::Mutate(v1::Op::Set | v1::Op::Delete))
 }
 
 /// Appends the request of an operation's stage. In [`Stage::Write`], [`Op::computed`] is what a [`Step::Write`] said.

@@ -37,6 +37,7 @@ pub struct ServerEntry {
     /// The epoch that took it for dead when it was full last: up to then its disk holds all that was acknowledged in its
     /// ranges. Kept while it is down, and while it is filled again with the disk that it had. 0 when it is full, or
     /// never was.
+    #[serde(default)]
     pub claim: u64,
 }
 

@@ -13,6 +13,7 @@
 //!
 //! Cost: of an operation newer than all others of its lane, as they mostly are, a few compares and an append.
 
+use super::mutation::Answer;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Where the worker begins in a sequence.
@@ -29,35 +30,35 @@ pub struct Id {
     pub floor: u64,
 }
 
-/// What came of an operation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
-    /// Done, under this version.
-    Done(u64),
-    /// Done, under this version, and answered with the value that was there.
-    Value(u64),
-    /// Done, under this version, and answered with this number.
-    Number(u64, u64),
-    /// Nothing was changed, for the reason of this number, in this epoch. Such an outcome is remembered where it came
-    /// about and counts within its epoch: requests of older ones are executed nowhere any more.
-    Refused(u8, u64),
-    /// It was executed here, and whether it took effect is not known.
-    Unknown,
-}
-
-impl Outcome {
-    fn is_positive(self) -> bool {
-        matches!(self, Outcome::Done(_) | Outcome::Value(_) | Outcome::Number(..))
-    }
-}
-
-/// An operation that was executed.
+/// An operation that was done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Deed {
     /// Which.
     pub id: Id,
-    /// What came of it.
-    pub outcome: Outcome,
+    /// The version of the record that it made.
+    pub version: u64,
+    /// What it is answered with.
+    pub answer: Answer,
+}
+
+/// What is remembered of an operation that was executed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It was done, under this version, and is answered so.
+    Done(u64, Answer),
+    /// Nothing was changed, for the reason of this number.
+    Refused(u8),
+}
+
+/// The same, with what concerns the memory alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kept {
+    Done(u64, Answer),
+    /// It counts within its epoch, the second number: requests of older ones are executed nowhere any more. So it is
+    /// remembered only where it came about.
+    Refused(u8, u64),
+    /// This server does not vouch for the write any more.
+    Doubted,
 }
 
 /// The operations that made a record what it is. Mostly one, so that one needs no memory of its own.
@@ -68,7 +69,7 @@ pub enum Deeds {
     None,
     /// One.
     One(Deed),
-    /// Several, no two alike.
+    /// Several.
     Many(Vec<Deed>),
 }
 
@@ -81,16 +82,15 @@ impl Deeds {
             Deeds::Many(deeds) => deeds,
         }
     }
+}
 
-    /// Adds those that are not there yet.
-    pub fn extend(&mut self, more: &[Deed]) {
-        let mut seen: BTreeSet<(u64, u64)> = BTreeSet::new();
-        let all = self.as_slice().iter().chain(more).filter(|d| seen.insert((d.id.gateway, d.id.sequence)));
-        let mut all: Vec<Deed> = all.copied().collect();
-        *self = match all.len() {
-            0 | 1 => all.pop().map_or(Deeds::None, Deeds::One),
+impl FromIterator<Deed> for Deeds {
+    fn from_iter<I: IntoIterator<Item = Deed>>(deeds: I) -> Deeds {
+        let mut all: Vec<Deed> = deeds.into_iter().collect();
+        match all.len() {
+            0 | 1 => all.pop().into(),
             _ => Deeds::Many(all),
-        };
+        }
     }
 }
 
@@ -116,7 +116,7 @@ pub enum Asked {
 /// How much is remembered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Outcomes, of 32 bytes each. Above, lanes with more than their share give up their oldest.
+    /// Outcomes, of 40 bytes each. Above, lanes with more than their share give up their oldest.
     pub outcomes: usize,
     /// Lanes, of some 150 bytes each. Above, the half of the gateways that were heard least lately is set aside:
     /// whatever they ask for again is unknown.
@@ -126,7 +126,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Those of a server's worker: 16 MiB of outcomes, five seconds at 100,000 changes a second while one of them
+    /// Those of a server's worker: 20 MiB of outcomes, five seconds at 100,000 changes a second while one of them
     /// hangs; 10 MiB of lanes; and more gateways gone than start in years.
     pub const SERVER: Limits = Limits { outcomes: 1 << 19, lanes: 1 << 16, gone: 1 << 20 };
 }
@@ -141,7 +141,7 @@ struct Lane {
     /// The highest sequence that ever had an outcome here.
     highest: u64,
     /// In the order of their sequences.
-    outcomes: VecDeque<(u64, Outcome)>,
+    outcomes: VecDeque<(u64, Kept)>,
     /// When it was last turned to, as of [`Memory::turns`].
     turn: u64,
 }
@@ -226,38 +226,48 @@ impl Memory {
             return unheard;
         }
         match lane.find(id.sequence).map(|at| lane.outcomes[at].1) {
-            Ok(Outcome::Refused(_, then)) if then != epoch => unheard,
-            Ok(Outcome::Unknown) => Asked::Unknown,
-            Ok(outcome) => Asked::Known(outcome),
-            Err(_) => unheard,
+            Ok(Kept::Done(version, answer)) => Asked::Known(Outcome::Done(version, answer)),
+            Ok(Kept::Refused(reason, then)) if then == epoch => Asked::Known(Outcome::Refused(reason)),
+            Ok(Kept::Refused(..)) | Err(_) => unheard,
+            Ok(Kept::Doubted) => Asked::Unknown,
         }
     }
 
-    /// Remembers an outcome. What was done stays so.
+    /// Remembers what was done.
     #[inline]
     pub fn note(&mut self, deed: &Deed) {
-        let Some(place) = self.lane(&deed.id) else {
+        self.keep(&deed.id, Kept::Done(deed.version, deed.answer));
+    }
+
+    /// Remembers that nothing was changed, for the reason of this number, in this epoch.
+    pub fn refuse(&mut self, id: &Id, reason: u8, epoch: u64) {
+        self.keep(id, Kept::Refused(reason, epoch));
+    }
+
+    fn keep(&mut self, id: &Id, kept: Kept) {
+        let Some(place) = self.lane(id) else {
             // What a gateway that was set aside asks for is unknown in any case.
-            self.missed |= !self.gone.contains(&deed.id.gateway);
+            self.missed |= !self.gone.contains(&id.gateway);
             return;
         };
-        self.raise_floor(place, deed.id.floor);
+        self.raise_floor(place, id.floor);
         let lane = &mut self.lanes[place];
-        let sequence = deed.id.sequence;
-        if sequence > lane.highest && sequence >= lane.floor {
-            lane.highest = sequence;
-            lane.outcomes.push_back((sequence, deed.outcome));
-        } else if sequence >= lane.floor {
-            match lane.find(sequence) {
-                Ok(at) if lane.outcomes[at].1.is_positive() => return,
+        if id.sequence < lane.floor {
+            return;
+        }
+        if id.sequence > lane.highest {
+            lane.highest = id.sequence;
+            lane.outcomes.push_back((id.sequence, kept));
+        } else {
+            match lane.find(id.sequence) {
+                // What was done stays so.
+                Ok(at) if matches!(lane.outcomes[at].1, Kept::Done(..)) => return,
                 Ok(at) => {
-                    lane.outcomes[at].1 = deed.outcome;
+                    lane.outcomes[at].1 = kept;
                     return;
                 }
-                Err(at) => lane.outcomes.insert(at, (sequence, deed.outcome)),
+                Err(at) => lane.outcomes.insert(at, (id.sequence, kept)),
             }
-        } else {
-            return;
         }
         self.outcomes += 1;
         if self.outcomes > self.limits.outcomes {
@@ -270,7 +280,7 @@ impl Memory {
         let Some(place) = self.places.get(&(id.gateway, worker_of(id))) else { return };
         let lane = &mut self.lanes[*place];
         if let Ok(at) = lane.find(id.sequence) {
-            lane.outcomes[at].1 = Outcome::Unknown;
+            lane.outcomes[at].1 = Kept::Doubted;
         }
     }
 

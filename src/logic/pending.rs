@@ -5,6 +5,7 @@
 //! *stable*: only then is success answered, and only then may a reader see it. Answers that depend on a pending write
 //! are held with it. Writes are numbered in the order of their execution.
 
+use super::memory::Deeds;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Places in the table that tells the last write to a key; a power of two. Keys that share a place are told apart by
@@ -31,6 +32,8 @@ struct Write<R> {
     /// How many have yet to say that they have it.
     missing: u8,
     key_len: u16,
+    /// What the record owes itself to, for members that are new.
+    deeds: Deeds,
     answer: Option<R>,
     held: Vec<R>,
 }
@@ -48,12 +51,12 @@ fn slot(hash: u64) -> usize {
 
 impl<R> Pending<R> {
     /// Takes in a write that `missing` places (other members, and the own disk) do not have yet. Returns its number.
-    pub fn push(&mut self, hash: u64, dbkey: &[u8], missing: u8, answer: Option<R>) -> u64 {
+    pub fn push(&mut self, hash: u64, dbkey: &[u8], missing: u8, deeds: Deeds, answer: Option<R>) -> u64 {
         let number = self.next();
         let key_len = u16::try_from(dbkey.len()).expect("a dbkey has at most 4104 bytes");
         self.keys.extend(dbkey);
         let earlier = std::mem::replace(&mut self.slots[slot(hash)], number);
-        self.writes.push_back(Write { hash, earlier, missing, key_len, answer, held: Vec::new() });
+        self.writes.push_back(Write { hash, earlier, missing, key_len, deeds, answer, held: Vec::new() });
         number
     }
 
@@ -152,16 +155,16 @@ impl<R> Pending<R> {
         self.writes.get_mut(place)
     }
 
-    /// Goes through the pending writes, oldest first, with their numbers and dbkeys; what `recount` returns is how many
-    /// places miss it now. Writes that then miss none become stable with the next [`arrived`](Pending::arrived) or
+    /// Goes through the pending writes, oldest first, with their numbers, dbkeys and deeds; what `recount` returns is how
+    /// many places miss it now. Writes that then miss none become stable with the next [`arrived`](Pending::arrived) or
     /// [`settle`](Pending::settle).
-    pub fn recount(&mut self, mut recount: impl FnMut(u64, &[u8], &mut Option<R>, &mut Vec<R>) -> u8) {
+    pub fn recount(&mut self, mut recount: impl FnMut(u64, &[u8], &Deeds, &mut Option<R>, &mut Vec<R>) -> u8) {
         let keys = self.keys.make_contiguous();
         let mut start = 0;
         for (number, write) in (self.first..).zip(self.writes.iter_mut()) {
             let end = start + usize::from(write.key_len);
             if write.missing > 0 {
-                write.missing = recount(number, &keys[start..end], &mut write.answer, &mut write.held);
+                write.missing = recount(number, &keys[start..end], &write.deeds, &mut write.answer, &mut write.held);
             }
             start = end;
         }
@@ -195,7 +198,7 @@ mod tests {
     #[test]
     fn success_is_answered_when_the_last_place_has_it() {
         let mut pending = Pending::default();
-        let write = pending.push(5, b"12345678k", 2, Some("stored"));
+        let write = pending.push(5, b"12345678k", 2, Deeds::None, Some("stored"));
         let mut released = Vec::new();
         pending.arrived(write, |r| released.push(r));
         assert_eq!((pending.blocking(5), released.len()), (Some(write), 0));
@@ -207,9 +210,9 @@ mod tests {
     #[test]
     fn a_reader_waits_for_the_write_that_it_saw_and_no_longer() {
         let mut pending = Pending::default();
-        let first = pending.push(5, b"12345678k", 1, Some("first"));
+        let first = pending.push(5, b"12345678k", 1, Deeds::None, Some("first"));
         assert_eq!(pending.hold(first, "saw the first"), None);
-        let second = pending.push(5, b"12345678k", 1, Some("second"));
+        let second = pending.push(5, b"12345678k", 1, Deeds::None, Some("second"));
         let mut released = Vec::new();
         pending.arrived(first, |r| released.push(r));
         assert_eq!(released, ["first", "saw the first"]);
@@ -220,8 +223,8 @@ mod tests {
     #[test]
     fn writes_to_other_keys_become_stable_in_any_order() {
         let mut pending = Pending::default();
-        let a = pending.push(1, b"12345678a", 1, Some('a'));
-        let b = pending.push(2, b"12345678b", 1, Some('b'));
+        let a = pending.push(1, b"12345678a", 1, Deeds::None, Some('a'));
+        let b = pending.push(2, b"12345678b", 1, Deeds::None, Some('b'));
         let mut released = Vec::new();
         pending.arrived(b, |r| released.push(r));
         assert_eq!((pending.first(), pending.blocking(2)), (a, None));
@@ -234,8 +237,8 @@ mod tests {
         let (one, other) = (5, 5 + SLOTS as u64);
         assert_eq!(slot(one), slot(other));
         let mut pending = Pending::default();
-        let first = pending.push(one, b"12345678a", 1, Some("one"));
-        let second = pending.push(other, b"12345678b", 1, Some("other"));
+        let first = pending.push(one, b"12345678a", 1, Deeds::None, Some("one"));
+        let second = pending.push(other, b"12345678b", 1, Deeds::None, Some("other"));
         assert_eq!(pending.blocking(5 + 2 * SLOTS as u64), None);
         assert_eq!((pending.blocking(one), pending.blocking(other)), (Some(first), Some(second)));
         // The second is stable first: who looks at the first key waits on.
@@ -248,7 +251,7 @@ mod tests {
     #[test]
     fn answers_about_many_keys_are_taken_before_writes_are_given_up() {
         let mut pending = Pending::default();
-        let write = pending.push(1, b"12345678a", 1, Some("set"));
+        let write = pending.push(1, b"12345678a", 1, Deeds::None, Some("set"));
         assert_eq!(pending.hold_behind(write, "gets"), None);
         assert_eq!(pending.take_behind().collect::<Vec<_>>(), ["gets"]);
         let mut released = Vec::new();
@@ -259,10 +262,10 @@ mod tests {
     #[test]
     fn an_epoch_counts_anew_who_misses_what() {
         let mut pending = Pending::default();
-        pending.push(1, b"12345678a", 2, Some('a'));
-        pending.push(2, b"12345678bb", 1, Some('b'));
+        pending.push(1, b"12345678a", 2, Deeds::None, Some('a'));
+        pending.push(2, b"12345678bb", 1, Deeds::None, Some('b'));
         let mut keys = Vec::new();
-        pending.recount(|number, dbkey, _, _| {
+        pending.recount(|number, dbkey, _, _, _| {
             keys.push((number, dbkey.to_vec()));
             u8::from(number == 2)
         });

@@ -121,6 +121,7 @@ impl Worker {
         let mut slice: BTreeMap<Target, Vec<u8>> = BTreeMap::new();
         // The coordinator's records are stable or pending; others know only what they were told.
         let unstable = if full { state.unstable_hashes() } else { HashSet::new() };
+        let since = state.memory.since();
         let next = shard.scan(from, SLICE, &mut |dbkey, record| {
             let Ok(record) = record else { return };
             let Some(hash) = dbkey_hash(dbkey) else { return };
@@ -129,7 +130,8 @@ impl Worker {
                 return;
             }
             state.targets(hash, full, |target| {
-                write_element(slice.entry(target).or_default(), dbkey, record, target.1 == 0);
+                let bytes = slice.entry(target).or_insert_with(|| opening(target, since));
+                write_element(bytes, dbkey, record, target.1 == 0);
             });
         })?;
         Ok((slice, next))
@@ -156,6 +158,17 @@ impl Worker {
         });
         offered.then_some(outgoing)
     }
+}
+
+/// What stands before the records of a slice: `[since]`, how far back the sender vouches for what it remembers. A copied
+/// record does not tell the operations that it owes itself to; nothing to a kumofs 0.4 server, which asks for none.
+fn opening(target: Target, since: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    if target.1 != 0 {
+        write_array(&mut out, 1);
+        write_uint(&mut out, since);
+    }
+    out
 }
 
 /// Appends an element of the stream: `[dbkey, dbval]`, for ours with the epoch as a third.

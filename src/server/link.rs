@@ -14,7 +14,7 @@ use crate::net::conn::{Conn, Received, Then, read_loop};
 use crate::net::sock::TcpStream;
 use crate::proto::rpc::frame::{self, Frame, Role, Scanner, write_request};
 use crate::proto::rpc::msgpack::{Reader, write_array, write_raw, write_uint};
-use crate::proto::rpc::v1::{Connect, Connected, Peer, ReplicateHead, read_entry};
+use crate::proto::rpc::v1::{Connect, Connected, Entry, Peer, ReplicateHead, read_entry};
 use crate::proto::rpc::{error, v0};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -154,7 +154,7 @@ impl Link {
         true
     }
 
-    fn send(&mut self, epoch: u64, first_pending: u64, now_micros: u64) {
+    fn send(&mut self, epoch: u64, since: u64, first_pending: u64, now_micros: u64) {
         let Some(conn) = self.conn.clone() else { return };
         if now_micros < self.not_before_micros {
             return;
@@ -168,7 +168,7 @@ impl Link {
         loop {
             let id = self.take_id();
             let Some(batch) = self.log.take_batch(BATCH_BYTES) else { break };
-            let head = ReplicateHead { epoch, stable, first: batch.first };
+            let head = ReplicateHead { epoch, since, stable, first: batch.first };
             conn.write(|out| {
                 head.write(out, id, batch.count);
                 out.extend_from_slice(batch.bytes);
@@ -179,7 +179,7 @@ impl Link {
         }
         if !sent && now_micros >= self.last_sent_micros + RENEW_MICROS {
             let id = self.take_id();
-            let head = ReplicateHead { epoch, stable, first: self.log.next_to_send() };
+            let head = ReplicateHead { epoch, since, stable, first: self.log.next_to_send() };
             conn.write(|out| head.write(out, id, 0));
             self.in_flight.push_back((id, 0, now_micros));
             self.lease.ask(id, now_micros);
@@ -194,7 +194,8 @@ impl Link {
         while let Some(batch) = self.log.take_batch(BATCH_BYTES) {
             let mut r = Reader::new(batch.bytes);
             for number in batch.first..batch.first + batch.count as u64 {
-                let (dbkey, _, dbval) = read_entry(&mut r).expect("the log holds what this server has encoded");
+                let Entry { dbkey, dbval, .. } =
+                    read_entry(&mut r).expect("the log holds what this server has encoded");
                 let id = self.next_id;
                 self.next_id = id.checked_add(1).unwrap_or(CONNECT_ID + 1);
                 conn.write(|out| write_version0(out, id, dbkey, dbval));
@@ -342,11 +343,11 @@ impl State {
     /// Sends what waits for other members.
     pub(super) fn send_to_members(&mut self) {
         let epoch = self.view.epoch.number;
-        let first_pending = self.pending.first();
+        let (since, first_pending) = (self.memory.since(), self.pending.first());
         let mut delayed = Vec::new();
         for place in std::mem::take(&mut self.links.dirty) {
             let Some(link) = self.links.get_mut(place) else { continue };
-            link.send(epoch, first_pending, self.now_micros);
+            link.send(epoch, since, first_pending, self.now_micros);
             if link.dirty && link.is_up() {
                 delayed.push(place);
             } else {

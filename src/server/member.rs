@@ -8,35 +8,36 @@ use super::request::{Request, hash_of};
 use super::shared::View;
 use super::worker::{State, Worker, write_obsolete};
 use crate::logic::lease::GRANT_MICROS;
+use crate::logic::memory::Deeds;
 use crate::logic::record;
 use crate::net::conn::Conn;
 use crate::net::time::boot_micros;
 use crate::proto::rpc::frame::write_success;
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_uint};
-use crate::proto::rpc::v1::{Connect, ReplicateHead, method, read_entry};
+use crate::proto::rpc::v1::{Connect, Entry, ReplicateHead, method, read_entry};
 use crate::store::{Record, Shard, StoreError};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::rc::Rc;
 
-/// Dbkeys in the order of their entries' numbers.
+/// Dbkeys in the order of their entries' numbers, with what the records owe themselves to.
 #[derive(Default)]
 pub struct KeyQueue {
-    entries: VecDeque<(u64, u16)>,
+    entries: VecDeque<(u64, u16, Deeds)>,
     keys: VecDeque<u8>,
 }
 
 impl KeyQueue {
     /// Adds the dbkey of entry `number`.
-    pub fn push(&mut self, number: u64, dbkey: &[u8]) {
+    pub fn push(&mut self, number: u64, dbkey: &[u8], deeds: Deeds) {
         let len = u16::try_from(dbkey.len()).expect("a dbkey has at most 4104 bytes");
-        self.entries.push_back((number, len));
+        self.entries.push_back((number, len, deeds));
         self.keys.extend(dbkey);
     }
 
     /// The ring positions of all dbkeys.
     pub fn hashes(&self) -> impl Iterator<Item = u64> + '_ {
         let mut start = 0;
-        self.entries.iter().map(move |(_, len)| {
+        self.entries.iter().map(move |(_, len, _)| {
             let mut hash = [0; record::HASH_LEN];
             hash.iter_mut().zip(self.keys.range(start..)).for_each(|(to, from)| *to = *from);
             start += usize::from(*len);
@@ -46,24 +47,24 @@ impl KeyQueue {
 
     /// Drops the entries up to `number`.
     pub fn drop_up_to(&mut self, number: u64) {
-        while let Some((_, len)) = self.entries.pop_front_if(|(entry, _)| *entry <= number) {
+        while let Some((_, len, _)) = self.entries.pop_front_if(|(entry, ..)| *entry <= number) {
             self.keys.drain(..usize::from(len));
         }
     }
 
     /// Takes all dbkeys for which `take` says so.
-    pub fn take_if(&mut self, mut take: impl FnMut(&[u8]) -> bool) -> Vec<Vec<u8>> {
+    pub fn take_if(&mut self, mut take: impl FnMut(&[u8]) -> bool) -> Vec<(Vec<u8>, Deeds)> {
         let old = std::mem::take(self);
         let mut taken = Vec::new();
-        let (keys, _) = (Vec::from(old.keys), ());
+        let keys = Vec::from(old.keys);
         let mut start = 0;
-        for (number, len) in old.entries {
+        for (number, len, deeds) in old.entries {
             let dbkey = &keys[start..start + usize::from(len)];
             start += usize::from(len);
             if take(dbkey) {
-                taken.push(dbkey.to_vec());
+                taken.push((dbkey.to_vec(), deeds));
             } else {
-                self.push(number, dbkey);
+                self.push(number, dbkey, deeds);
             }
         }
         taken
@@ -142,11 +143,14 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
         return Ok(());
     }
     source.unstable.drop_up_to(head.stable);
+    if entries > 0 {
+        state.memory.raise_since(head.since);
+    }
     let mut last = 0;
     {
         let mut shard = worker.shard().lock().expect("no holder of a shard panics");
         for number in head.first..head.first + entries as u64 {
-            let (dbkey, epoch, dbval) = read_entry(&mut r)?;
+            let Entry { dbkey, epoch, dbval, deeds } = read_entry(&mut r)?;
             match state.apply(&mut *shard, dbkey, Record { epoch, dbval })? {
                 Ok(()) => {}
                 Err(e) => {
@@ -155,9 +159,10 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
                     return Ok(());
                 }
             }
+            deeds.as_slice().iter().for_each(|deed| state.memory.note(deed));
             let source = state.sources.get_mut(&key).expect("it was entered above");
             if number >= source.next {
-                source.unstable.push(number, dbkey);
+                source.unstable.push(number, dbkey, deeds);
                 source.next = number + 1;
             }
             last = number;

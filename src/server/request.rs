@@ -6,16 +6,17 @@
 use super::member;
 use super::shared::Counters;
 use super::version0;
-use super::worker::{Answer, Outcome, Range, State, Style, Worker, write_obsolete};
+use super::worker::{Answer, Outcome, Parked, Range, State, Style, Worker, write_obsolete};
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
+use crate::logic::memory::Id;
 use crate::logic::mutation;
 use crate::logic::record::{self, Body, MAX_DBKEY_LEN, Value};
 use crate::net::conn::{Conn, Received, Then};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{self, Frame, Role, Scanner, write_error, write_success};
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_raw, write_uint};
-use crate::proto::rpc::v1::{Connect, Connected, Mutate, method};
+use crate::proto::rpc::v1::{Connect, Connected, Mutate, Peer as Caller, method};
 use crate::store::{Record, Shard, StoreError};
 use std::rc::Rc;
 
@@ -59,8 +60,19 @@ pub(super) struct Request<'a> {
     pub params: &'a [u8],
     /// The whole message, to park it.
     pub message: &'a [u8],
+    /// The incarnation of the gateway that asks; 0: it is none of ours.
+    pub gateway: u64,
     /// When it was parked before: the end of its patience.
     pub until_micros: Option<u64>,
+}
+
+impl Request<'_> {
+    /// What a change is remembered by; `None`: it comes from no gateway of ours, and is not remembered.
+    #[inline]
+    pub(super) fn id_of(&self, style: Style, mutate: &Mutate<'_>) -> Option<Id> {
+        let (gateway, sequence, floor) = (self.gateway, mutate.id.sequence, mutate.id.floor);
+        (style == Style::Version1 && gateway != 0 && sequence != 0).then_some(Id { gateway, sequence, floor })
+    }
 }
 
 /// What became of a request.
@@ -105,7 +117,8 @@ impl Worker {
         let first = !std::mem::replace(&mut peer.started, true);
         match frame::parse(message)? {
             Frame::Request { msgid, method, params } => {
-                let request = Request { conn, msgid, method, params, message, until_micros: None };
+                let gateway = peer.connect.filter(|c| c.peer == Caller::Gateway).map_or(0, |c| c.incarnation);
+                let request = Request { conn, msgid, method, params, message, gateway, until_micros: None };
                 self.execute(peer, &request).map_err(|_| {
                     tracing::info!("hung up on a peer that sent a malformed request of method {method}");
                     HangUp::Protocol(msgid)
@@ -172,17 +185,19 @@ impl Worker {
                 Some(until) if until <= state.now_micros => {
                     request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
                 }
-                Some(until) => self.park_again(state, request.conn, request.message, until),
-                None => self.park(state, request.conn, request.msgid, request.message),
+                Some(until) => self.park_again(state, request, until),
+                None => self.park(state, request),
             }
         }
         Ok(())
     }
 
     /// Executes a request that was parked.
-    pub(super) fn execute_again(self: &Rc<Self>, conn: &Rc<Conn>, message: &[u8], until_micros: u64) {
+    pub(super) fn execute_again(self: &Rc<Self>, parked: &Parked) {
+        let Parked { conn, message, gateway, until_micros } = parked;
         let Ok(Frame::Request { msgid, method, params }) = frame::parse(message) else { return };
-        let request = Request { conn, msgid, method, params, message, until_micros: Some(until_micros) };
+        let (gateway, until_micros) = (*gateway, Some(*until_micros));
+        let request = Request { conn, msgid, method, params, message, gateway, until_micros };
         // It was well-formed when it was parked.
         let _ = self.execute_for_client(&request);
     }

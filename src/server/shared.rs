@@ -115,8 +115,15 @@ pub enum Mail {
     Serve(sock::TcpStream),
     /// The same, from another thread.
     ServeFrom(sock::Parcel),
-    /// Records from another server: entries as in Replicate. Told when they are committed.
-    Apply(Vec<u8>, oneshot::Sender<()>),
+    /// Records from another server. Told when they are committed.
+    Apply {
+        /// As in Replicate.
+        entries: Vec<u8>,
+        /// The since-epoch of that server's memory.
+        since: u64,
+        /// Told.
+        done: oneshot::Sender<()>,
+    },
     /// Copy what the epoch's phase demands to others.
     Copy(super::copy::Job),
     /// Drop what the epoch gives to others. Told when it is done.

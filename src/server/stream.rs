@@ -2,7 +2,8 @@
 //!
 //! Source: `doc/protocol.md`, "The replace stream". The sender offers its stream address; the receiver connects there,
 //! tells its cluster address in 23 bytes, and takes one zlib stream of MessagePack `[dbkey, dbval]`, closed by nil.
-//! Between ours an element has the epoch as a third value. The receiver answers an empty array every 100 records and
+//! Between ours an element has the epoch as a third value, and an element `[since]` tells how far back the sender
+//! vouches for what it remembers of the changes in the records behind it. The receiver answers an empty array every 100 records and
 //! nil when it has stored all.
 
 use super::shared::{Mail, Shared};
@@ -250,6 +251,8 @@ impl Inflate {
 struct Parts<'s> {
     shared: &'s Shared,
     entries: Vec<Vec<u8>>,
+    /// The highest since-epoch of the sender's memory so far.
+    since: u64,
     records: u64,
     complete: bool,
 }
@@ -257,7 +260,7 @@ struct Parts<'s> {
 impl Parts<'_> {
     fn new(shared: &Shared) -> Parts<'_> {
         let entries = vec![Vec::new(); usize::from(shared.config.workers)];
-        Parts { shared, entries, records: 0, complete: false }
+        Parts { shared, entries, since: 0, records: 0, complete: false }
     }
 
     /// Takes whole elements from the front of `bytes`; returns how many bytes they are.
@@ -279,6 +282,10 @@ impl Parts<'_> {
     fn take_element(&mut self, element: &[u8]) -> Result<(), DecodeError> {
         let mut r = Reader::new(element);
         let len = r.array()?;
+        if len == 1 {
+            self.since = self.since.max(r.u64()?);
+            return Ok(());
+        }
         let (dbkey, dbval) = (r.raw()?, r.raw()?);
         let epoch = match len {
             2 => 0,
@@ -287,7 +294,7 @@ impl Parts<'_> {
         };
         let hash = dbkey_hash(dbkey).ok_or(DecodeError::Type)?;
         let worker = worker_of(hash, self.shared.config.workers);
-        write_entry(&mut self.entries[usize::from(worker)], dbkey, epoch, dbval);
+        write_entry(&mut self.entries[usize::from(worker)], dbkey, epoch, dbval, &[]);
         self.records += 1;
         Ok(())
     }
@@ -297,7 +304,7 @@ impl Parts<'_> {
         for (worker, entries) in self.entries.iter_mut().enumerate() {
             if entries.len() > above {
                 let (done, stored) = oneshot::channel();
-                self.shared.tell(worker, Mail::Apply(std::mem::take(entries), done));
+                self.shared.tell(worker, Mail::Apply { entries: std::mem::take(entries), since: self.since, done });
                 stored.await.map_err(|_| io::Error::other("the store did not take it"))?;
             }
         }

@@ -15,10 +15,11 @@ use crate::logic::address::Address;
 use crate::logic::arcs::Arcs;
 use crate::logic::epoch::ServerEntry;
 use crate::logic::lease::GRANT_MICROS;
+use crate::logic::memory::{Deed, Deeds, Limits, Memory};
 use crate::logic::route::Group;
 use crate::proto::rpc::frame::write_success;
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_bool};
-use crate::proto::rpc::v1::{Connect, read_entry, write_entry, write_report_head};
+use crate::proto::rpc::v1::{Connect, Entry, ReportHead, read_entry, write_entry};
 use crate::store::{Record, Shard};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -28,19 +29,22 @@ use tokio::sync::oneshot;
 /// Bytes of records in one message of a report.
 const REPORT_BYTES: usize = 1 << 20;
 
+/// Dbkeys of unstable records, with all that they owe themselves to: also what made records that they have overwritten.
+type Unstable = BTreeMap<Vec<u8>, BTreeMap<(u64, u64), Deed>>;
+
 /// What a change of epochs has left to do.
 #[derive(Default)]
 pub struct Takeover {
     /// Lives that are known to have adopted this epoch.
     adopted: BTreeSet<u64>,
     /// Records that are unstable here and whose coordinator is now another than the one that wrote them.
-    orphans: Vec<Vec<u8>>,
+    orphans: Unstable,
     /// Links (places) that have yet to get this server's report.
     unreported: BTreeSet<usize>,
     /// Members that have reported to this worker: lives and their workers.
     reported: BTreeSet<(u64, u16)>,
     /// Records that were unstable somewhere, to be made pending when their range opens.
-    taken: BTreeSet<Vec<u8>>,
+    taken: Unstable,
     /// Reports to be answered when everything taken is stable.
     answers: Vec<Answer>,
     /// Some range that is this server's to coordinate is not open.
@@ -55,13 +59,21 @@ impl Takeover {
 
     /// The ring positions of records that are unstable here and wait to be reported, or to be made pending.
     pub(super) fn orphan_hashes(&self) -> impl Iterator<Item = u64> + '_ {
-        self.orphans.iter().chain(&self.taken).filter_map(|dbkey| hash_of(dbkey).ok())
+        self.orphans.keys().chain(self.taken.keys()).filter_map(|dbkey| hash_of(dbkey).ok())
     }
 
     /// Notes that a life acts in this epoch; true when that is news.
     pub fn adopted_by(&mut self, incarnation: u64) -> bool {
         self.adopted.insert(incarnation)
     }
+}
+
+fn add(unstable: &mut Unstable, dbkey: &[u8], deeds: &[Deed]) {
+    if !unstable.contains_key(dbkey) {
+        unstable.insert(dbkey.to_vec(), BTreeMap::new());
+    }
+    let known = unstable.get_mut(dbkey).into_iter();
+    known.for_each(|known| known.extend(deeds.iter().map(|deed| ((deed.id.gateway, deed.id.sequence), *deed))));
 }
 
 /// Whether worker `i` of `n` and worker `j` of `m` have keys in common ([`crate::logic::record::worker_of`]).
@@ -100,6 +112,10 @@ impl Worker {
             state.takeover = Takeover::default();
             state.quiet_until = state.quiet_until.max(state.now_micros + GRANT_MICROS);
         }
+        if begins || view.me.is_none() {
+            state.memory = Memory::new(Limits::SERVER, view.epoch.number);
+        }
+        state.memory.adopt(view.epoch.number);
         state.takeover.answers.drain(..).for_each(refuse);
         let old_arcs = std::mem::take(&mut state.arcs);
         let old_ranges = std::mem::take(&mut state.ranges);
@@ -164,8 +180,7 @@ impl Worker {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         let mut r = Reader::new(request.params);
-        r.array_of(3)?;
-        let (epoch, more, entries) = (r.u64()?, r.bool()?, r.array()?);
+        let (ReportHead { epoch, since, more }, entries) = ReportHead::read(&mut r)?;
         if epoch != state.view.epoch.number || state.view.me.is_none() {
             if epoch > state.view.epoch.number {
                 self.shared.behind.notify_one();
@@ -174,17 +189,21 @@ impl Worker {
             return Ok(());
         }
         let mut shard = self.shard().lock().expect("no holder of a shard panics");
+        if entries > 0 {
+            state.memory.raise_since(since);
+        }
         for _ in 0..entries {
-            let (dbkey, epoch, dbval) = read_entry(&mut r)?;
+            let Entry { dbkey, epoch, dbval, deeds } = read_entry(&mut r)?;
             if let Err(e) = state.apply(&mut *shard, dbkey, Record { epoch, dbval })? {
                 tracing::error!("cannot store what was reported: {e}");
                 write_obsolete(request.conn, request.msgid, state.view.epoch.number);
                 return Ok(());
             }
+            deeds.as_slice().iter().for_each(|deed| state.memory.note(deed));
             if state.range(hash_of(dbkey)?).open {
-                state.make_pending(&mut *shard, dbkey);
+                state.make_pending(&mut *shard, dbkey, deeds);
             } else {
-                state.takeover.taken.insert(dbkey.to_vec());
+                add(&mut state.takeover.taken, dbkey, deeds.as_slice());
             }
         }
         if !more {
@@ -219,19 +238,20 @@ impl Worker {
             return;
         }
         let orphans = std::mem::take(&mut state.takeover.orphans);
-        let elsewhere = |dbkey: &Vec<u8>| state.coordinator_link(dbkey) != Some((server, place));
-        state.takeover.orphans = orphans.into_iter().filter(elsewhere).collect();
+        let elsewhere = |dbkey: &[u8]| state.coordinator_link(dbkey) != Some((server, place));
+        state.takeover.orphans = orphans.into_iter().filter(|(dbkey, _)| elsewhere(dbkey)).collect();
     }
 
     /// Stores records that another server has copied here, and tells when they are committed.
-    pub(super) fn apply_copied(self: &Rc<Self>, entries: &[u8], done: oneshot::Sender<()>) {
+    pub(super) fn apply_copied(self: &Rc<Self>, entries: &[u8], since: u64, done: oneshot::Sender<()>) {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         state.set_time();
+        state.memory.raise_since(since);
         let mut shard = self.shard().lock().expect("no holder of a shard panics");
         let mut r = Reader::new(entries);
         while !r.rest().is_empty() {
-            let Ok((dbkey, epoch, dbval)) = read_entry(&mut r) else { return };
+            let Ok(Entry { dbkey, epoch, dbval, .. }) = read_entry(&mut r) else { return };
             let Ok(hash) = hash_of(dbkey) else { continue };
             if state.view.me.is_none_or(|me| !state.range(hash).group.members().contains(&me)) {
                 continue;
@@ -264,11 +284,13 @@ impl State {
         let ends = route.ends().iter().chain(old_ends).copied().collect();
         let mut numbers: BTreeMap<(usize, bool), u32> = BTreeMap::new();
         let mut ranges: Vec<Range> = Vec::new();
+        let mut gains = false;
         self.arcs = Arcs::new(ends, |end| {
             let number = route.group_number(end);
             let group = route.groups()[number];
             let (writable, readable) = roles(&group, me, view.is_version0());
             let before = old_range(end);
+            gains |= is_gained(&group, me, before.group.members(), old.me, view.epoch.number == old.epoch.number + 1);
             let open = view.is_version0() || (before.open && before.writable && writable);
             *numbers.entry((number, open)).or_insert_with(|| {
                 ranges.push(Range { group, writable, readable, open });
@@ -279,6 +301,10 @@ impl State {
             ranges.push(Range { group: Group::default(), writable: false, readable: false, open: false });
         }
         self.ranges = ranges;
+        if gains {
+            // The records of a range that is new here come without the operations that made them.
+            self.memory.raise_since(view.epoch.number);
+        }
     }
 
     fn arrange_links(&mut self, own_worker: u16, own_workers: u16) -> Vec<usize> {
@@ -309,18 +335,18 @@ impl State {
             on_the_way.extend(link.unacknowledged().map(|write| (place, write)));
         }
         let mut pending = std::mem::take(&mut self.pending);
-        let mut to_send: Vec<(usize, u64, Vec<u8>)> = Vec::new();
-        let mut given_up: Vec<Vec<u8>> = Vec::new();
+        let mut to_send: Vec<(usize, u64, Vec<u8>, Deeds)> = Vec::new();
+        let mut given_up: Vec<(Vec<u8>, Deeds)> = Vec::new();
         let epoch = self.view.epoch.number;
         // What they tell may hang on a write that is given up now: they are asked again.
         pending.take_behind().for_each(|answer| answer.refuse(epoch));
-        pending.recount(|write, dbkey, answer, held| {
+        pending.recount(|write, dbkey, deeds, answer, held| {
             let Ok(hash) = hash_of(dbkey) else { return 0 };
             let range = *self.range(hash);
             if !range.writable {
                 answer.take().into_iter().for_each(Answer::unknown);
                 held.drain(..).for_each(|a| a.refuse(epoch));
-                given_up.push(dbkey.to_vec());
+                given_up.push((dbkey.to_vec(), deeds.clone()));
                 return 0;
             }
             let had_it: Vec<_> = old_group(hash).members().iter().filter_map(|s| life(old, *s)).collect();
@@ -330,23 +356,25 @@ impl State {
                 if on_the_way.contains(&(place, write)) {
                     missing += 1;
                 } else if !had_it.contains(&(link.address, link.incarnation)) {
-                    to_send.push((place, write, dbkey.to_vec()));
+                    to_send.push((place, write, dbkey.to_vec(), deeds.clone()));
                     missing += 1;
                 }
             }
             missing
         });
         self.pending = pending;
-        for (place, write, dbkey) in to_send {
+        for (place, write, dbkey, deeds) in to_send {
             match shard.get(&dbkey) {
                 Ok(Some(Record { epoch, dbval })) => {
-                    self.links.push(place, write, |out| write_entry(out, &dbkey, epoch, dbval));
+                    self.links.push(place, write, |out| write_entry(out, &dbkey, epoch, dbval, deeds.as_slice()));
                 }
                 Ok(None) | Err(_) => tracing::error!("a pending record cannot be read again"),
             }
         }
         self.pending.settle(Answer::send);
-        self.takeover.orphans.append(&mut given_up);
+        for (dbkey, deeds) in given_up {
+            add(&mut self.takeover.orphans, &dbkey, deeds.as_slice());
+        }
     }
 
     /// Sorts what is unstable here by who has to hear of it.
@@ -358,23 +386,29 @@ impl State {
         };
         let mut sources = std::mem::take(&mut self.sources);
         for ((incarnation, _), source) in &mut sources {
-            let mut moved = source.unstable.take_if(|dbkey| coordinator_of(dbkey) != Some(*incarnation));
-            self.takeover.orphans.append(&mut moved);
+            for (dbkey, deeds) in source.unstable.take_if(|dbkey| coordinator_of(dbkey) != Some(*incarnation)) {
+                add(&mut self.takeover.orphans, &dbkey, deeds.as_slice());
+            }
         }
         let still_there =
             |incarnation: u64| view.epoch.servers.iter().any(|s| s.incarnation == incarnation && is_active(&view, s));
         sources.retain(|(incarnation, _), _| still_there(*incarnation));
         self.sources = sources;
         self.given.retain(|_, until| *until > self.now_micros);
-        for dbkey in std::mem::take(&mut self.takeover.orphans) {
+        // What was taken over and not sent on yet is another's to take now, if another coordinates it.
+        let taken = std::mem::take(&mut self.takeover.taken);
+        for (dbkey, deeds) in std::mem::take(&mut self.takeover.orphans).into_iter().chain(taken) {
             let Ok(hash) = hash_of(&dbkey) else { continue };
             let group = view.route.group(hash);
             match view.me {
                 Some(me) if group.coordinator() == Some(me) => {
-                    self.takeover.taken.insert(dbkey);
+                    self.takeover.taken.entry(dbkey).or_default().extend(deeds);
                 }
-                Some(me) if group.members().contains(&me) => self.takeover.orphans.push(dbkey),
-                _ => {}
+                Some(me) if group.members().contains(&me) => {
+                    self.takeover.orphans.entry(dbkey).or_default().extend(deeds);
+                }
+                // Nobody hears of it from here, so it may never have been.
+                _ => deeds.values().for_each(|deed| self.memory.doubt(&deed.id)),
             }
         }
     }
@@ -401,9 +435,9 @@ impl State {
         if !self.is_silent(Some(incarnation)) {
             return;
         }
-        let epoch = self.view.epoch.number;
+        let (epoch, since) = (self.view.epoch.number, self.memory.since());
         let mut chunks: Vec<(usize, Vec<u8>)> = vec![(0, Vec::new())];
-        for dbkey in &self.takeover.orphans {
+        for (dbkey, deeds) in &self.takeover.orphans {
             if self.coordinator_link(dbkey).map(|(_, place)| place) != Some(place) {
                 continue;
             }
@@ -412,7 +446,8 @@ impl State {
                 chunks.push((0, Vec::new()));
             }
             if let Some((count, bytes)) = chunks.last_mut() {
-                write_entry(bytes, dbkey, epoch, dbval);
+                let deeds: Deeds = deeds.values().copied().collect();
+                write_entry(bytes, dbkey, epoch, dbval, deeds.as_slice());
                 *count += 1;
             }
         }
@@ -420,7 +455,7 @@ impl State {
         let last = chunks.len() - 1;
         for (i, (count, bytes)) in chunks.iter().enumerate() {
             link.call(Call::Report { epoch, place }, |out, id| {
-                write_report_head(out, id, epoch, i < last, *count);
+                ReportHead { epoch, since, more: i < last }.write(out, id, *count);
                 out.extend_from_slice(bytes);
             });
         }
@@ -438,11 +473,11 @@ impl State {
         for i in ready {
             self.ranges[i].open = true;
         }
-        for dbkey in std::mem::take(&mut self.takeover.taken) {
+        for (dbkey, deeds) in std::mem::take(&mut self.takeover.taken) {
             match hash_of(&dbkey).map(|hash| self.range(hash).open) {
-                Ok(true) => self.make_pending(shard, &dbkey),
+                Ok(true) => self.make_pending(shard, &dbkey, deeds.into_values().collect()),
                 Ok(false) => {
-                    self.takeover.taken.insert(dbkey);
+                    self.takeover.taken.insert(dbkey, deeds);
                 }
                 Err(_) => {}
             }
@@ -461,10 +496,17 @@ impl State {
     }
 
     /// Sends a record that is here to all others, under its own stamp.
-    fn make_pending(&mut self, shard: &mut dyn Shard, dbkey: &[u8]) {
+    fn make_pending(&mut self, shard: &mut dyn Shard, dbkey: &[u8], deeds: Deeds) {
         let (Ok(hash), Ok(Some(Record { epoch, dbval }))) = (hash_of(dbkey), shard.get(dbkey)) else { return };
-        self.replicate(hash, dbkey, epoch, dbval, None);
+        self.replicate(hash, dbkey, epoch, dbval, deeds, None);
     }
+}
+
+/// Whether a range is new to server `me`, who was `old_me` in the epoch adopted before, with these members: it had no part
+/// in it then, or is being filled and may have had none in epochs between.
+fn is_gained(group: &Group, me: Option<u16>, old_members: &[u16], old_me: Option<u16>, is_next: bool) -> bool {
+    let Some(me) = me.filter(|me| group.members().contains(me)) else { return false };
+    old_me.is_none_or(|old_me| !old_members.contains(&old_me)) || (group.filling().contains(&me) && !is_next)
 }
 
 /// Whether server `me` executes changes and answers reads of a group.

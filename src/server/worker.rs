@@ -9,9 +9,11 @@
 
 use super::link::{Link, Links};
 use super::member::{Ack, Source};
+use super::request::Request;
 use super::shared::{Config, Mail, Shared, View};
 use crate::logic::arcs::Arcs;
 use crate::logic::clock::Clock;
+use crate::logic::memory::{Limits, Memory};
 use crate::logic::pending::Pending;
 use crate::logic::record::worker_of;
 use crate::logic::route::Group;
@@ -154,10 +156,12 @@ pub fn write_refusal(conn: &Rc<Conn>, msgid: u32, style: Style, epoch: u64) {
 }
 
 /// A request that waits until its range is open and leased.
-struct Parked {
-    conn: Rc<Conn>,
-    message: Vec<u8>,
-    until_micros: u64,
+pub(super) struct Parked {
+    pub conn: Rc<Conn>,
+    pub message: Vec<u8>,
+    /// [`Request::gateway`].
+    pub gateway: u64,
+    pub until_micros: u64,
 }
 
 /// What a worker knows.
@@ -174,6 +178,8 @@ pub struct State {
     pub sources: BTreeMap<(u64, u16), Source>,
     /// Writes that not all have yet.
     pub pending: Pending<Answer>,
+    /// What became of changes that may be asked for again.
+    pub memory: Memory,
     /// Makes versions.
     pub clock: Clock,
     /// The clock of leases, as of the last batch of input.
@@ -260,7 +266,7 @@ impl Worker {
                 Ok(stream) => self.serve(stream),
                 Err(e) => tracing::warn!("cannot serve a connection: {e}"),
             },
-            Mail::Apply(entries, done) => self.apply_copied(&entries, done),
+            Mail::Apply { entries, since, done } => self.apply_copied(&entries, since, done),
             Mail::Copy(job) => super::copy::start(self.clone(), job),
             Mail::Drop(done) => super::copy::start_drop(self.clone(), done),
             Mail::DropUnconfirmed(done) => super::fill::start_drop(self.clone(), done),
@@ -330,13 +336,13 @@ impl Worker {
     }
 
     /// Keeps a request until its range is open and leased, or refuses it when too much is kept already.
-    pub fn park(&self, state: &mut State, conn: &Rc<Conn>, msgid: u32, message: &[u8]) {
-        if state.parked_bytes + message.len() > PARKED_BYTES {
-            conn.write(|out| write_error(out, msgid, error::SERVER));
+    pub(super) fn park(&self, state: &mut State, request: &Request<'_>) {
+        if state.parked_bytes + request.message.len() > PARKED_BYTES {
+            request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
             return;
         }
         let until_micros = state.now_micros + PARKED_MICROS;
-        self.park_again(state, conn, message, until_micros);
+        self.park_again(state, request, until_micros);
         // A missing lease is renewed by the end of this turn.
         self.turn.wake();
     }
@@ -365,16 +371,17 @@ impl Worker {
         };
         for request in parked {
             if !request.conn.is_closed() {
-                self.execute_again(&request.conn, &request.message, request.until_micros);
+                self.execute_again(&request);
             }
         }
     }
 
     /// Puts a request back that still has to wait, with the end of its patience as it was.
-    pub(super) fn park_again(&self, state: &mut State, conn: &Rc<Conn>, message: &[u8], until_micros: u64) {
+    pub(super) fn park_again(&self, state: &mut State, request: &Request<'_>, until_micros: u64) {
+        let (conn, message, gateway) = (request.conn.clone(), request.message.to_vec(), request.gateway);
         state.parked_bytes += message.len();
-        state.waiting.insert(Rc::as_ptr(conn));
-        state.parked.push(Parked { conn: conn.clone(), message: message.to_vec(), until_micros });
+        state.waiting.insert(Rc::as_ptr(&conn));
+        state.parked.push(Parked { conn, message, gateway, until_micros });
     }
 }
 
@@ -386,6 +393,7 @@ impl State {
             links: Links::default(),
             sources: BTreeMap::new(),
             pending: Pending::default(),
+            memory: Memory::new(Limits::SERVER, view.epoch.number),
             clock: Clock::default(),
             now_micros,
             now_secs: unix_secs(),

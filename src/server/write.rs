@@ -7,6 +7,7 @@ use super::request::{Done, Look, Request, hash_of};
 use super::shared::Counters;
 use super::worker::{Answer, Outcome, State, Style, Worker, write_mutated, write_refusal};
 use crate::logic::clock::ClockTime;
+use crate::logic::memory::{Asked, Deed, Deeds, Id, Outcome as Remembered};
 use crate::logic::mutation::{self, Decision};
 use crate::logic::record::{self, worker_of};
 use crate::logic::route::MAX_GROUP;
@@ -51,6 +52,12 @@ impl Worker {
             request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
             return Ok(Done::Yes);
         }
+        let id = request.id_of(style, mutate);
+        if let Some(id) = &id
+            && let Some(done) = remembered(state, shard, request, hash, mutate, id)
+        {
+            return Ok(done);
+        }
         let (old, version) = match state.look_up(shard, mutate.dbkey, mutate.options) {
             Look::Value { body, version, .. } => (Some(body), version),
             Look::Missing { version } | Look::Expired { version } => (None, version),
@@ -62,7 +69,11 @@ impl Worker {
         let answer = match decision {
             Decision::Refuse(mutated) => {
                 state.new_dbval = dbval;
-                return Ok(refuse(state, request, style, hash, mutated));
+                let done = refuse(state, request, style, hash, mutated);
+                if let (Done::Yes, Some(id), Some(reason)) = (&done, &id, mutated.refusal()) {
+                    state.memory.refuse(id, reason, mutate.epoch);
+                }
+                return Ok(done);
             }
             Decision::Store(answer) => answer,
             Decision::Delete => {
@@ -72,13 +83,20 @@ impl Worker {
         };
         let version = state.clock.tick_above(state.now_secs, version);
         dbval[..8].copy_from_slice(&version.0.to_be_bytes());
-        let answer = answer_of(answer, request, style, version, &dbval);
-        let stored = state.write(shard, hash, mutate.dbkey, &dbval, answer, mutate.options & option::ASYNC != 0);
+        let deed = id.map(|id| Deed { id, version: version.0, answer });
+        let answer = answer_of(answer, request, style, version.0, &dbval);
+        let (told_early, told_late) =
+            if mutate.options & option::ASYNC != 0 { (Some(answer), None) } else { (None, Some(answer)) };
+        let stored = state.write(shard, hash, mutate.dbkey, &dbval, deed.into(), told_late);
         state.new_dbval = dbval;
         self.turn.wake();
         match stored {
-            Ok(_) => self.count(mutate.op),
-            Err((answer, e)) => self.refuse_store(state, answer, &e),
+            Ok(_) => {
+                state.after_commit.extend(told_early);
+                deed.iter().for_each(|deed| state.memory.note(deed));
+                self.count(mutate.op);
+            }
+            Err((answer, e)) => self.refuse_store(state, answer.or(told_early), &e),
         }
         Ok(Done::Yes)
     }
@@ -112,7 +130,7 @@ impl Worker {
         }
         let version = state.clock.tick_above(state.now_secs, version);
         self.turn.wake();
-        state.write(shard, hash, dbkey, &version.0.to_be_bytes(), None, false).ok()
+        state.write(shard, hash, dbkey, &version.0.to_be_bytes(), Deeds::None, None).ok()
     }
 
     /// What becomes of a request for a record that the store cannot read: a damaged one is fetched from another member
@@ -139,24 +157,63 @@ fn refuse(state: &mut State, request: &Request<'_>, style: Style, hash: u64, mut
         Some(write) => {
             let outcome = Outcome::Mutated(style, mutated);
             let answer = Answer { conn: request.conn.clone(), msgid: request.msgid, outcome };
-            if let Some(answer) = state.pending.hold(write, answer) {
-                answer.send();
-            }
+            state.answer_behind(write, answer);
         }
     }
     Done::Yes
 }
 
-fn answer_of(
-    answer: mutation::Answer,
+/// What becomes of a request that may have been executed before; `None`: it was not.
+#[inline]
+fn remembered(
+    state: &mut State,
+    shard: &mut dyn Shard,
     request: &Request<'_>,
-    style: Style,
-    version: ClockTime,
-    dbval: &[u8],
-) -> Answer {
+    hash: u64,
+    mutate: &Mutate<'_>,
+    id: &Id,
+) -> Option<Done> {
+    let outcome = match state.memory.ask(id, mutate.id.first_epoch, mutate.epoch) {
+        Asked::New => return None,
+        Asked::Known(outcome) => outcome,
+        Asked::Unknown => {
+            request.conn.write(|out| write_mutated(out, request.msgid, Style::Version1, &Mutated::Unknown));
+            return Some(Done::Yes);
+        }
+        Asked::Full => {
+            tracing::error!("no more gateways can be remembered until the next epoch: changes of new ones are refused");
+            request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
+            return Some(Done::Yes);
+        }
+    };
+    let answer = match outcome {
+        Remembered::Done(version, mutation::Answer::Value) => match state.look_up(shard, mutate.dbkey, 0) {
+            Look::Value { dbval, version: now, .. } if now.0 == version => {
+                answer_of(mutation::Answer::Value, request, Style::Version1, version, dbval)
+            }
+            // It was done, and the value that it is to be answered with is no longer there.
+            _ => answer_with(request, Mutated::Unknown),
+        },
+        Remembered::Done(version, answer) => answer_of(answer, request, Style::Version1, version, &[]),
+        Remembered::Refused(reason) => answer_with(request, Mutated::of_refusal(reason).unwrap_or(Mutated::Unknown)),
+    };
+    match state.pending.blocking(hash) {
+        None => answer.send(),
+        // What it made is stable when what was made of that is.
+        Some(write) => state.answer_behind(write, answer),
+    }
+    Some(Done::Yes)
+}
+
+fn answer_with(request: &Request<'_>, mutated: Mutated<'static>) -> Answer {
+    let outcome = Outcome::Mutated(Style::Version1, mutated);
+    Answer { conn: request.conn.clone(), msgid: request.msgid, outcome }
+}
+
+fn answer_of(answer: mutation::Answer, request: &Request<'_>, style: Style, version: u64, dbval: &[u8]) -> Answer {
     let outcome = match answer {
-        mutation::Answer::Done => Outcome::Mutated(style, Mutated::Done(version.0)),
-        mutation::Answer::Number(number) => Outcome::Mutated(style, Mutated::Number(version.0, number)),
+        mutation::Answer::Done => Outcome::Mutated(style, Mutated::Done(version)),
+        mutation::Answer::Number(number) => Outcome::Mutated(style, Mutated::Number(version, number)),
         mutation::Answer::Value => {
             let mut bytes = Vec::new();
             write_mutated(&mut bytes, request.msgid, style, &Mutated::Value(dbval));
@@ -167,8 +224,15 @@ fn answer_of(
 }
 
 impl State {
-    /// Stores a stamped record as the coordinator and sends it on its way to the others. `answer` is given when all have
-    /// it, or with `asynchronous` when the own disk has. Returns the write's number.
+    /// Gives an answer when a write is stable.
+    fn answer_behind(&mut self, write: u64, answer: Answer) {
+        if let Some(answer) = self.pending.hold(write, answer) {
+            answer.send();
+        }
+    }
+
+    /// Stores a stamped record as the coordinator and sends it on its way to the others, with the operation that it owes
+    /// itself to. `answer` is given when all have it. Returns the write's number.
     ///
     /// # Errors
     /// Those of the store; then nothing has changed, and the answer is given back.
@@ -178,21 +242,17 @@ impl State {
         hash: u64,
         dbkey: &[u8],
         dbval: &[u8],
-        answer: impl Into<Option<Answer>>,
-        asynchronous: bool,
+        deeds: Deeds,
+        answer: Option<Answer>,
     ) -> Result<u64, (Option<Answer>, StoreError)> {
         let epoch = self.view.epoch.number;
-        let mut answer = answer.into();
         if let Err(e) = shard.put(dbkey, Record { epoch, dbval }) {
             return Err((answer, e));
-        }
-        if asynchronous {
-            self.after_commit.extend(answer.take());
         }
         if record::is_mark(dbval) {
             self.marks.note(self.now_secs, dbkey, Record { epoch, dbval }.stamp());
         }
-        Ok(self.replicate(hash, dbkey, epoch, dbval, answer))
+        Ok(self.replicate(hash, dbkey, epoch, dbval, deeds, answer))
     }
 
     /// Makes a record that is stored here pending, and sends it to the other members of its group.
@@ -202,19 +262,20 @@ impl State {
         dbkey: &[u8],
         epoch: u64,
         dbval: &[u8],
+        deeds: Deeds,
         answer: Option<Answer>,
     ) -> u64 {
         let group = self.range(hash).group;
         // The own disk is the one that is not another member.
         let missing = group.members().len() as u8;
-        let write = self.pending.push(hash, dbkey, missing, answer);
+        let write = self.pending.next();
         let mut links = [usize::MAX; MAX_GROUP];
         for (slot, link) in links.iter_mut().zip(self.links_for(&group, hash)) {
             *slot = link;
         }
         for link in links.into_iter().take_while(|link| *link != usize::MAX) {
-            self.links.push(link, write, |out| write_entry(out, dbkey, epoch, dbval));
+            self.links.push(link, write, |out| write_entry(out, dbkey, epoch, dbval, deeds.as_slice()));
         }
-        write
+        self.pending.push(hash, dbkey, missing, deeds, answer)
     }
 }

@@ -286,7 +286,8 @@ impl Cluster {
         // The directory is an operator's to make.
         let _ = disk.create_dir(Path::new("/etc"));
         let mut config = manager::Config::new(address(1, number, MANAGER_PORT), dice, unix_secs);
-        config.partner = (0..self.managers.len()).find(|n| *n != number).map(|n| address(1, n, MANAGER_PORT));
+        config.partners = self.manager_addresses();
+        config.partners.remove(number);
         config.auto_replace = self.shape.auto_replace;
         config.replace_delay = Duration::from_secs(1);
         config.state = Some(STATE_FILE.into());

@@ -150,7 +150,7 @@ pub fn draw_shape(dice: &mut Dice) -> Shape {
     let servers = 3 + dice.below(3) as usize;
     let attached = if dice.one_in(3) { servers.min(3 + dice.below(2) as usize) } else { servers };
     Shape {
-        managers: 1 + usize::from(dice.one_in(2)),
+        managers: 1 + dice.below(3) as usize,
         servers,
         attached,
         gateways: 2,

@@ -3,6 +3,8 @@
 use kumofs::logic::address::Address;
 use kumofs::logic::clock::ClockTime;
 use kumofs::logic::epoch::{Epoch, ManagerEntry, Phase, ServerEntry};
+use kumofs::logic::memory::{Deed, Id};
+use kumofs::logic::mutation::Answer;
 use kumofs::logic::ring::{HashSpace, Node};
 use kumofs::logic::route::Route;
 use kumofs::proto::rpc::frame::{self, Frame, Role, Scanner};
@@ -114,7 +116,12 @@ fn messages(method: u32, params: &[u8]) {
         v1::method::REPLICATE => {
             let mut reader = Reader::new(params);
             if let Ok((_, entries)) = v1::ReplicateHead::read(&mut reader) {
-                (0..entries).all(|_| v1::read_entry(&mut reader).is_ok());
+                for _ in 0..entries {
+                    let Ok(entry) = v1::read_entry(&mut reader) else { break };
+                    out.clear();
+                    v1::write_entry(&mut out, entry.dbkey, entry.epoch, entry.dbval, entry.deeds.as_slice());
+                    assert_eq!(v1::read_entry(&mut Reader::new(&out)), Ok(entry));
+                }
             }
         }
         _ => {
@@ -236,10 +243,12 @@ pub fn message_seeds() -> Vec<Vec<u8>> {
     let mutate =
         v1::Mutate { epoch: 7, id, op: v1::Op::Cas, options: 5, dbkey: b"12345678k", arg: 99, dbval: b"0123456789v" };
     request(&|out| mutate.write(out, 1));
+    let id = Id { gateway: u64::MAX, sequence: 1 << 50, floor: 300 };
+    let deed = Deed { id, version: 7, answer: Answer::Number(12) };
     request(&|out| {
-        v1::ReplicateHead { epoch: 7, stable: 4, first: 5 }.write(out, 1, 2);
-        v1::write_entry(out, b"12345678k", 7, b"0123456789v");
-        v1::write_entry(out, b"12345678l", 7, b"01234567");
+        v1::ReplicateHead { epoch: 7, since: 3, stable: 4, first: 5 }.write(out, 1, 2);
+        v1::write_entry(out, b"12345678k", 7, b"0123456789v", &[deed]);
+        v1::write_entry(out, b"12345678l", 7, b"01234567", &[]);
     });
     request(&|out| v1::write_get(out, 1, 7, b"12345678k"));
     request(&|out| {

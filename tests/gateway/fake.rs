@@ -36,6 +36,10 @@ pub enum Mode {
     Hold,
     /// Takes requests and never answers, not even whether it lives.
     Silent,
+    /// Executes changes and never answers.
+    Swallow,
+    /// Cannot tell what became of changes.
+    Forget,
     /// Is no longer there: hangs up on everybody.
     Dead,
     /// Refuses, telling the world's epoch.
@@ -71,6 +75,8 @@ pub struct World {
     /// Whether managers and servers know version 1.
     pub speaks_v1: bool,
     pub store: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// What changes were answered with, by their sequences: each is executed once.
+    remembered: BTreeMap<u64, Vec<u8>>,
     version: u64,
     managers: Vec<RpcConn>,
 }
@@ -200,13 +206,22 @@ impl World {
         });
         match server.mode {
             Mode::Hold => server.held.push(incoming),
+            Mode::Swallow => {
+                if let Ok(mutate) = Mutate::read(&incoming.params) {
+                    self.mutate(&mutate);
+                }
+                incoming.reply.none();
+            }
+            Mode::Forget if incoming.method == method::MUTATE => {
+                incoming.reply.success(|out| Mutated::Unknown.write(out));
+            }
             Mode::Silent | Mode::Dead => incoming.reply.none(),
             Mode::Rubbish => incoming.reply.success(|out| out.extend_from_slice(&[0x82, 1, 2, 3, 4])),
             Mode::Refuse => {
                 let number = self.epoch.number;
                 incoming.reply.error_with(error::SERVER, |out| write_uint(out, number));
             }
-            Mode::Serve | Mode::LeaveOut => self.serve(number, incoming),
+            Mode::Serve | Mode::LeaveOut | Mode::Forget => self.serve(number, incoming),
         }
     }
 
@@ -259,6 +274,9 @@ impl World {
     }
 
     fn mutate(&mut self, mutate: &Mutate<'_>) -> Vec<u8> {
+        if let Some(result) = self.remembered.get(&mutate.id.sequence) {
+            return result.clone();
+        }
         let new = record::parse(mutate.dbval).and_then(|value| value.body);
         let old = self.live(mutate.dbkey).cloned();
         let old = old.as_deref().and_then(record::parse).and_then(|value| value.body);
@@ -280,6 +298,7 @@ impl World {
             Decision::Delete => drop(self.store.remove(mutate.dbkey)),
             Decision::Refuse(_) => {}
         }
+        self.remembered.insert(mutate.id.sequence, result.clone());
         result
     }
 
@@ -421,6 +440,7 @@ impl World {
             servers: Vec::new(),
             speaks_v1: setup.speaks_v1,
             store: BTreeMap::new(),
+            remembered: BTreeMap::new(),
             version: 1000,
             managers: Vec::new(),
         }));

@@ -4,8 +4,12 @@
 //! of connection buffers.
 
 use super::frame::write_request;
-use super::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_raw, write_uint};
+use super::msgpack::{DecodeError, Reader, write_array, write_nil, write_raw, write_uint};
 use crate::logic::address::Address;
+
+mod between;
+
+pub use between::{Entry, ReplicateHead, ReportHead, read_entry, write_entry};
 
 /// The version number in [`method::CONNECT`].
 pub const PROTOCOL: u64 = 1;
@@ -37,12 +41,15 @@ pub mod method {
     pub const MUTATE: u32 = v1(12);
     /// To a member, from a coordinator: see [`super::ReplicateHead`] → `[acknowledged]`.
     pub const REPLICATE: u32 = v1(20);
-    /// To a coordinator, from a member: `[epoch, more, [[dbkey, epoch, dbval]...]]` → true when all is stable.
+    /// To a coordinator, from a member: see [`super::ReportHead`] → true when all is stable.
     pub const REPORT: u32 = v1(21);
     /// Between servers: `[dbkey]` → `[epoch, dbval]` or nil: to mend a damaged record.
     pub const FETCH: u32 = v1(22);
-    /// Between servers: `[epoch, address of the stream port]`, never answered: records `[dbkey, dbval, epoch]` wait there.
+    /// Between servers: `[epoch, address of the stream port]`, never answered: records `[dbkey, dbval, epoch]` wait there,
+    /// and before them the since-epoch of the sender's memory, `[epoch]`.
     pub const OFFER: u32 = v1(23);
+    /// To a manager or server, from a manager: see [`super::super::vote::Ask`] → [`super::super::vote::Voted`].
+    pub const VOTE: u32 = v1(30);
 }
 
 /// Who opens a connection with [`method::CONNECT`].
@@ -321,7 +328,27 @@ pub enum Mutated<'a> {
     Unknown,
 }
 
+impl Mutated<'static> {
+    /// The outcome that changes nothing and has this number.
+    pub fn of_refusal(number: u8) -> Option<Mutated<'static>> {
+        use Mutated::{Exists, NotFound, NotNumber, NotStored, TooLarge};
+        [NotStored, Exists, NotFound, NotNumber, TooLarge].into_iter().find(|m| m.refusal() == Some(number))
+    }
+}
+
 impl<'a> Mutated<'a> {
+    /// The number of an outcome that changes nothing.
+    pub fn refusal(&self) -> Option<u8> {
+        Some(match self {
+            Mutated::NotStored => 1,
+            Mutated::Exists => 2,
+            Mutated::NotFound => 3,
+            Mutated::NotNumber => 4,
+            Mutated::TooLarge => 5,
+            Mutated::Done(_) | Mutated::Number(..) | Mutated::Value(_) | Mutated::Unknown => return None,
+        })
+    }
+
     /// Appends the result.
     pub fn write(&self, out: &mut Vec<u8>) {
         match *self {
@@ -382,65 +409,6 @@ pub fn write_multi_get_head(out: &mut Vec<u8>, msgid: u32, epoch: u64, keys: usi
     write_array(out, keys);
 }
 
-/// What stands before the entries of a [`method::REPLICATE`]: `[epoch, stable, first, [[dbkey, epoch, dbval]...]]`.
-///
-/// Entries of a link are numbered from 1. Each message holds the next ones in order, without gaps; after a
-/// reconnect, all that were not acknowledged. The request asks for a lease too; the result `[acknowledged]` grants it.
-/// An error 6 with an epoch's number says that the member is in that epoch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ReplicateHead {
-    /// The coordinator's epoch.
-    pub epoch: u64,
-    /// All entries up to this number are stable: every member has them.
-    pub stable: u64,
-    /// The number of the first entry here.
-    pub first: u64,
-}
-
-impl ReplicateHead {
-    /// Appends the head of the whole request; the caller appends `entries` times [`write_entry`].
-    pub fn write(&self, out: &mut Vec<u8>, msgid: u32, entries: usize) {
-        write_request(out, msgid, method::REPLICATE);
-        write_array(out, 4);
-        write_uint(out, self.epoch);
-        write_uint(out, self.stable);
-        write_uint(out, self.first);
-        write_array(out, entries);
-    }
-
-    /// Reads the head; the reader then stands before the first entry. Returns the number of entries.
-    pub fn read(r: &mut Reader<'_>) -> Result<(ReplicateHead, usize), DecodeError> {
-        r.array_of(4)?;
-        let head = ReplicateHead { epoch: r.u64()?, stable: r.u64()?, first: r.u64()? };
-        Ok((head, r.array()?))
-    }
-}
-
-/// Appends `[dbkey, epoch, dbval]`, an entry of Replicate and Report.
-#[inline]
-pub fn write_entry(out: &mut Vec<u8>, dbkey: &[u8], epoch: u64, dbval: &[u8]) {
-    out.push(0x93);
-    write_raw(out, dbkey);
-    write_uint(out, epoch);
-    write_raw(out, dbval);
-}
-
-/// Reads what [`write_entry`] wrote: dbkey, epoch, dbval.
-#[inline]
-pub fn read_entry<'a>(r: &mut Reader<'a>) -> Result<(&'a [u8], u64, &'a [u8]), DecodeError> {
-    r.array_of(3)?;
-    Ok((r.raw()?, r.u64()?, r.raw()?))
-}
-
-/// Appends the head of a [`method::REPORT`]; the caller appends `entries` times [`write_entry`].
-pub fn write_report_head(out: &mut Vec<u8>, msgid: u32, epoch: u64, more: bool, entries: usize) {
-    write_request(out, msgid, method::REPORT);
-    write_array(out, 3);
-    write_uint(out, epoch);
-    write_bool(out, more);
-    write_array(out, entries);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -490,6 +458,8 @@ mod tests {
             let mut out = Vec::new();
             outcome.write(&mut out);
             assert_eq!(Mutated::read(&out), Ok(outcome));
+            assert_eq!(outcome.refusal().is_some(), outcome.refusal() == Some(out[1]));
+            assert_eq!(outcome.refusal().and_then(Mutated::of_refusal), outcome.refusal().map(|_| outcome));
             for cut in 0..out.len() {
                 assert!(Mutated::read(&out[..cut]).is_err());
             }

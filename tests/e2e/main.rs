@@ -16,6 +16,7 @@ mod kill;
 mod onecommand;
 mod options;
 mod pymemcache;
+mod quorum;
 mod returning;
 mod stories;
 mod tools;

@@ -4,13 +4,16 @@ use crate::common::cluster::Cluster;
 use crate::common::memcache::{Client, Error};
 use crate::common::rpc::{Link, Value};
 use crate::common::{Turn, eventually, say};
+use kumofs::logic::address::Address;
 use kumofs::logic::clock::ClockTime;
 use kumofs::logic::epoch::Epoch;
+use kumofs::logic::memory::{Deed, Id};
+use kumofs::logic::mutation::Answer;
 use kumofs::logic::record::{self, LAYOUT_FULL, dbkey_hash, encode_dbkey, encode_header};
 use kumofs::logic::route::Route;
-use kumofs::proto::rpc::frame::write_request;
+use kumofs::proto::rpc::frame::{Role, write_hello, write_request};
 use kumofs::proto::rpc::msgpack::{write_array, write_raw};
-use kumofs::proto::rpc::v1::{Connect, Mutate, Op, Peer, RequestId, method, write_get};
+use kumofs::proto::rpc::v1::{Connect, Mutate, Op, Peer, ReplicateHead, RequestId, method, write_entry, write_get};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -140,16 +143,22 @@ impl<'c> Gateway<'c> {
         if found == Value::Nil { String::new() } else { data_of(found.raw()) }
     }
 
-    /// What one server has, whether stable or not.
-    fn has(&self, server: SocketAddr, key: &str) -> Option<String> {
+    /// The dbval that one server has, whether stable or not.
+    fn fetch(&self, server: SocketAddr, key: &str) -> Option<Vec<u8>> {
         let mut message = Vec::new();
         write_request(&mut message, 1, method::FETCH);
         write_array(&mut message, 1);
         write_raw(&mut message, &dbkey(key));
         let mut link = Link::connect(server);
         link.send(&message);
-        let found = link.receive().1.array()[3].clone();
-        (found != Value::Nil).then(|| data_of(found.array()[1].raw()))
+        match &link.receive().1.array()[3] {
+            Value::Array(record) => Some(record[1].raw().to_vec()),
+            _ => None,
+        }
+    }
+
+    fn has(&self, server: SocketAddr, key: &str) -> Option<String> {
+        Some(data_of(&self.fetch(server, key)?))
     }
 }
 
@@ -236,6 +245,57 @@ fn changes_under_way_when_their_coordinator_dies_are_known_to_the_next_and_to_it
             let answers: Vec<u64> = changes.iter_mut().rev().map(counted).collect();
             assert_eq!(answers, [3, 2, 1]);
             assert_eq!(gateway.get("n"), "3");
+        }
+        cluster.assert_sound();
+    }
+}
+
+/// Writes a record to one member alone, in the name of the server that coordinates it: as that one may have done just
+/// before it died. It is the work of a change that was never answered.
+fn write_as_coordinator(gateway: &Gateway<'_>, epoch: &Epoch, member: SocketAddr, change: &Change, data: &[u8]) {
+    let coordinator = holders(epoch, change.key)[0];
+    let found = gateway.fetch(member, change.key).expect("a record is there");
+    let version = record::version_of(&found).expect("a dbval").0 + 1;
+    let mut dbval = Vec::new();
+    encode_header(ClockTime(version), LAYOUT_FULL, 0, 0, 0, &mut dbval);
+    dbval.extend_from_slice(data);
+    let answer = Answer::Number(String::from_utf8_lossy(data).parse().expect("a number"));
+    let id = Id { gateway: gateway.incarnation, sequence: change.id.sequence, floor: change.id.floor };
+    let incarnation = epoch.server(Address::new(coordinator)).expect("it is in the epoch").incarnation;
+    let mut message = Vec::new();
+    write_hello(&mut message, Address::new(coordinator), Role::Server);
+    // Its second worker, which it does not have, numbers entries of its own.
+    let connect = Connect { peer: Peer::Server, incarnation, workers: 1, from_worker: 1, worker: 0 };
+    connect.write(&mut message, 1);
+    ReplicateHead { epoch: epoch.number, since: 0, stable: 0, first: 1 }.write(&mut message, 2, 1);
+    let deed = Deed { id, version, answer };
+    write_entry(&mut message, &dbkey(change.key), epoch.number, &dbval, &[deed]);
+    let mut link = Link::connect(member);
+    link.send(&message);
+    (0..2).for_each(|_| drop(link.receive()));
+    assert_eq!(link.receive().1.array()[2..], [Value::Nil, Value::Array(vec![Value::Int(1)])], "it is acknowledged");
+}
+
+/// A change reached one member alone, and then its coordinator died: the next one hears of the record, and has to hear
+/// whose work it is, and so do those whom it sends the record.
+#[test]
+fn a_record_that_one_member_alone_has_is_taken_over_with_the_changes_that_made_it() {
+    let _turn = Turn::shared();
+    for alone in [1, 2] {
+        let mut cluster = three_servers();
+        let mut gateway = Gateway::new(&cluster, 7);
+        let mut set = gateway.change(Op::Set, "n", b"0", 0);
+        gateway.ask(&mut set);
+        let mut incr = gateway.change(Op::Incr, "n", b"", 1);
+        let epoch = newest_epoch(&gateway.running());
+        let holders = holders(&epoch, "n");
+        (incr.id.attempt, incr.id.first_epoch) = (1, epoch.number);
+        write_as_coordinator(&gateway, &epoch, holders[alone], &incr, b"1");
+        for dead in &holders[..2] {
+            cluster.kill_server(place_of(&cluster, *dead));
+            let gateway = Gateway::new(&cluster, 7);
+            assert_eq!(gateway.ask(&mut incr).array()[2].int(), 1, "member {alone} alone had it, {dead} is dead");
+            assert_eq!(gateway.get("n"), "1");
         }
         cluster.assert_sound();
     }

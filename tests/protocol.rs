@@ -5,6 +5,7 @@ use kumofs::logic::clock::ClockTime;
 use kumofs::logic::epoch::{Epoch, ManagerEntry, Phase, ServerEntry};
 use kumofs::logic::memory::{Deed, Id};
 use kumofs::logic::mutation::Answer;
+use kumofs::logic::paxos::{self, Ballot, Question, Voter};
 use kumofs::logic::record::{LAYOUT_CAS, LAYOUT_FULL, LAYOUT_KUMOFS, encode_dbkey, encode_header};
 use kumofs::logic::ring::{HashSpace, Node};
 use kumofs::proto::rpc::frame::{Role, write_error, write_error_head, write_hello, write_request, write_success};
@@ -13,6 +14,7 @@ use kumofs::proto::rpc::v1::{
     Connect, Connected, Join, Mutate, Mutated, Op, Peer, ReplicateHead, ReportHead, RequestId, method, write_entry,
     write_get, write_multi_get_head,
 };
+use kumofs::proto::rpc::vote::{Ask, Voted};
 use kumofs::proto::rpc::{error, v0};
 use std::collections::BTreeMap;
 
@@ -48,7 +50,7 @@ fn epoch() -> Epoch {
         number: EPOCH,
         cluster: 9,
         managers: vec![ManagerEntry { address: server(19700), disk_id: 4 }],
-        servers: vec![ServerEntry { address, disk_id: 7, incarnation: 8, workers: 2, removed: None }],
+        servers: vec![ServerEntry { address, disk_id: 7, incarnation: 8, workers: 2, removed: None, partial: false }],
         whs: space.clone(),
         rhs: space,
         flushed: 1,
@@ -136,6 +138,25 @@ impl Written {
         });
     }
 
+    fn votes(&mut self) {
+        let ballot = Ballot { round: 2, proposer: Voter { address: server(19700), disk_id: 4 } };
+        for (name, text) in [("Vote", None), ("Vote, second phase", Some(b"text".to_vec()))] {
+            let ask = Ask { cluster: 9, question: Question { number: 4, ballot, text } };
+            self.add(name, |out| ask.write(out, MSGID));
+        }
+        let answers = [
+            ("promised", paxos::Answer::Promised(None)),
+            ("promised, with a text", paxos::Answer::Promised(Some((ballot, b"text".to_vec())))),
+            ("accepted", paxos::Answer::Accepted),
+            ("outbid", paxos::Answer::Outbid(ballot)),
+            ("elsewhere", paxos::Answer::Elsewhere),
+        ];
+        for (name, answer) in answers {
+            let newest = (if answer == paxos::Answer::Elsewhere { EPOCH } else { 0 }, None);
+            self.answer(name, |out| Voted { disk_id: 7, answer, newest }.write(out));
+        }
+    }
+
     fn between_servers(&mut self, dbkey: &[u8]) {
         self.add("Replicate", |out| {
             ReplicateHead { epoch: EPOCH, since: 2, stable: 4, first: 5 }.write(out, MSGID, 1);
@@ -170,6 +191,7 @@ fn the_documents_golden_bytes_are_those_that_are_written() {
     written.version0(&dbkey);
     written.version1(&dbkey);
     written.between_servers(&dbkey);
+    written.votes();
     let documented = documented();
     let names = |all: &BTreeMap<String, Vec<u8>>| all.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&documented), names(&written.0));

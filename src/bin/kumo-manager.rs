@@ -17,13 +17,10 @@ fn manage(options: ManagerOptions, host: &mut Host<'_>) -> Result<(), String> {
         listeners.push(sockets::beside(address, port)?.0);
     }
     let partners = sockets::others(&options.partner, Some(address))?;
-    if partners.len() > 1 {
-        return Err("--partner (-p) is given twice; a manager has one partner at most".to_owned());
-    }
     let dice = || getrandom::u64().map_err(|e| format!("the system gives no random numbers: {e}"));
     let binary_log = host.binary_log();
     let config = Config {
-        partner: partners.first().copied(),
+        partners,
         auto_replace: options.auto_replace,
         replace_delay: options.replace_delay,
         keepalive_interval: options.common.keepalive_interval,

@@ -148,7 +148,7 @@ pub struct ManagerOptions {
     /// where other nodes reach this manager
     #[arg(long, value_name = "ADDR[:19700]", value_parser = manager_address)]
     pub listen: HostPort,
-    /// the other manager, if there is one
+    /// another manager; once for each
     #[arg(long, value_name = "ADDR[:19700]", value_parser = manager_address)]
     pub partner: Vec<HostPort>,
     /// one more port for kumoctl

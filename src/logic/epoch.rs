@@ -34,6 +34,9 @@ pub struct ServerEntry {
     pub workers: u16,
     /// The epoch that took it for dead, while it is.
     pub removed: Option<u64>,
+    /// It was being filled when it was taken for dead: no later epoch may take it back as it is.
+    #[serde(default)]
+    pub partial: bool,
 }
 
 /// What is being moved, and how far that is.
@@ -162,7 +165,14 @@ mod tests {
             number: 3,
             cluster: 9,
             managers: vec![ManagerEntry { address, disk_id: 4 }],
-            servers: vec![ServerEntry { address, disk_id: 7, incarnation: 8, workers: 2, removed: None }],
+            servers: vec![ServerEntry {
+                address,
+                disk_id: 7,
+                incarnation: 8,
+                workers: 2,
+                removed: None,
+                partial: false,
+            }],
             whs: space.clone(),
             rhs: space,
             flushed: 1,

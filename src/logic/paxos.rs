@@ -43,6 +43,14 @@ pub struct Question {
     pub text: Option<Vec<u8>>,
 }
 
+impl Question {
+    /// Whether its text, if it has one, is an epoch of that number. No voter accepts anything else.
+    pub fn is_sound(&self) -> bool {
+        let sound = |text: &Vec<u8>| Epoch::decode(text).is_ok_and(|epoch| epoch.number == self.number);
+        self.text.as_ref().is_none_or(sound)
+    }
+}
+
 /// What a voter answers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
@@ -136,6 +144,11 @@ impl Electorate {
         Electorate { managers, servers: Electorate::of(epoch).servers, rule: Rule::Unanimous }
     }
 
+    /// Whether these decide because none is left of those whom the epoch names.
+    pub fn is_takeover(&self) -> bool {
+        self.rule == Rule::Unanimous
+    }
+
     /// The managers that vote.
     pub fn managers(&self) -> &BTreeSet<Voter> {
         &self.managers
@@ -209,6 +222,16 @@ impl Proposer {
     /// An attempt to make `wish` the text of a number.
     pub fn new(electorate: Electorate, number: u64, ballot: Ballot, wish: Vec<u8>) -> Proposer {
         Proposer { electorate, number, ballot, wish, found: None, accepting: false, agreed: BTreeSet::new() }
+    }
+
+    /// Whether this is the attempt to decide a number in a ballot.
+    pub fn attempts(&self, number: u64, ballot: Ballot) -> bool {
+        (self.number, self.ballot) == (number, ballot)
+    }
+
+    /// What the proposer would have decided.
+    pub fn wish(&self) -> &[u8] {
+        &self.wish
     }
 
     /// Those to ask.

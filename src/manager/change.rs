@@ -53,10 +53,8 @@ impl Draft {
         let number = self.epoch.number;
         if let Some(entry) = self.epoch.servers.iter_mut().find(|s| s.address == address) {
             entry.removed = Some(number);
-            if !was_full {
-                // Its disk never held everything, so no later epoch may take it back as it is.
-                entry.disk_id = 0;
-            }
+            // Its disk never held everything, so no later epoch may take it back as it is.
+            entry.partial = !was_full;
         }
         if let Phase::Copying { full, .. } = self.epoch.phase {
             self.copy(full);
@@ -86,7 +84,8 @@ impl Draft {
 
     fn enter(&mut self, server: &Newcomer) {
         let Newcomer { address, disk_id, incarnation, workers } = *server;
-        let entry = ServerEntry { address, disk_id, incarnation, workers: workers.max(1), removed: None };
+        let entry =
+            ServerEntry { address, disk_id, incarnation, workers: workers.max(1), removed: None, partial: false };
         match self.epoch.servers.iter_mut().find(|s| s.address == address) {
             Some(old) => *old = entry,
             None => self.epoch.servers.push(entry),

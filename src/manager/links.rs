@@ -3,10 +3,10 @@
 use super::state::{ConnId, State};
 use crate::logic::address::Address;
 use crate::logic::epoch::{Epoch, Phase};
-use crate::net::rpc::RpcConn;
+use crate::net::rpc::{Peer, RpcConn};
 use crate::proto::rpc::msgpack::{write_array, write_bool, write_raw, write_uint};
 use crate::proto::rpc::{v0, v1};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a connection leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,9 +15,9 @@ pub(super) enum LinkKind {
     New,
     /// A server.
     Server,
-    /// The other manager.
+    /// Another manager of the cluster.
     Partner,
-    /// A second connection to the partner, or one that took no part any more; about to close.
+    /// A second connection to one, or one that took no part any more; about to close.
     Spare,
     /// A tool, or a gateway that has not asked for anything yet.
     Client,
@@ -50,8 +50,8 @@ impl Link {
 pub(super) struct Links {
     links: BTreeMap<ConnId, Link>,
     last_id: ConnId,
-    /// The partner has shown that it is a kumofs 0.4 manager.
-    pub(super) partner_is_old: bool,
+    /// Partners that have shown that they are kumofs 0.4 managers.
+    pub(super) old_partners: BTreeSet<Address>,
 }
 
 impl Links {
@@ -72,13 +72,18 @@ impl Links {
         self.links.get(&id).map_or(LinkKind::New, |l| l.kind)
     }
 
+    /// The node at the other end.
+    pub(super) fn address(&self, id: ConnId) -> Option<Address> {
+        self.links.get(&id).and_then(Link::peer_address)
+    }
+
     pub(super) fn set_kind(&mut self, id: ConnId, kind: LinkKind) {
         if let Some(link) = self.links.get_mut(&id) {
             link.kind = kind;
         }
     }
 
-    /// Closes a connection to the partner that another one takes the place of.
+    /// Closes a connection to a partner that another one takes the place of.
     pub(super) fn retire(&mut self, id: ConnId) {
         self.set_kind(id, LinkKind::Spare);
         self.close(id);
@@ -104,16 +109,24 @@ impl Links {
         self.links.keys().copied().collect()
     }
 
-    /// The connection to the partner, and whether this manager opened it.
-    pub(super) fn partner(&self) -> Option<(ConnId, bool)> {
-        self.links.iter().find(|(_, l)| l.kind == LinkKind::Partner).map(|(id, l)| (*id, l.dialled))
+    /// The connection to a partner, and whether this manager opened it.
+    pub(super) fn partner(&self, address: Address) -> Option<(ConnId, bool)> {
+        let found = self.links.iter().find(|(_, l)| l.kind == LinkKind::Partner && l.leads_to(address));
+        found.map(|(id, l)| (*id, l.dialled))
     }
 
-    pub(super) fn partner_conn(&self) -> Option<RpcConn> {
-        self.partner().and_then(|(id, _)| self.links.get(&id)).map(|l| l.conn.clone())
+    /// The connections to all partners.
+    pub(super) fn partners(&self) -> impl Iterator<Item = &RpcConn> {
+        self.links.values().filter(|l| l.kind == LinkKind::Partner).map(|l| &l.conn)
     }
 
-    /// Servers and the partner.
+    /// The connection to a server or partner.
+    pub(super) fn node(&self, address: Address) -> Option<(ConnId, RpcConn)> {
+        let is_node = |l: &Link| matches!(l.kind, LinkKind::Server | LinkKind::Partner) && l.leads_to(address);
+        self.links.iter().find(|(_, l)| is_node(l)).map(|(id, l)| (*id, l.conn.clone()))
+    }
+
+    /// Servers and partners.
     pub(super) fn nodes(&self) -> Vec<(ConnId, RpcConn, LinkKind)> {
         let nodes = self.links.iter().filter(|(_, l)| matches!(l.kind, LinkKind::Server | LinkKind::Partner));
         nodes.map(|(id, l)| (*id, l.conn.clone(), l.kind)).collect()
@@ -123,8 +136,8 @@ impl Links {
         self.links.values().filter(|l| l.kind == LinkKind::Server).map(|l| &l.conn)
     }
 
-    pub(super) fn hint_partner(&self, address: Address) {
-        if let Some(partner) = self.partner_conn() {
+    pub(super) fn hint_partners(&self, address: Address) {
+        for partner in self.partners() {
             partner.notify(v1::method::LOST, |out| {
                 write_array(out, 2);
                 v0::write_address(out, address);
@@ -151,7 +164,9 @@ impl Links {
             match link.kind {
                 LinkKind::Server if state.is_old(*id) => link.drive(epoch, state.counter()),
                 LinkKind::Server if state.follows_epochs(*id) => push(&link.conn),
-                LinkKind::Partner if state.has_old_partner() => sync_spaces(&link.conn, epoch, state.counter()),
+                LinkKind::Partner if link.peer_address().is_some_and(|a| state.is_old_partner(a)) => {
+                    sync_spaces(&link.conn, epoch, state.counter())
+                }
                 LinkKind::Partner | LinkKind::Gateway => push(&link.conn),
                 LinkKind::OldGateway => link.conn.notify(v0::method::HASH_SPACE_PUSH, |out| {
                     write_array(out, 2);
@@ -165,6 +180,18 @@ impl Links {
 }
 
 impl Link {
+    /// The node at the other end.
+    pub(super) fn peer_address(&self) -> Option<Address> {
+        match self.conn.peer() {
+            Some(Peer::Node(address, _)) => Some(address),
+            _ => None,
+        }
+    }
+
+    fn leads_to(&self, address: Address) -> bool {
+        self.peer_address() == Some(address)
+    }
+
     /// A kumofs 0.4 server knows no epochs: it is sent the hash spaces, and each phase as it begins.
     fn drive(&mut self, epoch: &Epoch, counter: u32) {
         sync_spaces(&self.conn, epoch, counter);

@@ -1,13 +1,12 @@
 //! The manager: who belongs to the cluster, who is alive, and who holds what.
 //!
-//! Pure: [`decide`] (how a change becomes a fact), [`change`] (what an epoch may say), [`roster`] (who is seen),
-//! [`broken`] (who does not hear whom), [`ranges`] (who holds the same keys), [`state`] (events in, actions out). Worldly:
-//! [`persist`] (the state file), `requests` (the methods), `links` (who is told what), [`run`](mod@run) (sockets and
-//! time). Start with [`state`].
+//! Pure: [`change`] (what an epoch may say), [`roster`] (who is seen), [`broken`] (who does not hear whom), [`ranges`]
+//! (who holds the same keys), [`state`] (events in, actions out; its `deciding` is how a change becomes a fact).
+//! Worldly: [`persist`] (the state file), `requests` (the methods), `links` (who is told what), [`run`](mod@run)
+//! (sockets and time). Start with [`state`].
 
 pub mod broken;
 pub mod change;
-pub mod decide;
 mod links;
 pub mod persist;
 pub mod ranges;

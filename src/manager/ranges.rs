@@ -70,8 +70,8 @@ impl Ranges {
     pub fn claims(&self, epoch: &Epoch) -> Claims {
         let nodes = &epoch.rhs.nodes;
         let entries: BTreeMap<Address, &ServerEntry> = epoch.servers.iter().map(|s| (s.address, s)).collect();
-        // When each was removed while it was full; a disk that never was full has no id and no say.
-        let had_all = |e: &&&ServerEntry| e.disk_id != 0 || e.incarnation == 0;
+        // When each was removed while it was full; a disk that never was full has no say.
+        let had_all = |e: &&&ServerEntry| !e.partial && (e.disk_id != 0 || e.incarnation == 0);
         let removed: Vec<Option<u64>> =
             nodes.iter().map(|n| entries.get(&n.address).filter(had_all).and_then(|e| e.removed)).collect();
         let (mut named, mut missed) = (BTreeSet::new(), BTreeSet::new());

@@ -1,15 +1,18 @@
 //! The methods of a manager: what each asks, who may ask it, and what is answered.
 //!
 //! Sources: `doc/protocol.md`, "Version 0", and `doc/protocol.md` for version 1. Commands are answered when the
-//! epoch that they brought about is on disk; a manager whose partner decides passes them on.
+//! epoch that they brought about is decided and on disk; a manager whose partner decides passes them on.
 
 use super::links::LinkKind;
 use super::run::Manager;
-use super::state::{ConnId, Now, Refused, State};
+use super::state::{ConnId, Now, Progress, Refused, State, Ticket};
+use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
 use crate::logic::epoch::Epoch;
+use crate::logic::paxos::Answer;
 use crate::net::rpc::{CallError, Incoming, Peer, Reply};
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_raw, write_uint};
+use crate::proto::rpc::vote::{Ask, Voted};
 use crate::proto::rpc::{error, v0, v1};
 use std::rc::Rc;
 use std::time::Duration;
@@ -31,8 +34,17 @@ enum Outcome {
     Refused,
     /// Error 6, and nothing more is to be said to this peer.
     Dismissed,
-    /// The partner decides, and is to be asked.
+    /// A partner decides, and is to be asked.
     ForPartner,
+    /// Votes are being gathered.
+    Later(Ticket),
+}
+
+/// A command that is being voted on.
+pub(super) struct Waiting {
+    method: u32,
+    params: Vec<u8>,
+    reply: Reply,
 }
 
 /// `Err`: the method is not known, or not for this peer, or its parameters are of other types.
@@ -51,8 +63,12 @@ pub(super) fn handle(manager: &Rc<Manager>, id: ConnId, request: Incoming) {
         LinkKind::New | LinkKind::Client | LinkKind::OldGateway | LinkKind::Gateway => caller.client(),
     };
     match handled {
+        Ok(Outcome::Result(_)) if manager.has_failed() => reply.error(error::SERVER),
         Ok(Outcome::Result(result)) if method == v1::method::FLUSH_ALL => answer_when_adopted(manager, result, reply),
         Ok(Outcome::Result(result)) => reply.success(|out| out.extend_from_slice(&result)),
+        Ok(Outcome::Later(ticket)) => {
+            manager.waiting.borrow_mut().insert(ticket, Waiting { method, params, reply });
+        }
         Ok(Outcome::Refused) => reply.error(error::SERVER),
         Ok(Outcome::Dismissed) => {
             reply.error(error::SERVER);
@@ -67,9 +83,28 @@ pub(super) fn handle(manager: &Rc<Manager>, id: ConnId, request: Incoming) {
     }
 }
 
-/// Has the partner carry out a command, and passes its answer on.
+/// Answers a command that was voted on.
+pub(super) fn answer(manager: &Rc<Manager>, ticket: Ticket, outcome: Result<(), Refused>) {
+    let Some(waiting) = manager.waiting.borrow_mut().remove(&ticket) else { return };
+    let Waiting { method, params, reply } = waiting;
+    match outcome {
+        Ok(()) if method == v1::method::FLUSH_ALL => answer_when_adopted(manager, vec![0xc0], reply),
+        Ok(()) => reply.success(write_nil),
+        Err(Refused::NotLeading) => forward(manager, method, &params, reply),
+        Err(why) => {
+            tracing::warn!("a command is refused: {why}");
+            reply.error(error::SERVER);
+        }
+    }
+}
+
+/// Has the partner that decides carry out a command, and passes its answer on. That one has a lower address, so that no
+/// command goes round in a circle.
 fn forward(manager: &Rc<Manager>, method: u32, params: &[u8], reply: Reply) {
-    let Some(partner) = manager.links.borrow().partner_conn() else { return reply.error(error::SERVER) };
+    let leader = manager.state.borrow().leader();
+    let Some((_, partner)) = leader.and_then(|leader| manager.links.borrow().node(leader)) else {
+        return reply.error(error::SERVER);
+    };
     let call = partner.call(method, |out| out.extend_from_slice(params), FORWARD_TIMEOUT);
     tokio::task::spawn_local(async move {
         match call.await {
@@ -132,6 +167,7 @@ impl Caller<'_> {
             v1::method::CONNECT => self.connect(),
             v1::method::GET_EPOCH => self.get_epoch(),
             v1::method::EPOCH_PUSH => self.epoch_push(),
+            v1::method::VOTE if !is_server => self.vote(),
             v1::method::LOST => self.lost(),
             // What the partner passes on.
             _ if !is_server => self.command(),
@@ -201,11 +237,11 @@ impl Caller<'_> {
         result(|out| write(&self.manager.state.borrow(), out))
     }
 
-    fn change(&self, change: impl FnOnce(&mut State, Now) -> Result<(), Refused>) -> Handled {
+    fn change(&self, change: impl FnOnce(&mut State, Now) -> Result<Progress, Refused>) -> Handled {
         match self.manager.with_state(change) {
-            Ok(()) => result(write_nil),
-            // Two managers that each take the other for the one who decides do not send a command to and fro.
-            Err(Refused::NotLeading) if self.kind != LinkKind::Partner => Ok(Outcome::ForPartner),
+            Ok(Progress::Done) => result(write_nil),
+            Ok(Progress::Deciding(ticket)) => Ok(Outcome::Later(ticket)),
+            Err(Refused::NotLeading) => Ok(Outcome::ForPartner),
             Err(why) => {
                 tracing::warn!("a command is refused: {why}");
                 Ok(Outcome::Refused)
@@ -244,7 +280,7 @@ impl Caller<'_> {
     fn election(&self) -> Handled {
         v0::read_seed(&mut self.reader(2)?)?;
         let config = &self.manager.config;
-        if config.partner.is_some_and(|partner| partner < config.listen) {
+        if config.partners.iter().any(|partner| *partner < config.listen) {
             return result(|out| write_bool(out, true));
         }
         self.manager.with_state(|state, now| state.replace(now, false)).ok();
@@ -264,8 +300,8 @@ impl Caller<'_> {
         if self.kind == LinkKind::Client && connect.peer == v1::Peer::Gateway {
             self.manager.links.borrow_mut().set_kind(self.id, LinkKind::Gateway);
         }
-        if self.kind == LinkKind::Partner {
-            self.manager.links.borrow_mut().partner_is_old = false;
+        if let (LinkKind::Partner, Some(address)) = (self.kind, self.peer_address()) {
+            self.manager.links.borrow_mut().old_partners.remove(&address);
         }
         let connected = v1::Connected {
             incarnation: self.manager.config.dice[0],
@@ -289,11 +325,36 @@ impl Caller<'_> {
 
     fn epoch_push(&self) -> Handled {
         let epoch = Epoch::decode(self.reader(1)?.raw()?).map_err(|_| DecodeError::Type)?;
-        let by_partner = self.kind == LinkKind::Partner;
-        match self.manager.with_state(|state, now| state.shown(now, epoch, by_partner)) {
+        match self.manager.with_state(|state, now| state.shown(now, epoch)) {
             Ok(number) => result(|out| write_uint(out, number)),
-            Err(_) => Ok(Outcome::Refused),
+            Err(why) => {
+                if let Some(address) = self.peer_address() {
+                    tracing::warn!("an epoch shown by {address} is refused: {why}");
+                }
+                Ok(Outcome::Dismissed)
+            }
         }
+    }
+
+    /// Another manager asks for this one's vote.
+    fn vote(&self) -> Handled {
+        let Ask { cluster, question } = Ask::read(self.params)?;
+        let answer = match self.manager.with_state(|state, _| state.asked(cluster, &question)) {
+            Ok(answer) => answer,
+            Err(why) => {
+                tracing::warn!("a vote is refused: {why}");
+                return Ok(Outcome::Refused);
+            }
+        };
+        let state = self.manager.state.borrow();
+        let news = answer == Answer::Elsewhere && state.epoch().number >= question.number;
+        let newest = (state.epoch().number, news.then(|| state.epoch().encode()));
+        let newest = if answer == Answer::Elsewhere { newest } else { (0, None) };
+        result(|out| Voted { disk_id: self.manager.disk_id, answer, newest }.write(out))
+    }
+
+    fn peer_address(&self) -> Option<Address> {
+        self.manager.links.borrow().address(self.id)
     }
 
     fn sourced(&self) -> Handled {
@@ -313,8 +374,10 @@ impl Caller<'_> {
     fn set_auto_replace(&self) -> Handled {
         let on = self.reader(1)?.bool()?;
         self.manager.state.borrow_mut().set_auto_replace(on);
-        if let (LinkKind::Client, Some(partner)) = (self.kind, self.manager.links.borrow().partner_conn()) {
-            partner.notify(v0::method::SET_AUTO_REPLACE, |out| out.extend_from_slice(self.params));
+        if self.kind == LinkKind::Client {
+            for partner in self.manager.links.borrow().partners() {
+                partner.notify(v0::method::SET_AUTO_REPLACE, |out| out.extend_from_slice(self.params));
+            }
         }
         result(|out| if on { write_bool(out, true) } else { write_nil(out) })
     }

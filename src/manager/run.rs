@@ -1,23 +1,26 @@
-//! A manager among sockets: listens, dials its partner, pings, checks, and carries out what [`State`] says.
+//! A manager among sockets: listens, dials its partners, pings, checks, and carries out what [`State`] says.
 //!
 //! [`run`] is handed bound listeners and a stop signal and runs as local tasks of one thread. An epoch is synced to the
-//! state file before anybody is told of it; a manager that cannot do that stops.
+//! state file before anybody is told of it, and so is this manager's vote; a manager that cannot do that stops.
 
 use super::links::{Link, LinkKind, Links};
-use super::persist::{PersistError, StateFile};
+use super::persist::{Kept, PersistError, StateFile};
 use super::requests;
-use super::state::{Action, ConnId, Level, Now, Setup, State};
+use super::state::{Action, ConnId, Level, Now, Setup, State, Ticket};
 use crate::logic::address::Address;
 use crate::logic::epoch::Epoch;
+use crate::logic::paxos::{Answer, Question, Voter};
 use crate::net::listen;
 use crate::net::rpc::{CallError, Event, Handler, Limits, Peer, RpcConn};
 use crate::net::sock::{TcpListener, TcpStream};
 use crate::proto::binlog::Happened;
 use crate::proto::rpc::frame::Role;
 use crate::proto::rpc::msgpack::{Reader, write_array, write_uint};
+use crate::proto::rpc::vote::{Ask, Voted};
 use crate::proto::rpc::{error, v0, v1};
 use crate::store::fs::{Disk, RealDisk};
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -31,6 +34,8 @@ use tokio::time::{self, Instant, MissedTickBehavior};
 pub const LOST_AFTER: Duration = Duration::from_millis(1500);
 /// How often the state looks at the time.
 const TICK: Duration = Duration::from_millis(25);
+/// How long a manager that was refused is not dialled.
+const AVOIDED: Duration = Duration::from_secs(5);
 /// A server that has not said by then that it speaks version 1 does not.
 const JOIN_WITHIN: Duration = Duration::from_secs(1);
 
@@ -84,8 +89,8 @@ impl Default for DiskHandle {
 pub struct Config {
     /// `-l`: this manager, as other nodes reach it.
     pub listen: Address,
-    /// `-p`: the other manager of a pair.
-    pub partner: Option<Address>,
+    /// `-p`: the other managers.
+    pub partners: Vec<Address>,
     /// `-a`: attach and detach without an operator.
     pub auto_replace: bool,
     /// `-Rs`: how long to wait for more servers to come or go.
@@ -113,7 +118,7 @@ impl Config {
     pub fn new(listen: Address, dice: [u64; 3], unix_secs: fn() -> u64) -> Config {
         Config {
             listen,
-            partner: None,
+            partners: Vec::new(),
             auto_replace: false,
             replace_delay: Duration::from_secs(4),
             keepalive_interval: Duration::from_millis(500),
@@ -139,9 +144,13 @@ pub(super) struct Manager {
     pub(super) disk_id: u64,
     pub(super) state: RefCell<State>,
     pub(super) links: RefCell<Links>,
+    /// Commands that are being voted on.
+    pub(super) waiting: RefCell<BTreeMap<Ticket, requests::Waiting>>,
     file: Option<StateFile>,
     started: Instant,
-    dialling: Cell<bool>,
+    /// Partners being connected to, and when those that were refused are to be tried again.
+    dialling: RefCell<BTreeSet<Address>>,
+    avoided: RefCell<BTreeMap<Address, Instant>>,
     failed: watch::Sender<bool>,
     failure: Cell<Option<PersistError>>,
 }
@@ -157,7 +166,7 @@ pub async fn run(
 ) -> Result<(), PersistError> {
     let manager = Manager::open(config)?;
     tracing::info!("start manager {}", manager.config.listen);
-    let (addr, partner) = (manager.config.listen, manager.config.partner);
+    let (addr, partner) = (manager.config.listen, manager.config.partners.first().copied());
     manager.config.recorder.note(&Happened::ManagerStart { addr, partner });
     let mut tasks = tokio::task::JoinSet::new();
     for listener in listeners {
@@ -180,28 +189,31 @@ pub async fn run(
 impl Manager {
     fn open(config: Config) -> Result<Rc<Manager>, PersistError> {
         let [_, fresh_disk_id, new_cluster] = config.dice;
-        let (file, remembered) = match &config.state {
+        let fresh_disk_id = fresh_disk_id.max(1);
+        let (file, kept) = match &config.state {
             Some(path) => {
-                StateFile::open(&config.disk.0, path, fresh_disk_id).map(|(file, epoch)| (Some(file), epoch))?
+                StateFile::open(&config.disk.0, path, fresh_disk_id).map(|(file, kept)| (Some(file), kept))?
             }
-            None => (None, None),
+            None => (None, Kept::default()),
         };
         let disk_id = file.as_ref().map_or(fresh_disk_id, StateFile::disk_id);
         let setup = Setup {
             own: config.listen,
             disk_id,
             new_cluster: new_cluster.max(1),
-            partner: config.partner,
+            partners: config.partners.clone(),
             lost_after: config.lost_after(),
             replace_delay: config.replace_delay,
         };
         Ok(Rc::new(Manager {
-            state: RefCell::new(State::new(setup, remembered, config.auto_replace)),
+            state: RefCell::new(State::new(setup, kept, config.auto_replace)),
             links: RefCell::default(),
+            waiting: RefCell::default(),
             file,
             disk_id,
             started: Instant::now(),
-            dialling: Cell::new(false),
+            dialling: RefCell::default(),
+            avoided: RefCell::default(),
             failed: watch::Sender::new(false),
             failure: Cell::new(None),
             config,
@@ -253,13 +265,13 @@ impl Manager {
     }
 
     fn manager_opened(self: &Rc<Self>, id: ConnId, conn: &RpcConn, address: Address) {
-        if self.config.partner != Some(address) {
+        if !self.config.partners.contains(&address) {
             tracing::warn!("unknown partner {address}: give it to this manager with --partner, or keep it away");
             self.config.recorder.note(&Happened::UnknownPartner(address));
             conn.close();
             return;
         }
-        let other = self.links.borrow().partner();
+        let other = self.links.borrow().partner(address);
         if let Some((other, other_dialled)) = other {
             // Both dialled at once: both keep the connection that the lower address opened.
             let keep_dialled = self.config.listen < address;
@@ -274,11 +286,11 @@ impl Manager {
         if other.is_none() {
             self.with_state(|state, _| state.partner_opened(address));
         }
-        tokio::task::spawn_local(self.clone().learn_version(id, conn.clone()));
+        tokio::task::spawn_local(self.clone().learn_version(id, conn.clone(), address));
     }
 
-    /// Asks the partner whether it is one of ours, and shows it our epoch.
-    async fn learn_version(self: Rc<Self>, id: ConnId, conn: RpcConn) {
+    /// Asks a partner whether it is one of ours, and shows it our epoch.
+    async fn learn_version(self: Rc<Self>, id: ConnId, conn: RpcConn, address: Address) {
         let connect = v1::Connect {
             peer: v1::Peer::Manager,
             incarnation: self.config.dice[0],
@@ -287,50 +299,84 @@ impl Manager {
             worker: 0,
         };
         // An old partner hangs up on what it does not know: it is not asked twice.
-        let answer = if self.links.borrow().partner_is_old {
+        let answer = if self.links.borrow().old_partners.contains(&address) {
             Err(CallError::Refused(error::PROTOCOL, Vec::new()))
         } else {
             conn.call_with(|out, msgid| connect.write(out, msgid), self.config.lost_after()).await
         };
         let answer = answer.map(|result| v1::Connected::read(&result));
-        if matches!(answer, Ok(Ok(_))) {
-            // What it has decided is learnt before one of the two decides for both.
-            self.learn_epoch(&conn).await;
-        }
-        if self.links.borrow().partner().map(|(partner, _)| partner) != Some(id) {
+        // What it has decided is learnt before anything is decided together with it.
+        let epoch = if matches!(answer, Ok(Ok(_))) { self.learn_epoch(&conn).await } else { Ok(None) };
+        if self.links.borrow().partner(address).map(|(partner, _)| partner) != Some(id) {
             return;
         }
-        match answer {
-            Ok(Ok(connected)) => self.state.borrow_mut().partner_is_ours(connected.disk_id),
-            Err(CallError::Refused(error::PROTOCOL, _)) => {
-                self.links.borrow_mut().partner_is_old = true;
-                self.state.borrow_mut().partner_is_old();
+        match (answer, epoch) {
+            (Ok(Ok(connected)), Ok(epoch)) => {
+                let disk_id = connected.disk_id;
+                let met = self.with_state(|state, now| state.partner_met(now, address, disk_id, epoch));
+                if met.is_err() {
+                    self.avoided.borrow_mut().insert(address, Instant::now() + AVOIDED);
+                    // It is to find out for itself why.
+                    return conn.hang_up();
+                }
+            }
+            (Err(CallError::Refused(error::PROTOCOL, _)), _) => {
+                self.links.borrow_mut().old_partners.insert(address);
+                self.state.borrow_mut().partner_is_old(address);
             }
             // It will be asked again on the next connection.
-            Ok(Err(_)) | Err(_) => return conn.close(),
+            _ => return conn.close(),
         }
         self.tell(&[id]);
     }
 
-    async fn learn_epoch(self: &Rc<Self>, partner: &RpcConn) {
-        let known = self.state.borrow().epoch().number;
+    /// A partner's newest epoch, also when it is older than ours: it may be another cluster's.
+    async fn learn_epoch(self: &Rc<Self>, partner: &RpcConn) -> Result<Option<Epoch>, CallError> {
         let params = |out: &mut Vec<u8>| {
             write_array(out, 1);
-            write_uint(out, known);
+            write_uint(out, 0);
         };
-        let answer = partner.call(v1::method::GET_EPOCH, params, self.config.lost_after()).await;
-        let newer = answer.ok().and_then(|result| Epoch::decode(Reader::new(&result).raw().ok()?).ok());
-        if let Some(epoch) = newer {
-            // A foreign one has been told in the log.
-            let _ = self.with_state(|state, now| state.shown(now, epoch, true));
+        let result = partner.call(v1::method::GET_EPOCH, params, self.config.lost_after()).await?;
+        Ok(Reader::new(&result).raw().ok().and_then(|epoch| Epoch::decode(epoch).ok()))
+    }
+
+    /// Asks a voter, and tells it what it must know before, if it does not.
+    async fn ask(self: Rc<Self>, voter: Voter, question: Question) {
+        let Some((id, conn)) = self.links.borrow().node(voter.address) else { return };
+        let (number, ballot) = (question.number, question.ballot);
+        let ask = Ask { cluster: self.state.borrow().epoch().cluster, question };
+        for is_last in [false, true] {
+            let answer = conn.call_with(|out, msgid| ask.write(out, msgid), self.config.lost_after()).await;
+            let Some(voted) = answer.ok().and_then(|result| Voted::read(&result).ok()) else { return };
+            let voter = Voter { disk_id: voted.disk_id, ..voter };
+            match voted {
+                Voted { answer: Answer::Elsewhere, newest: (_, Some(epoch)), .. } => {
+                    if let Ok(epoch) = Epoch::decode(&epoch) {
+                        // One of another cluster was refused when it joined.
+                        let _ = self.with_state(|state, now| state.shown(now, epoch));
+                    }
+                    return;
+                }
+                Voted { answer: Answer::Elsewhere, newest: (theirs, None), .. } => {
+                    if is_last || theirs + 1 >= number {
+                        return;
+                    }
+                    self.tell(&[id]);
+                }
+                Voted { answer, .. } => {
+                    return self.with_state(|state, now| state.voted(now, voter, number, ballot, answer));
+                }
+            }
         }
     }
 
     fn closed(self: &Rc<Self>, id: ConnId) {
         let link = self.links.borrow_mut().remove(id);
-        match link.map(|l| l.kind) {
-            Some(LinkKind::Server) => self.with_state(|state, now| state.server_closed(now, id)),
-            Some(LinkKind::Partner) => self.with_state(|state, now| state.partner_closed(now)),
+        match link.map(|l| (l.kind, l.peer_address())) {
+            Some((LinkKind::Server, _)) => self.with_state(|state, now| state.server_closed(now, id)),
+            Some((LinkKind::Partner, Some(address))) => {
+                self.with_state(|state, now| state.partner_closed(now, address));
+            }
             _ => {}
         }
     }
@@ -359,8 +405,14 @@ impl Manager {
             for (id, conn, kind) in self.links.borrow().nodes() {
                 tokio::task::spawn_local(self.clone().ping_one(id, conn, kind));
             }
-            if self.config.partner.is_some() && self.links.borrow().partner().is_none() && !self.dialling.get() {
-                tokio::task::spawn_local(self.clone().dial_partner());
+            for partner in &self.config.partners {
+                let avoided = self.avoided.borrow().get(partner).is_some_and(|until| Instant::now() < *until);
+                if !avoided
+                    && self.links.borrow().partner(*partner).is_none()
+                    && self.dialling.borrow_mut().insert(*partner)
+                {
+                    tokio::task::spawn_local(self.clone().dial_partner(*partner));
+                }
             }
         }
     }
@@ -380,16 +432,14 @@ impl Manager {
         }
     }
 
-    async fn dial_partner(self: Rc<Self>) {
-        let Some(partner) = self.config.partner else { return };
-        self.dialling.set(true);
+    async fn dial_partner(self: Rc<Self>, partner: Address) {
         let id = self.links.borrow_mut().reserve();
         let (to, timeout) = (partner.socket_addr(), self.config.connect_timeout);
         let dialled = RpcConn::connect_node(to, self.hello(), timeout, Limits::default(), self.handler(id)).await;
         if let Ok(conn) = dialled {
             self.links.borrow_mut().add(id, Link::new(conn, true));
         }
-        self.dialling.set(false);
+        self.dialling.borrow_mut().remove(&partner);
     }
 
     /// Does what the state says until it says nothing more.
@@ -399,7 +449,7 @@ impl Manager {
             if actions.is_empty() {
                 return;
             }
-            if actions.contains(&Action::Spread) && !self.save() {
+            if actions.iter().any(|action| matches!(action, Action::Spread | Action::Keep)) && !self.save() {
                 return;
             }
             for action in actions {
@@ -412,21 +462,35 @@ impl Manager {
                         let everybody = self.links.borrow().all();
                         self.tell(&everybody);
                     }
+                    // Done above, before anything was said.
+                    Action::Keep => {}
+                    Action::Ask(voter, question) => {
+                        tokio::task::spawn_local(self.clone().ask(voter, question));
+                    }
+                    Action::Answer(ticket, outcome) => requests::answer(self, ticket, outcome),
                     Action::Tell(id) => self.tell(&[id]),
                     Action::Close(id) => self.links.borrow().close(id),
                     Action::Check(address) => {
                         tokio::task::spawn_local(self.clone().check(address));
                     }
-                    Action::Hint(address) => self.links.borrow().hint_partner(address),
+                    Action::Hint(address) => self.links.borrow().hint_partners(address),
                 }
             }
         }
     }
 
-    /// Syncs the epoch in force. False: it cannot be, and the manager stops without having told anybody.
+    /// Whether the state file could not be written: nobody may be told anything any more.
+    pub(super) fn has_failed(&self) -> bool {
+        *self.failed.borrow()
+    }
+
+    /// Syncs epoch and vote. False: it cannot be, and the manager stops without having told anybody.
     fn save(&self) -> bool {
-        let epoch = self.state.borrow().epoch().clone();
-        match self.file.as_ref().map_or(Ok(()), |file| file.save(&epoch)) {
+        if self.has_failed() {
+            return false;
+        }
+        let state = self.state.borrow();
+        match self.file.as_ref().map_or(Ok(()), |file| file.save(state.epoch(), state.vote())) {
             Ok(()) => true,
             Err(e) => {
                 self.failure.set(Some(e));

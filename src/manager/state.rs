@@ -2,26 +2,32 @@
 //!
 //! [`State`] holds the epoch in force and the [`Roster`] of servers seen. Each event method notes what happened and
 //! leaves actions in an outbox, which [`State::take_actions`] empties. [`settle`] draws the consequences: who is
-//! removed, who comes back by itself, when a phase is done. [`super::change`] writes the texts, [`super::decide`]
-//! makes them facts. An epoch is on disk before anybody is told of it: [`Action::Spread`] says so.
+//! removed, who comes back by itself, when a phase is done. [`super::change`] writes the texts, [`deciding`] makes them
+//! facts. An epoch is on disk before anybody is told of it: [`Action::Spread`] says so.
 
 use super::broken::Broken;
 use super::change::{self, Draft, Newcomer};
-use super::decide;
+use super::persist::Kept;
 use super::ranges::Ranges;
 use super::roster::{Kind, Roster};
 use crate::logic::address::Address;
 use crate::logic::clock::{Clock, ClockTime};
-use crate::logic::epoch::{Epoch, ManagerEntry, Phase};
+use crate::logic::epoch::{Epoch, Phase};
+use crate::logic::paxos::{Question, Vote, Voter};
 use crate::proto::rpc::v1::Join;
-use std::collections::{BTreeMap, BTreeSet};
+use deciding::{Asked, Attempt};
+use partners::Partner;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
 mod command;
-mod pair;
+mod deciding;
 mod parted;
+mod partners;
 mod settle;
+
+pub use deciding::{Command, Progress, Ticket};
 
 /// Numbers the connections of a manager.
 pub type ConnId = u64;
@@ -44,8 +50,8 @@ pub struct Setup {
     pub disk_id: u64,
     /// Names the cluster, if this manager is the one that founds it. Not 0.
     pub new_cluster: u64,
-    /// The other manager of a pair.
-    pub partner: Option<Address>,
+    /// The other managers.
+    pub partners: Vec<Address>,
     /// How long a server may be silent.
     pub lost_after: Duration,
     /// How long to wait for more servers before acting on those that came.
@@ -64,15 +70,21 @@ pub enum Level {
 /// What is to be done in the world.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// A newer epoch is in force: sync it to disk, and then tell partner, servers and gateways.
+    /// A newer epoch is in force: sync it to disk, and then tell partners, servers and gateways.
     Spread,
+    /// This manager's vote has changed: sync it to disk before anything else that was said since.
+    Keep,
+    /// Ask a voter, and report the answer.
+    Ask(Voter, Question),
+    /// A command that waited is decided, or not.
+    Answer(Ticket, Result<(), Refused>),
     /// Tell one connection the epoch in force.
     Tell(ConnId),
     /// Connect to a server's address, and report whether that is refused.
     Check(Address),
     /// Close a connection.
     Close(ConnId),
-    /// Tell the partner, who leads, that a server seems dead.
+    /// Tell the partners, one of whom leads, that a server seems dead.
     Hint(Address),
     /// Write to the log.
     Log(Level, String),
@@ -97,25 +109,20 @@ pub enum Refused {
     /// The connection is no server's.
     #[error("it sent no hello as a server")]
     NoServer,
-    /// The partner leads.
-    #[error("the partner decides")]
+    /// A partner leads.
+    #[error("a partner decides")]
     NotLeading,
+    /// An epoch with the number of the one in force says something else.
+    #[error(
+        "its epoch {0} is not this manager's epoch {0}: two managers went on alone, with their disks lost or copied"
+    )]
+    Twice(u64),
+    /// The votes that are needed did not come in time.
+    #[error("too few managers and servers have voted so far")]
+    Undecided,
     /// A kumofs 0.4 server cannot do that.
     #[error("a kumofs 0.4 server cannot do that")]
     OldServer,
-}
-
-/// The partner of a pair, while it is connected.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Partner {
-    /// Not connected.
-    Away,
-    /// Connected; what it speaks is not known yet.
-    Greeted,
-    /// kumofs 0.4: each decides, the newer hash space counts.
-    Old,
-    /// Ours, with the random number in its state file.
-    Ours(u64),
 }
 
 /// A manager.
@@ -125,15 +132,26 @@ pub struct State {
     epoch: Rc<Epoch>,
     clock: Clock,
     roster: Roster,
-    partner: Partner,
-    partner_disk: u64,
+    /// Those that are connected.
+    partners: BTreeMap<Address, Partner>,
+    /// The disks of the partners met since the start; 0 for kumofs 0.4.
+    disks: BTreeMap<Address, u64>,
+    /// Partners that were refused when last met.
+    strangers: BTreeSet<Address>,
     auto_replace: bool,
-    /// Whether a newer epoch than ours may exist somewhere is ruled out as far as one manager can: see
-    /// [`settle::State::judge_trust`].
-    trusted: bool,
-    /// Whether the epoch came from this manager's own disk.
-    remembered: bool,
-    partner_met: bool,
+    /// This manager's vote on the next epoch.
+    vote: Vote,
+    /// Votes being gathered.
+    attempt: Option<Attempt>,
+    /// The highest round by which an attempt was outbid.
+    outbid: u64,
+    /// No attempt is made before, since the start.
+    silent_until: Duration,
+    commands: VecDeque<Asked>,
+    last_ticket: Ticket,
+    /// What stands in the way of decisions, and since when.
+    blocked_since: Option<Duration>,
+    complaint: Option<String>,
     /// An operator has said that those present are to be taken.
     forced: bool,
     /// Of the epoch in force.
@@ -156,21 +174,26 @@ pub struct State {
 
 impl State {
     /// Starts with what the state file held. `auto_replace` can be changed later.
-    pub fn new(setup: Setup, remembered: Option<Epoch>, auto_replace: bool) -> State {
-        let from_disk = remembered.is_some();
-        let epoch = Rc::new(remembered.unwrap_or_default());
+    pub fn new(setup: Setup, kept: Kept, auto_replace: bool) -> State {
+        let epoch = Rc::new(kept.epoch.unwrap_or_default());
         let mut state = State {
             clock: Clock::starting_after(epoch.whs.timestamp.max(epoch.rhs.timestamp)),
             roster: Roster::new(setup.lost_after),
             setup,
             ranges: Ranges::of(&epoch),
             epoch,
-            partner: Partner::Away,
-            partner_disk: 0,
+            partners: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            strangers: BTreeSet::new(),
             auto_replace,
-            trusted: false,
-            remembered: from_disk,
-            partner_met: false,
+            vote: kept.vote,
+            attempt: None,
+            outbid: 0,
+            silent_until: Duration::ZERO,
+            commands: VecDeque::new(),
+            last_ticket: 0,
+            blocked_since: None,
+            complaint: None,
             forced: false,
             burnt: BTreeSet::new(),
             broken: Broken::default(),
@@ -207,10 +230,9 @@ impl State {
         std::mem::take(&mut self.actions)
     }
 
-    /// Whether this manager decides now, and not its partner.
-    pub fn leads(&self) -> bool {
-        let connected = matches!(self.partner, Partner::Ours(_)).then_some(self.setup.partner).flatten();
-        decide::leads(self.setup.own, connected)
+    /// What is to be on disk besides the epoch.
+    pub fn vote(&self) -> &Vote {
+        &self.vote
     }
 
     /// Whether new servers are attached and dead ones detached without an operator.
@@ -308,7 +330,8 @@ impl State {
         if self.epoch.number > 0 {
             self.actions.push(Action::Tell(conn));
         }
-        self.settle(now);
+        self.ask(Voter { address, disk_id: join.disk_id });
+        self.go_on(now);
         Ok(())
     }
 
@@ -415,34 +438,6 @@ impl State {
         Draft::new(&self.epoch, self.clock.tick_above(now.unix_secs, newest))
     }
 
-    /// Decides what was drafted, if it changes anything.
-    fn decide(&mut self, now: Now, draft: Draft) {
-        let same_text = Epoch { number: self.epoch.number, ..draft.epoch().clone() } == *self.epoch;
-        let nobody = draft.epoch().servers.is_empty() && self.epoch.servers.is_empty();
-        if !same_text && !nobody {
-            self.decide_anyway(now, draft);
-        }
-    }
-
-    fn decide_anyway(&mut self, now: Now, draft: Draft) {
-        let next = draft.finish(self.managers(), self.setup.new_cluster);
-        match decide::decide(&self.epoch, next) {
-            Ok(next) => self.put_in_force(now, next),
-            Err(e) => self.log(Level::Warn, format!("a change is dropped: {e}")),
-        }
-    }
-
-    fn managers(&self) -> Vec<ManagerEntry> {
-        let mut managers = vec![ManagerEntry { address: self.setup.own, disk_id: self.setup.disk_id }];
-        if let Some(address) = self.setup.partner {
-            let recorded = self.epoch.managers.iter().find(|m| m.address == address).map_or(0, |m| m.disk_id);
-            let disk_id = if self.partner_disk == 0 { recorded } else { self.partner_disk };
-            managers.push(ManagerEntry { address, disk_id });
-        }
-        managers.sort_unstable_by_key(|m| m.address);
-        managers
-    }
-
     /// Makes a decided epoch the one that this manager goes by.
     fn put_in_force(&mut self, now: Now, next: Epoch) {
         let before = std::mem::replace(&mut self.epoch, Rc::new(next));
@@ -458,6 +453,12 @@ impl State {
         self.forget_strangers();
         if !self.ranges.fit(&self.epoch) {
             self.ranges = Ranges::of(&self.epoch);
+        }
+        // Whatever was being voted on follows an earlier epoch.
+        self.attempt = None;
+        self.outbid = 0;
+        if self.vote.number <= self.epoch.number {
+            self.vote = Vote::default();
         }
         self.actions.push(Action::Spread);
     }
@@ -497,7 +498,8 @@ impl State {
             self.bury(now, address);
         }
         self.forget_strangers();
-        self.settle(now);
+        self.give_up_in_time(now);
+        self.go_on(now);
         self.flush_when_due(now);
         self.replace_by_itself(now);
     }

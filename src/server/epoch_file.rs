@@ -15,8 +15,20 @@ const EPOCH_FILE: &str = "epoch";
 /// # Errors
 /// Those of the file system; then the earlier one is still there.
 pub fn save_epoch(disk: &dyn Disk, dir: &Path, epoch: &Epoch) -> io::Result<()> {
-    let text = epoch.encode();
-    write_whole(disk, &dir.join(EPOCH_FILE), &[&crc32c::crc32c(&text).to_be_bytes(), &text[..]].concat())
+    save_checked(disk, &dir.join(EPOCH_FILE), &epoch.encode())
+}
+
+/// Keeps bytes on disk with their checksum: complete and synced, or not at all.
+pub(super) fn save_checked(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_whole(disk, path, &[&crc32c::crc32c(bytes).to_be_bytes(), bytes].concat())
+}
+
+/// Bytes that were kept so, up to `limit`; `None` when they are damaged.
+pub(super) fn load_checked(disk: &dyn Disk, path: &Path, limit: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = read_small(disk, path, limit + 4)?;
+    let sound =
+        bytes.split_first_chunk::<4>().is_some_and(|(crc, rest)| u32::from_be_bytes(*crc) == crc32c::crc32c(rest));
+    Ok(sound.then(|| bytes.split_off(4)))
 }
 
 /// The epoch on disk; the default one when there is none.
@@ -25,17 +37,13 @@ pub fn save_epoch(disk: &dyn Disk, dir: &Path, epoch: &Epoch) -> io::Result<()> 
 /// When the file cannot be read or is damaged: one line that says what to do.
 pub fn load_epoch(disk: &dyn Disk, dir: &Path) -> Result<Epoch, String> {
     let path = dir.join(EPOCH_FILE);
-    let bytes = match read_small(disk, &path, MAX_ENCODED_LEN + 4) {
-        Ok(bytes) => bytes,
+    let text = match load_checked(disk, &path, MAX_ENCODED_LEN) {
+        Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Epoch::default()),
         Err(e) => return Err(format!("cannot read {}: {e}", path.display())),
     };
     let damaged = || format!("{} is damaged: move it away, and the managers will tell the epoch anew", path.display());
-    let (crc, text) = bytes.split_first_chunk::<4>().ok_or_else(damaged)?;
-    if u32::from_be_bytes(*crc) != crc32c::crc32c(text) {
-        return Err(damaged());
-    }
-    Epoch::decode(text).map_err(|_| damaged())
+    Epoch::decode(&text.ok_or_else(damaged)?).map_err(|_| damaged())
 }
 
 #[cfg(test)]

@@ -6,18 +6,21 @@
 use super::copy::{self, Job};
 use super::epoch_file::save_epoch;
 use super::shared::{Mail, Shared, View, moving};
+use super::vote::Ballots;
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
 use crate::logic::epoch::{Epoch, Phase, ServerEntry};
+use crate::logic::paxos::Answer;
 use crate::logic::ring::HashSpace;
 use crate::net::background::blocking;
 use crate::net::chance::random_u64;
-use crate::net::rpc::{CallError, Event, Handler, Incoming, Limits, RpcConn};
+use crate::net::rpc::{CallError, Event, Handler, Incoming, Limits, Reply, RpcConn};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::Role;
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_uint};
 use crate::proto::rpc::v0::{self, method};
 use crate::proto::rpc::v1::{self, Join};
+use crate::proto::rpc::vote::{Ask, Voted};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -48,11 +51,12 @@ pub struct Control {
     /// Phases under way.
     copying: Cell<Option<ClockTime>>,
     deleting: Cell<Option<ClockTime>>,
+    ballots: RefCell<Ballots>,
 }
 
 impl Control {
     /// A control plane without connections.
-    pub fn new(shared: Arc<Shared>) -> Rc<Control> {
+    pub fn new(shared: Arc<Shared>, ballots: Ballots) -> Rc<Control> {
         Rc::new(Control {
             shared,
             managers: RefCell::default(),
@@ -60,6 +64,7 @@ impl Control {
             deleted: Cell::new(None),
             copying: Cell::new(None),
             deleting: Cell::new(None),
+            ballots: RefCell::new(ballots),
         })
     }
 
@@ -249,6 +254,10 @@ impl Control {
                 }
                 Err(e) => Err(e),
             },
+            v1::method::VOTE => match Ask::read(&request.params) {
+                Ok(ask) => return self.vote(&ask, request.reply),
+                Err(e) => Err(e),
+            },
             method::HASH_SPACE_SYNC => {
                 self.hash_space_sync(&mut r).map(|fresh| if fresh { yes } else { nil } as fn(&mut Vec<u8>))
             }
@@ -271,6 +280,30 @@ impl Control {
             Err(_) => {
                 tracing::warn!("manager {manager} sent a malformed or unknown request {}", request.method);
                 request.reply.protocol_error();
+            }
+        }
+    }
+
+    /// A manager asks for this server's vote on the next epoch.
+    fn vote(&self, ask: &Ask, reply: Reply) {
+        let (shared, view) = (&self.shared, self.shared.view());
+        let (question, epoch) = (&ask.question, &view.epoch);
+        let foreign = ask.cluster != 0 && epoch.cluster != 0 && ask.cluster != epoch.cluster;
+        if foreign || !question.is_sound() {
+            tracing::warn!("a vote was refused: the manager belongs to another cluster, or proposes no epoch");
+            return reply.error(error::SERVER);
+        }
+        let (disk, dir) = (shared.store.disk(), shared.store.dir());
+        match self.ballots.borrow_mut().answer(disk, dir, epoch.number, question) {
+            Ok(answer) => {
+                let news = answer == Answer::Elsewhere && epoch.number >= question.number;
+                let number = if answer == Answer::Elsewhere { epoch.number } else { 0 };
+                let newest = (number, news.then(|| epoch.encode()));
+                reply.success(|out| Voted { disk_id: shared.store.disk_id(), answer, newest }.write(out));
+            }
+            Err(e) => {
+                tracing::error!("no vote on epoch {}: {e}", question.number);
+                reply.error(error::SERVER);
             }
         }
     }
@@ -471,7 +504,8 @@ impl Control {
         let mut addresses: Vec<Address> = whs.nodes.iter().chain(&rhs.nodes).map(|n| n.address).collect();
         addresses.sort_unstable();
         addresses.dedup();
-        let entry = |address| ServerEntry { address, disk_id: 0, incarnation: 0, workers: 1, removed: None };
+        let entry =
+            |address| ServerEntry { address, disk_id: 0, incarnation: 0, workers: 1, removed: None, partial: false };
         let servers = addresses.into_iter().map(entry).collect();
         let epoch = Epoch { servers, whs, rhs, phase, ..Epoch::default() };
         self.act_on(View::new(epoch, self.shared.config.address, self.shared.incarnation()));

@@ -3,7 +3,7 @@
 //! Reading order: [`worker`] (one event loop's state and its turn), [`request`] (what gateways ask), [`write`](mod@write)
 //! (a change, from its execution to its stability), [`link`] (to another member, as coordinator), [`member`] (from a
 //! coordinator), [`mend`] (a damaged record), [`takeover`] (a new epoch); then the control plane: [`mod@run`],
-//! [`managers`], [`status`], [`epoch_file`]; and what moves records: [`copy`], [`stream`],
+//! [`managers`], [`status`], [`epoch_file`], [`vote`]; and what moves records: [`copy`], [`stream`],
 //! [`fill`], [`garbage`].
 //!
 //! Each worker owns a shard of the store and decides alone about the keys in it; what workers share is [`Shared`].
@@ -23,6 +23,7 @@ pub mod status;
 pub mod stream;
 pub mod takeover;
 pub mod version0;
+pub mod vote;
 pub mod worker;
 pub mod write;
 

@@ -4,6 +4,7 @@ use super::epoch_file::load_epoch;
 use super::managers::{Control, random_id};
 use super::shared::{Config, Counters, Mail, Shared, View};
 use super::stream;
+use super::vote::Ballots;
 use super::worker::Worker;
 use crate::net::background::Background;
 use crate::net::cores::Cores;
@@ -47,6 +48,7 @@ pub async fn run(
     let (lost, losses) = mpsc::unbounded_channel();
     let (offers, offered) = mpsc::unbounded_channel();
     let epoch = load_epoch(store.disk(), store.dir())?;
+    let ballots = Ballots::load(store.disk(), store.dir(), &epoch)?;
     let incarnation = random_id().map_err(|e| format!("the system gives no random numbers: {e}"))?;
     let view = View::new(epoch, config.address, incarnation);
     let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::unbounded_channel()).unzip();
@@ -79,7 +81,7 @@ pub async fn run(
         cores.run_on(core, move || Worker::start(shared, number, inbox));
     }
     let maintenance = start_maintenance(store.clone(), shared.clone())?;
-    let control = Control::new(shared.clone());
+    let control = Control::new(shared.clone(), ballots);
     control.start(losses);
     let tasks = [
         tokio::task::spawn_local(stream::listen(shared.clone(), stream_listener)),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::logic::epoch::Phase;
+use crate::logic::paxos::Vote;
 use crate::logic::ring::HashSpace;
 use crate::net::rpc::Incoming;
 use crate::proto::rpc::frame::{self, Frame, Scanner};
@@ -92,11 +93,14 @@ fn ignore() -> Handler {
 /// A method and its parameters.
 type Heard = (u32, Vec<u8>);
 
-/// A peer that notes what it is told, and answers true.
+/// A peer that notes what it is told, votes, and answers true to all else.
 #[derive(Clone, Default)]
 struct Ear {
     heard: Rc<RefCell<VecDeque<Heard>>>,
     news: Rc<Notify>,
+    disk_id: Rc<Cell<u64>>,
+    decided: Rc<Cell<u64>>,
+    vote: Rc<RefCell<Vote>>,
 }
 
 impl Ear {
@@ -104,11 +108,22 @@ impl Ear {
         let ear = self.clone();
         Rc::new(move |_: &RpcConn, event: Event| {
             if let Event::Request(Incoming { method, params, reply }) = event {
-                reply.success(|out| write_bool(out, true));
+                match method {
+                    v1::method::VOTE => reply.success(|out| ear.vote(&Ask::read(&params).unwrap()).write(out)),
+                    _ => reply.success(|out| write_bool(out, true)),
+                }
+                if let Some(epoch) = pushed(method, &params) {
+                    ear.decided.set(epoch.number.max(ear.decided.get()));
+                }
                 ear.heard.borrow_mut().push_back((method, params));
                 ear.news.notify_one();
             }
         })
+    }
+
+    fn vote(&self, ask: &Ask) -> Voted {
+        let answer = self.vote.borrow_mut().answer(self.decided.get(), &ask.question);
+        Voted { disk_id: self.disk_id.get(), answer, newest: (0, None) }
     }
 
     /// The parameters of the next request of a method; earlier ones of others are dropped.
@@ -126,14 +141,19 @@ impl Ear {
     async fn epoch(&self, wanted: impl Fn(&Epoch) -> bool) -> Epoch {
         loop {
             let params = self.next(v1::method::EPOCH_PUSH).await;
-            let mut r = Reader::new(&params);
-            r.array_of(1).unwrap();
-            let epoch = Epoch::decode(r.raw().unwrap()).unwrap();
-            if wanted(&epoch) {
+            if let Some(epoch) = pushed(v1::method::EPOCH_PUSH, &params).filter(&wanted) {
                 return epoch;
             }
         }
     }
+}
+
+fn pushed(method: u32, params: &[u8]) -> Option<Epoch> {
+    let mut r = Reader::new(params);
+    (method == v1::method::EPOCH_PUSH).then(|| {
+        r.array_of(1).unwrap();
+        Epoch::decode(r.raw().unwrap()).unwrap()
+    })
 }
 
 /// A server: listens, says hello, joins. Dropped, it dies.
@@ -147,11 +167,24 @@ struct FakeServer {
 impl FakeServer {
     async fn start(manager: &Running, number: u64) -> FakeServer {
         let server = FakeServer::start_old(manager).await;
-        let join =
-            v1::Join { disk_id: number, incarnation: number * 10, workers: 2, stream: server.address, epoch: None };
-        let joined = server.conn.call_with(|out, msgid| join.write(out, msgid), SECOND).await;
-        assert_eq!(joined, Ok(vec![0xc3]));
+        server.join(&server.conn, number).await;
         server
+    }
+
+    async fn join(&self, conn: &RpcConn, number: u64) {
+        self.ear.disk_id.set(number);
+        let join =
+            v1::Join { disk_id: number, incarnation: number * 10, workers: 2, stream: self.address, epoch: None };
+        let joined = conn.call_with(|out, msgid| join.write(out, msgid), SECOND).await;
+        assert_eq!(joined, Ok(vec![0xc3]));
+    }
+
+    /// The same server, at one more manager.
+    async fn also_at(&self, manager: &Running, number: u64) -> RpcConn {
+        let (own, to) = ((self.address, Role::Server), manager.address.socket_addr());
+        let conn = RpcConn::connect_node(to, own, SECOND, Limits::default(), self.ear.handler()).await.unwrap();
+        self.join(&conn, number).await;
+        conn
     }
 
     async fn start_old(manager: &Running) -> FakeServer {
@@ -437,39 +470,64 @@ async fn pair() -> (Running, Running) {
     let addresses = [listeners[0].0, listeners[1].0];
     let mut running = listeners.into_iter().enumerate().map(|(i, l)| {
         start_with(l, |c| {
-            c.partner = Some(addresses[1 - i]);
-            c.dice[0] += i as u64;
+            c.partners = vec![addresses[1 - i]];
+            c.dice = c.dice.map(|number| number + i as u64);
         })
     });
     (running.next().unwrap(), running.next().unwrap())
 }
 
 #[test]
-fn a_pair_takes_commands_at_either_and_goes_on_when_one_dies() {
+fn a_pair_takes_commands_at_either_and_goes_on_with_the_servers_when_one_dies() {
     scenario(async {
         let (low, high) = pair().await;
-        let at_low = FakeServer::start(&low, 1).await;
+        let server = FakeServer::start(&low, 1).await;
+        let _at_high = server.also_at(&high, 1).await;
         low.wait_for_newcomers(1).await;
-        // Until the two have found each other, the higher one would decide alone.
-        while low.tool().await.call(v1::method::FLUSH_ALL, |out| out.extend([0x91, 0]), SECOND).await.is_err() {}
-        let mut attached = false;
-        while !attached {
-            let answer = high.tool().await.call(100, |out| out.extend([0x91, 0xc3]), SECOND).await;
-            assert_eq!(answer, Ok(vec![0xc0]));
-            attached = low.command(v1::method::GET_EPOCH, &[0x91, 0]).await != [0xc0];
-        }
-        let epoch = at_low.ear.epoch(|e| e.number > 0).await;
-        assert_eq!(epoch.managers.len(), 2);
+        // It waits until the two have found each other.
+        high.attach().await;
+        let epoch = server.ear.epoch(|e| e.number > 0).await;
+        assert_eq!(epoch.managers.iter().map(|m| m.disk_id).collect::<Vec<_>>(), [22, 23]);
+        assert_eq!(low.epoch().await, epoch);
         while high.command(v1::method::GET_EPOCH, &[0x91, 0]).await == [0xc0] {}
-        assert_eq!(high.epoch().await, epoch);
         low.stop().await;
-        loop {
-            let answer = high.tool().await.call(104, |out| out.extend([0x91, 0xc3]), SECOND).await;
-            if answer == Ok(vec![0xc0]) && high.epoch().await.number > epoch.number {
-                break;
-            }
-        }
+        let answer = high.tool().await.call(104, |out| out.extend([0x91, 0xc3]), 5 * SECOND).await;
+        assert_eq!(answer, Ok(vec![0xc0]));
+        assert_eq!(high.epoch().await.number, epoch.number + 1);
+        drop(server);
         high.stop().await;
+    });
+}
+
+#[test]
+fn three_managers_found_a_cluster_and_one_of_them_dies() {
+    scenario(async {
+        let mut listeners = Vec::new();
+        for _ in 0..3 {
+            listeners.push(listener("127.0.0.1:0").await);
+        }
+        let addresses: Vec<Address> = listeners.iter().map(|(address, _)| *address).collect();
+        let start = |(i, l): (usize, (Address, TcpListener))| {
+            start_with(l, |c| {
+                c.partners = addresses.iter().copied().filter(|a| *a != addresses[i]).collect();
+                c.dice = c.dice.map(|number| number + i as u64);
+            })
+        };
+        let mut managers: Vec<Running> = listeners.into_iter().enumerate().map(start).collect();
+        let server = FakeServer::start(&managers[1], 1).await;
+        let _others = [server.also_at(&managers[0], 1).await, server.also_at(&managers[2], 1).await];
+        managers[1].attach().await;
+        let epoch = server.ear.epoch(|e| e.number > 0).await;
+        assert_eq!(epoch.managers.len(), 3);
+        managers.remove(2).stop().await;
+        let answer = managers[0].tool().await.call(104, |out| out.extend([0x91, 0xc3]), 5 * SECOND).await;
+        assert_eq!(answer, Ok(vec![0xc0]));
+        managers.remove(1).stop().await;
+        // One of three decides nothing, and says so.
+        let answer = managers[0].tool().await.call(104, |out| out.extend([0x91, 0xc3]), 5 * SECOND).await;
+        assert_eq!(answer, Err(CallError::Refused(error::SERVER, vec![0xc0])));
+        drop(server);
+        managers.remove(0).stop().await;
     });
 }
 
@@ -477,11 +535,7 @@ fn a_pair_takes_commands_at_either_and_goes_on_when_one_dies() {
 fn a_kumofs_manager_as_partner_is_told_the_hash_spaces() {
     scenario(async {
         let (partner, partner_listener) = listener("127.0.0.1:0").await;
-        let manager = start_with(listener("127.0.0.1:0").await, |c| c.partner = Some(partner));
-        let server = FakeServer::start(&manager, 1).await;
-        manager.wait_for_newcomers(1).await;
-        manager.attach().await;
-        let epoch = manager.epoch().await;
+        let manager = start_with(listener("127.0.0.1:0").await, |c| c.partners = vec![partner]);
         // It hangs up on the first question of version 1, and is not asked again.
         let heard = Ear::default();
         let mut asked = 0;
@@ -499,6 +553,11 @@ fn a_kumofs_manager_as_partner_is_told_the_hash_spaces() {
             });
             RpcConn::accept(stream, own, Limits::default(), handler);
         }
+        let server = FakeServer::start(&manager, 1).await;
+        manager.wait_for_newcomers(1).await;
+        manager.attach().await;
+        let epoch = manager.epoch().await;
+        assert_eq!(epoch.managers.iter().find(|m| m.address == partner).unwrap().disk_id, 0, "it has no vote");
         let synced = heard.next(v0::method::HASH_SPACE_SYNC).await;
         assert!(synced.starts_with(&[vec![0x93], seed(&epoch.whs), seed(&epoch.rhs)].concat()));
         drop(server);

@@ -1,50 +1,85 @@
-//! What operators and clients ask for. Each is a change of the epoch, made by the manager that leads.
+//! What operators and clients ask for. Each is a change of the epoch, made by the manager
+//! that leads. [`super::deciding`] has them wait for votes.
 
+use super::deciding::{Command, Decision, Progress};
 use super::{Level, Now, Refused, State};
 use crate::logic::epoch::Phase;
-use crate::manager::change::Newcomer;
+use crate::manager::change::{Draft, Newcomer};
 use crate::proto::rpc::v0::MAX_NODES;
 
 impl State {
-    /// attach, attach-noreplace: all servers that are connected and not attached are to be.
+    /// attach, attach-noreplace.
     ///
     /// # Errors
-    /// When the partner decides.
-    pub fn attach(&mut self, now: Now, replace: bool) -> Result<(), Refused> {
-        self.must_lead()?;
-        // The operator has seen who is there and who is not.
-        self.trusted = true;
-        self.forced = true;
-        self.settle(now);
-        self.forced = false;
-        let newcomers = self.newcomers();
-        self.attach_and_detach(now, &newcomers, false, replace);
-        Ok(())
+    /// When a partner decides.
+    pub fn attach(&mut self, now: Now, replace: bool) -> Result<Progress, Refused> {
+        self.command(now, Command::Attach { replace })
     }
 
-    /// detach, detach-noreplace: the dead give up their places.
+    /// detach, detach-noreplace.
     ///
     /// # Errors
-    /// When the partner decides.
-    pub fn detach(&mut self, now: Now, replace: bool) -> Result<(), Refused> {
-        self.must_lead()?;
-        self.attach_and_detach(now, &[], true, replace);
-        Ok(())
+    /// When a partner decides.
+    pub fn detach(&mut self, now: Now, replace: bool) -> Result<Progress, Refused> {
+        self.command(now, Command::Detach { replace })
     }
 
     /// replace, full-replace.
     ///
     /// # Errors
-    /// When the partner decides.
-    pub fn replace(&mut self, now: Now, full: bool) -> Result<(), Refused> {
-        self.must_lead()?;
-        let mut draft = self.draft(now);
-        draft.replace(full);
-        self.decide(now, draft);
-        Ok(())
+    /// When a partner decides.
+    pub fn replace(&mut self, now: Now, full: bool) -> Result<Progress, Refused> {
+        self.command(now, Command::Replace { full })
     }
 
-    pub(super) fn attach_and_detach(&mut self, now: Now, newcomers: &[Newcomer], detach: bool, replace: bool) {
+    /// Deletes all that is stored before now, or before the moment when `delay_secs` have passed.
+    ///
+    /// # Errors
+    /// When a partner decides, or when a kumofs 0.4 server would go on serving what is to be gone.
+    pub fn flush_all(&mut self, now: Now, delay_secs: u64) -> Result<Progress, Refused> {
+        self.must_lead()?;
+        if self.epoch.number > 0 && !self.epoch.strict() {
+            return Err(Refused::OldServer);
+        }
+        let at = now.unix_secs.saturating_add(delay_secs);
+        self.command(now, if delay_secs == 0 { Command::Flush } else { Command::FlushAt(at) })
+    }
+
+    /// Drafts what a command asks for, and has it decided.
+    pub(super) fn carry_out(&mut self, now: Now, command: Command) -> Decision {
+        match command {
+            Command::Attach { replace } => self.attach_those_present(now, replace),
+            Command::Detach { replace } => self.attach_and_detach(now, &[], true, replace),
+            Command::Replace { full } => self.change(now, |draft| draft.replace(full)),
+            Command::Flush => self.change(now, Draft::flush),
+            Command::FlushAt(unix_secs) => self.change(now, |draft| draft.flush_at(unix_secs)),
+        }
+    }
+
+    fn change(&mut self, now: Now, change: impl FnOnce(&mut Draft)) -> Decision {
+        let mut draft = self.draft(now);
+        change(&mut draft);
+        self.decide(now, draft)
+    }
+
+    fn attach_those_present(&mut self, now: Now, replace: bool) -> Decision {
+        // The operator has seen who is there and who is not.
+        self.forced = true;
+        self.settle(now);
+        let newcomers = self.newcomers();
+        let busy = self.attempt.is_some();
+        let decision = if busy { Decision::Blocked } else { self.attach_and_detach(now, &newcomers, false, replace) };
+        self.forced = false;
+        decision
+    }
+
+    pub(super) fn attach_and_detach(
+        &mut self,
+        now: Now,
+        newcomers: &[Newcomer],
+        detach: bool,
+        replace: bool,
+    ) -> Decision {
         let mut draft = self.draft(now);
         let mut full = false;
         let claims = self.ranges.claims(&self.epoch);
@@ -77,37 +112,12 @@ impl State {
         if replace || copying {
             draft.replace(full);
         }
-        self.decide(now, draft);
-    }
-
-    /// Deletes all that is stored before now, or before the moment when `delay_secs` have passed.
-    ///
-    /// # Errors
-    /// When the partner decides, or when a kumofs 0.4 server would go on serving what is to be gone.
-    pub fn flush_all(&mut self, now: Now, delay_secs: u64) -> Result<(), Refused> {
-        self.must_lead()?;
-        if self.epoch.number > 0 && !self.epoch.strict() {
-            return Err(Refused::OldServer);
-        }
-        let mut draft = self.draft(now);
-        if delay_secs == 0 {
-            draft.flush();
-        } else {
-            draft.flush_at(now.unix_secs.saturating_add(delay_secs));
-        }
-        self.decide(now, draft);
-        Ok(())
+        self.decide(now, draft)
     }
 
     pub(super) fn flush_when_due(&mut self, now: Now) {
         if self.leads() && self.epoch.flush_at.is_some_and(|at| at <= now.unix_secs) {
-            let mut draft = self.draft(now);
-            draft.flush();
-            self.decide(now, draft);
+            self.carry_out(now, Command::Flush);
         }
-    }
-
-    fn must_lead(&self) -> Result<(), Refused> {
-        if self.leads() { Ok(()) } else { Err(Refused::NotLeading) }
     }
 }

@@ -1,9 +1,9 @@
 //! The consequences of who is there and who is not.
 //!
-//! Four rules, each for the manager that leads: active servers that are gone are removed, unless that would leave a
+//! Five rules, each for the manager that leads: active servers that are gone are removed, unless that would leave a
 //! range without a full server while one of its own comes back; of servers that do not hear each
 //! other the fewest are removed ([`super::parted`]); a range without a full server takes back those that
-//! were removed last from it; a phase that all have finished is over. doc/guarantees.md, "What an epoch may do".
+//! were removed last from it; a phase that all have finished is over; the epoch names the managers that there are. doc/guarantees.md, "What an epoch may do".
 
 use super::{Draft, Level, Now, State};
 use crate::logic::address::Address;
@@ -32,18 +32,23 @@ enum Standing {
 
 impl State {
     pub(super) fn settle(&mut self, now: Now) {
-        if self.epoch.number == 0 || !self.leads() {
+        if self.epoch.number == 0 || !self.leads() || self.attempt.is_some() || !self.can_decide(now) {
             return;
         }
-        let standing = self.standing();
-        self.judge_trust(&standing);
-        if !self.trusted {
-            return;
+        let rules: [fn(&mut State, Now); 5] = [
+            State::part_with_the_gone,
+            State::part_the_disconnected,
+            State::take_back_the_last,
+            State::finish_phase,
+            State::name_the_managers,
+        ];
+        for rule in rules {
+            rule(self, now);
+            if self.attempt.is_some() {
+                // What is being voted on may change everything.
+                return;
+            }
         }
-        self.part_with_the_gone(now, &standing);
-        self.part_the_disconnected(now);
-        self.take_back_the_last(now);
-        self.finish_phase(now);
     }
 
     fn standing(&self) -> BTreeMap<Address, Standing> {
@@ -65,23 +70,31 @@ impl State {
             .collect()
     }
 
-    /// A manager without a memory of its own, or one whose partner may have gone on without it, may hold an old epoch:
-    /// acting on that could bring back a server that others went on without. It waits until it has heard every active
-    /// server, or more than half of them as they were admitted, or the partner, or an operator.
-    fn judge_trust(&mut self, standing: &BTreeMap<Address, Standing>) {
-        if self.trusted {
-            return;
-        }
-        let count = |is: fn(&Standing) -> bool| standing.values().filter(|s| is(s)).count();
-        let heard = count(|s| matches!(s, Standing::Present | Standing::Returned(_)));
-        let present = count(|s| matches!(s, Standing::Present));
-        self.trusted = (self.remembered && (self.setup.partner.is_none() || self.partner_met))
-            || self.epoch.servers.is_empty()
-            || (heard == standing.len() && heard > 0)
-            || present * 2 > standing.len();
+    /// The servers whose disks may hold a newer epoch than this one, and that have not said so: those that it calls
+    /// active, and those that may come back to ranges that nobody serves.
+    pub(super) fn unheard(&self) -> BTreeSet<Address> {
+        let standing = self.standing();
+        let silent = |s: &Standing| matches!(s, Standing::Unknown | Standing::Dead);
+        let mut unheard: BTreeSet<Address> =
+            standing.iter().filter(|(_, s)| silent(s)).map(|(address, _)| *address).collect();
+        let claims = self.ranges.claims(&self.epoch);
+        let claiming: BTreeSet<Address> = claims.good.union(&claims.doubtful).copied().collect();
+        let there: Vec<Newcomer> =
+            self.newcomers().into_iter().filter(|n| self.has_the_disk_of_one(n, &claiming)).collect();
+        unheard.extend(claiming.into_iter().filter(|a| !there.iter().any(|n| n.address == *a)));
+        unheard
     }
 
-    fn part_with_the_gone(&mut self, now: Now, standing: &BTreeMap<Address, Standing>) {
+    /// A manager with a new disk, or one that is new altogether, has no vote until an epoch names it.
+    fn name_the_managers(&mut self, now: Now) {
+        if self.managers() != self.epoch.managers {
+            let draft = self.draft(now);
+            self.decide_anyway(now, draft);
+        }
+    }
+
+    fn part_with_the_gone(&mut self, now: Now) {
+        let standing = self.standing();
         let is = |address: &Address, wanted: Standing| standing.get(address) == Some(&wanted);
         let gone = |s: &Standing| matches!(s, Standing::Dead | Standing::Returned(_));
         let returned: BTreeMap<Address, Newcomer> = standing
@@ -204,13 +217,13 @@ impl State {
             return false;
         }
         let founding = self.epoch.servers.is_empty();
-        founding || self.trusted && self.ranges.covered(|a| change::is_full(&self.epoch, a))
+        founding || self.ranges.covered(|a| change::is_full(&self.epoch, a))
     }
 
     /// With `-a`: attaches newcomers and detaches the dead, some time after the first of them was noticed. Never while
     /// a range has no full server, because that would end the claim of those who could still bring its records back.
     pub(super) fn replace_by_itself(&mut self, now: Now) {
-        let due = self.auto_replace && self.leads() && self.may_replace_by_itself(now);
+        let due = self.auto_replace && self.leads() && self.attempt.is_none() && self.may_replace_by_itself(now);
         note_since(&mut self.auto_since, now, due);
         if self.waited(now, self.auto_since) {
             self.auto_since = None;

@@ -1,12 +1,14 @@
 //! MessagePack-RPC: what nodes and tools say to each other.
 //!
 //! [`msgpack`] reads and writes values, [`frame`] finds and takes apart messages in a stream of bytes, [`v0`] is what
-//! kumofs 0.4.13 speaks, [`v1`] what ours speak beyond it. Source: `doc/protocol.md`.
+//! kumofs 0.4.13 speaks, [`v1`] what ours speak beyond it, [`vote`] the part of that about epochs. Source:
+//! `doc/protocol.md`.
 
 pub mod frame;
 pub mod msgpack;
 pub mod v0;
 pub mod v1;
+pub mod vote;
 
 /// Small integers in the error place of a response (`doc/protocol.md`, "Encoding").
 pub mod error {

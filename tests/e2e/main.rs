@@ -13,6 +13,7 @@ mod damage;
 mod guide;
 mod harness;
 mod kill;
+mod once;
 mod onecommand;
 mod options;
 mod pymemcache;

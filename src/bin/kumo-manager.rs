@@ -26,7 +26,7 @@ fn manage(options: ManagerOptions, host: &mut Host<'_>) -> Result<(), String> {
         keepalive_interval: options.common.keepalive_interval,
         connect_timeout: options.common.connect_timeout,
         connect_retry_limit: options.common.connect_retry_limit,
-        state: options.state,
+        state: Some(options.state_file(address)),
         recorder: Recorder::new(move |happened| binary_log.log(happened)),
         ..Config::new(address, [dice()?, dice()?, dice()?], unix_secs)
     };

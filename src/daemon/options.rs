@@ -11,6 +11,7 @@ use super::values::{
     HostPort, ListenOn, MEMCACHE_PORT, STREAM_PORT, Size, interval, manager_address, max_value, port_number, seconds,
     server_address, whole,
 };
+use crate::logic::address::Address;
 use clap::{ArgAction, Args, Parser};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -160,12 +161,21 @@ pub struct ManagerOptions {
     /// seconds to wait before it does
     #[arg(long, value_name = "SEC", default_value = "4", value_parser = seconds)]
     pub replace_delay: Duration,
-    /// file that keeps the members of the cluster over restarts
+    /// file that keeps the members of the cluster over restarts [default: ./kumo-manager-ADDR-PORT.state]
     #[arg(long, value_name = "PATH")]
     pub state: Option<PathBuf>,
     /// What all daemons understand.
     #[command(flatten)]
     pub common: Common,
+}
+
+impl ManagerOptions {
+    /// Where the manager at an address keeps what it must not forget. Several on one host have a file each.
+    pub fn state_file(&self, address: Address) -> PathBuf {
+        let at = address.socket_addr();
+        let name = format!("kumo-manager-{}-{}.state", at.ip(), at.port());
+        self.state.clone().unwrap_or_else(|| Path::new(".").join(name))
+    }
 }
 
 impl Options for ManagerOptions {
@@ -212,9 +222,9 @@ pub struct ServerOptions {
     /// a manager
     #[arg(long, value_name = "ADDR[:19700]", value_parser = manager_address)]
     pub manager1: HostPort,
-    /// the other manager, if there is one
+    /// another manager; once for each
     #[arg(long, value_name = "ADDR[:19700]", value_parser = manager_address)]
-    pub manager2: Option<HostPort>,
+    pub manager2: Vec<HostPort>,
     /// where records are kept: log:DIR, sled:DIR, or DIR for log
     #[arg(long, value_name = "PATH[#xmsiz=SIZE][#rcnum=SIZE]")]
     pub store: StoreSpec,
@@ -256,7 +266,7 @@ impl ServerOptions {
         self.garbage_min_time.min(self.garbage_max_time)
     }
 
-    /// One manager or two.
+    /// All managers.
     pub fn managers(&self) -> Vec<HostPort> {
         std::iter::once(&self.manager1).chain(&self.manager2).cloned().collect()
     }
@@ -283,7 +293,7 @@ impl Options for ServerOptions {
     ];
 
     fn check(&self) -> Result<(), String> {
-        check_managers(&self.manager1, self.manager2.as_ref())?;
+        check_managers(&self.manager1, &self.manager2)?;
         if self.stream_listen != 0 && self.stream_listen == self.listen.port {
             return Err(format!(
                 "--stream-listen (-L) is the port of --listen (-l), {}; choose another",
@@ -319,9 +329,9 @@ pub struct GatewayOptions {
     /// a manager
     #[arg(long, value_name = "ADDR[:19700]", value_parser = manager_address)]
     pub manager1: HostPort,
-    /// the other manager, if there is one
+    /// another manager; once for each
     #[arg(long, value_name = "ADDR[:19700]", value_parser = manager_address)]
-    pub manager2: Option<HostPort>,
+    pub manager2: Vec<HostPort>,
     /// serve memcached clients here; a bare port means this host only [default: 11211, unless -b is given]
     #[arg(long, value_name = "[ADDR:]PORT")]
     pub memproto_text: Option<ListenOn>,
@@ -377,7 +387,7 @@ impl GatewayOptions {
         on
     }
 
-    /// One manager or two.
+    /// All managers.
     pub fn managers(&self) -> Vec<HostPort> {
         std::iter::once(&self.manager1).chain(&self.manager2).cloned().collect()
     }
@@ -405,7 +415,7 @@ impl Options for GatewayOptions {
     ];
 
     fn check(&self) -> Result<(), String> {
-        check_managers(&self.manager1, self.manager2.as_ref())?;
+        check_managers(&self.manager1, &self.manager2)?;
         if self.key_prefix.len() > MAX_PREFIX_BYTES {
             return Err(format!("--key-prefix (-k) is longer than {MAX_PREFIX_BYTES} bytes; choose a shorter one"));
         }
@@ -498,13 +508,13 @@ const NAMES_RULE: &str = "\
 The spelling in brackets is kumofs's. An option --some-name may also be given as the environment's KUMO_SOME_NAME
 or as some-name in the file of --config; the command line comes before the environment, and that before the file.";
 
-fn check_managers(one: &HostPort, other: Option<&HostPort>) -> Result<(), String> {
-    match other {
-        Some(other) if other == one => {
-            Err(format!("--manager1 (-m) and --manager2 (-p) are both {one}; leave one out or name the other manager"))
-        }
-        _ => Ok(()),
+fn check_managers(one: &HostPort, others: &[HostPort]) -> Result<(), String> {
+    if others.contains(one) {
+        return Err(format!(
+            "--manager1 (-m) and --manager2 (-p) are both {one}; leave one out or name the other manager"
+        ));
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// What the operator asked for (`doc/guide.md`, "kumo-gateway").
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The managers, one or two (`-m`, `-p`).
+    /// The managers (`-m`, `-p`).
     pub managers: Vec<Address>,
     /// What clients may send (`--max-value`).
     pub limits: Limits,

@@ -36,7 +36,7 @@ pub struct Kept {
 #[derive(Debug, thiserror::Error)]
 pub enum PersistError {
     /// The system refuses.
-    #[error("cannot {verb} the state file {path}: {source}")]
+    #[error("cannot {verb} the state file {path}: {source}; --state names another place")]
     Io {
         /// What was tried.
         verb: &'static str,

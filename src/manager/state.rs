@@ -304,7 +304,7 @@ impl State {
     pub fn joined(&mut self, now: Now, conn: ConnId, join: &Join) -> Result<(), Refused> {
         let address = self.roster.by_conn(conn).ok_or(Refused::NoServer)?;
         if join.disk_id == 0 || join.incarnation == 0 {
-            return self.refuse(conn, address, Refused::NoIdentity);
+            return self.refuse(now, conn, address, Refused::NoIdentity);
         }
         if let Some(bytes) = &join.epoch {
             let theirs = Epoch::decode(bytes).map_err(|e| Refused::Damaged(e.to_string()));
@@ -318,7 +318,7 @@ impl State {
                     self.burnt.insert(join.incarnation);
                 }
                 Ok(_) => {}
-                Err(why) => return self.refuse(conn, address, why),
+                Err(why) => return self.refuse(now, conn, address, why),
             }
         }
         let twin = self.epoch.servers.iter().find(|s| s.disk_id == join.disk_id && s.address != address);
@@ -341,9 +341,14 @@ impl State {
         Ok(())
     }
 
-    fn refuse(&mut self, conn: ConnId, address: Address, why: Refused) -> Result<(), Refused> {
+    fn refuse(&mut self, now: Now, conn: ConnId, address: Address, why: Refused) -> Result<(), Refused> {
         self.log(Level::Warn, format!("server refused {address}: {why}"));
         self.roster.closed(conn);
+        if change::is_active(&self.epoch, address) {
+            // Whoever was admitted at this address is there no more.
+            self.bury(now, address);
+            self.settle(now);
+        }
         self.forget_strangers();
         Err(why)
     }

@@ -80,6 +80,7 @@ impl Control {
     async fn keep_manager(self: Rc<Self>, manager: Address) {
         let mut pause = RECONNECT_MIN;
         let mut version1 = true;
+        let mut refused = false;
         loop {
             let own = (self.shared.config.address, Role::Server);
             let to = manager.socket_addr();
@@ -87,9 +88,18 @@ impl Control {
             let connected = RpcConn::connect_node(to, own, timeout, Limits::default(), self.handler(manager)).await;
             if let Ok(conn) = connected {
                 match self.greet(manager, &conn, version1).await {
-                    Ok(()) => pause = RECONNECT_MIN,
+                    Ok(()) => {
+                        pause = RECONNECT_MIN;
+                        refused = false;
+                    }
                     // An old manager answers error 5 to Join, or hangs up.
                     Err(CallError::Refused(error::PROTOCOL, _)) => version1 = false,
+                    Err(CallError::Refused(error::SERVER, _)) => {
+                        if !std::mem::replace(&mut refused, true) {
+                            let why = "most likely they belong to different clusters; its log says more";
+                            tracing::warn!("manager {manager} refuses this server: {why}");
+                        }
+                    }
                     Err(e) => tracing::info!("manager {manager}: {e}"),
                 }
                 if conn.is_open() {
@@ -220,8 +230,10 @@ impl Control {
                     write_uint(out, known);
                 };
                 let Ok(result) = conn.call(v1::method::GET_EPOCH, ask, PATIENCE).await else { continue };
-                if let Ok(bytes) = Reader::new(&result).raw() {
-                    self.take_epoch(bytes);
+                if let Ok(bytes) = Reader::new(&result).raw()
+                    && self.take_epoch(bytes).is_err()
+                {
+                    conn.hang_up();
                 }
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -230,19 +242,24 @@ impl Control {
 
     fn handler(self: &Rc<Self>, manager: Address) -> Handler {
         let control = self.clone();
-        Rc::new(move |_, event| match event {
-            Event::Request(request) => control.execute(manager, request),
+        Rc::new(move |conn, event| match event {
+            Event::Request(request) => control.execute(manager, conn, request),
             Event::Opened(_) | Event::Closed(_) => {}
         })
     }
 
-    fn execute(self: &Rc<Self>, manager: Address, request: Incoming) {
+    fn execute(self: &Rc<Self>, manager: Address, conn: &RpcConn, request: Incoming) {
         let mut r = Reader::new(&request.params);
         let executed = match request.method {
             method::KEEP_ALIVE => Ok(nil as fn(&mut Vec<u8>)),
             v1::method::EPOCH_PUSH => match r.array_of(1).and_then(|()| r.raw()) {
                 Ok(bytes) => {
-                    self.take_epoch(bytes);
+                    if let Err(Stranger) = self.take_epoch(bytes) {
+                        tracing::warn!("manager {manager} told an epoch of another cluster: it is left alone");
+                        // It is shown our epoch on the next connection, and learns that this server is not its own.
+                        request.reply.error(error::SERVER);
+                        return conn.hang_up();
+                    }
                     // Whoever pushed may count on it that no worker acts in an earlier epoch any more.
                     let workers = self.ask_all(Mail::Flush);
                     let number = self.shared.view().epoch.number;
@@ -288,8 +305,7 @@ impl Control {
     fn vote(&self, ask: &Ask, reply: Reply) {
         let (shared, view) = (&self.shared, self.shared.view());
         let (question, epoch) = (&ask.question, &view.epoch);
-        let foreign = ask.cluster != 0 && epoch.cluster != 0 && ask.cluster != epoch.cluster;
-        if foreign || !question.is_sound() {
+        if is_foreign(epoch, ask.cluster) || !question.is_sound() {
             tracing::warn!("a vote was refused: the manager belongs to another cluster, or proposes no epoch");
             return reply.error(error::SERVER);
         }
@@ -309,22 +325,20 @@ impl Control {
     }
 
     /// Takes in an encoded epoch; one that is malformed or older is left alone.
-    fn take_epoch(self: &Rc<Self>, bytes: &[u8]) {
+    fn take_epoch(self: &Rc<Self>, bytes: &[u8]) -> Result<(), Stranger> {
         match Epoch::decode(bytes) {
+            Ok(epoch) if is_foreign(&self.shared.view().epoch, epoch.cluster) => return Err(Stranger),
             Ok(epoch) => self.adopt(epoch),
             Err(e) => tracing::warn!("not adopted: {e}"),
         }
+        Ok(())
     }
 
     /// Acts by an epoch from now on, if it is newer than the one known: keeps it on disk, then tells the workers.
     fn adopt(self: &Rc<Self>, epoch: Epoch) {
         let shared = &self.shared;
         let known = shared.view();
-        let stranger = known.epoch.cluster != 0 && epoch.cluster != 0 && known.epoch.cluster != epoch.cluster;
-        if epoch.number <= known.epoch.number || stranger {
-            if stranger {
-                tracing::warn!("an epoch of another cluster was refused");
-            }
+        if epoch.number <= known.epoch.number {
             return;
         }
         if let Err(e) = save_epoch(shared.store.disk(), shared.store.dir(), &epoch) {
@@ -545,6 +559,13 @@ impl Control {
         }
         Ok(())
     }
+}
+
+/// A manager of another cluster.
+struct Stranger;
+
+fn is_foreign(epoch: &Epoch, cluster: u64) -> bool {
+    cluster != 0 && epoch.cluster != 0 && cluster != epoch.cluster
 }
 
 fn yes(out: &mut Vec<u8>) {

@@ -39,7 +39,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Managers (one or two) and servers that know of each other, nothing attached.
+    /// Managers and servers that know of each other, nothing attached.
     pub fn unattached(managers: usize, servers: usize) -> Cluster {
         Cluster::at(Place::Hosts(Hosts::claim()), managers, servers)
     }
@@ -92,7 +92,7 @@ impl Cluster {
         }
     }
 
-    /// Starts one manager, or a pair.
+    /// Starts managers that are all partners of each other.
     pub fn start_managers(&mut self, managers: usize) {
         self.manager_addresses = (0..managers).map(|i| self.address(1 + i, MANAGER_PORT)).collect();
         for (i, own) in self.manager_addresses.clone().into_iter().enumerate() {
@@ -108,9 +108,18 @@ impl Cluster {
         for manager in &mut self.managers {
             manager.wait_for("start manager", 0);
         }
-        if managers == 2 {
-            self.managers.iter_mut().for_each(|m| drop(m.wait_for("partner connected", 0)));
+        let addresses = self.manager_addresses.clone();
+        for (i, manager) in self.managers.iter_mut().enumerate() {
+            for partner in addresses.iter().filter(|a| **a != addresses[i]) {
+                manager.wait_for(&format!("partner connected {partner}"), 0);
+            }
         }
+    }
+
+    /// Where manager `i` keeps its state.
+    pub fn state_of(&self, i: usize) -> PathBuf {
+        let at = self.manager_addresses[i];
+        self.managers[i].dir().join(format!("kumo-manager-{}-{}.state", at.ip(), at.port()))
     }
 
     /// Starts one more server, and waits until every manager that runs knows it. Returns its index.
@@ -143,7 +152,8 @@ impl Cluster {
     /// `-m` and `-p`, as servers and gateways take them.
     fn manager_args(&self) -> Vec<String> {
         let managers = self.manager_addresses.iter().map(|a| show(*a, MANAGER_PORT));
-        ["-m", "-p"].into_iter().zip(managers).flat_map(|(option, to)| [option.to_owned(), to]).collect()
+        let options = std::iter::once("-m").chain(std::iter::repeat("-p"));
+        options.zip(managers).flat_map(|(option, to)| [option.to_owned(), to]).collect()
     }
 
     /// Where server `i` keeps its records.

@@ -66,6 +66,15 @@ fn every_option_of_the_manager_has_both_spellings() {
 }
 
 #[test]
+fn a_manager_keeps_its_state_in_a_file_of_its_own_unless_told_where() {
+    let at = |text: &str| crate::logic::address::Address::new(text.parse().unwrap());
+    let file = |line: &str, address: &str| read::<ManagerOptions>(line).unwrap().state_file(at(address));
+    assert_eq!(file("-l a", "10.0.0.1:19700"), Path::new("./kumo-manager-10.0.0.1-19700.state"));
+    assert_eq!(file("-l a", "[::1]:5"), Path::new("./kumo-manager-::1-5.state"));
+    assert_eq!(file("-l a --state /var/x", "10.0.0.1:19700"), Path::new("/var/x"));
+}
+
+#[test]
 fn every_option_of_the_server_has_both_spellings() {
     same::<ServerOptions>(SERVER, COMMON_PAIRS);
     same::<ServerOptions>(
@@ -73,6 +82,7 @@ fn every_option_of_the_server_has_both_spellings() {
         &[
             ("-L 19901", "--stream-listen 19901"),
             ("-p mgr2", "--manager2 mgr2"),
+            ("-p mgr2 -p mgr3:1", "--manager2 mgr2:19700 --manager2=mgr3:1"),
             ("-f /tmp", "--offer-tmp /tmp"),
             ("-S 1", "--replicate-set-retry 1"),
             ("-D 2", "--replicate-delete-retry 2"),
@@ -95,6 +105,7 @@ fn every_option_of_the_gateway_has_both_spellings() {
         GATEWAY,
         &[
             ("-p mgr2", "--manager2 mgr2"),
+            ("-p mgr2 -p mgr3:1", "--manager2 mgr2:19700 --manager2=mgr3:1"),
             ("-t 11311", "--memproto-text 11311"),
             ("-t11311", "--memproto-text=11311"),
             ("-b 0.0.0.0:11411", "--memproto-binary 0.0.0.0:11411"),

@@ -772,6 +772,23 @@ fn a_server_of_another_cluster_is_refused() {
     assert!(world.logged("server refused 10.0.0.4:19800: it belongs to another cluster"));
 }
 
+/// A server that was listed at the managers of two clusters was attached by both. It acted for the first, and for the
+/// second it was there and acknowledged nothing, so that writes waited for ever.
+#[test]
+fn an_active_server_that_shows_another_clusters_epoch_is_taken_for_dead() {
+    let mut world = World::attached(3);
+    let incarnation = world.epoch().server(server(2)).unwrap().incarnation;
+    world.silent.insert(2);
+    world.kill(2);
+    world.disks.get_mut(&2).unwrap().1 = Some(Epoch { cluster: 9, number: 2, ..Epoch::default() });
+    for _ in 0..4 {
+        world.connect(2, incarnation);
+        world.wait(100);
+    }
+    assert!(world.logged("server refused 10.0.0.2:19800: it belongs to another cluster"));
+    assert_eq!(world.shape(), "1+ 2- 3+");
+}
+
 #[test]
 fn a_disk_at_another_address_is_a_new_server() {
     let mut world = World::attached(3);

@@ -10,6 +10,7 @@ use super::worker::{State, Worker, write_obsolete};
 use crate::logic::lease::GRANT_MICROS;
 use crate::logic::memory::Deeds;
 use crate::logic::record;
+use crate::logic::rule::{Rule, on};
 use crate::net::conn::Conn;
 use crate::net::time::boot_micros;
 use crate::proto::rpc::frame::write_success;
@@ -131,13 +132,13 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
     if state.takeover.adopted_by(connect.incarnation) {
         state.given.remove(&connect.incarnation);
     }
-    if state.now_micros < state.quiet_until {
+    if state.now_micros < state.quiet_until && on(Rule::QuietStart) {
         write_obsolete(request.conn, request.msgid, known);
         return Ok(());
     }
     let key = (connect.incarnation, connect.from_worker);
     let source = state.sources.entry(key).or_insert_with(|| Source { next: 1, ..Source::default() });
-    if head.first > source.next {
+    if head.first > source.next && on(Rule::PrefixClosed) {
         // Something before it was refused and will be sent again.
         write_obsolete(request.conn, request.msgid, known);
         return Ok(());
@@ -159,7 +160,7 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
                     return Ok(());
                 }
             }
-            deeds.as_slice().iter().for_each(|deed| state.memory.note(deed));
+            deeds.as_slice().iter().filter(|_| on(Rule::MemoryTravels)).for_each(|deed| state.memory.note(deed));
             let source = state.sources.get_mut(&key).expect("it was entered above");
             if number >= source.next {
                 source.unstable.push(number, dbkey, deeds);

@@ -13,10 +13,12 @@ use super::shared::View;
 use super::worker::{Answer, Outcome, Range, State, Worker, write_obsolete};
 use crate::logic::address::Address;
 use crate::logic::arcs::Arcs;
-use crate::logic::epoch::ServerEntry;
+use crate::logic::clock::ClockTime;
+use crate::logic::epoch::{Phase, ServerEntry};
 use crate::logic::lease::GRANT_MICROS;
 use crate::logic::memory::{Deed, Deeds, Limits, Memory};
 use crate::logic::route::Group;
+use crate::logic::rule::{Rule, on};
 use crate::proto::rpc::frame::write_success;
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_bool};
 use crate::proto::rpc::v1::{Connect, Entry, ReportHead, read_entry, write_entry};
@@ -243,10 +245,23 @@ impl Worker {
     }
 
     /// Stores records that another server has copied here, and tells when they are committed.
-    pub(super) fn apply_copied(self: &Rc<Self>, entries: &[u8], since: u64, done: oneshot::Sender<()>) {
+    pub(super) fn apply_copied(
+        self: &Rc<Self>,
+        entries: &[u8],
+        time: Option<ClockTime>,
+        since: u64,
+        done: oneshot::Sender<()>,
+    ) {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         state.set_time();
+        let phase = state.view.epoch.phase;
+        let in_phase = |time| matches!(phase, Phase::Copying { time: now, .. } if now == time);
+        if state.view.me.is_none() || time.is_some_and(|time| !in_phase(time)) {
+            // What is sent for a replace that has not begun here, or is over, counts for nothing. Untold, the other
+            // server sends everything again, if it still has to.
+            return;
+        }
         state.memory.raise_since(since);
         let mut shard = self.shard().lock().expect("no holder of a shard panics");
         let mut r = Reader::new(entries);
@@ -418,7 +433,8 @@ impl State {
         let silent = |(holder, until): (&u64, &u64)| {
             *until <= self.now_micros || Some(*holder) == except || self.takeover.adopted.contains(holder)
         };
-        self.now_micros >= self.quiet_until && self.given.iter().all(silent)
+        (self.now_micros >= self.quiet_until || !on(Rule::QuietStart))
+            && (self.given.iter().all(silent) || !on(Rule::WaitForGrants))
     }
 
     /// The server that coordinates a key, and the place of the link to its worker.
@@ -437,7 +453,7 @@ impl State {
         }
         let (epoch, since) = (self.view.epoch.number, self.memory.since());
         let mut chunks: Vec<(usize, Vec<u8>)> = vec![(0, Vec::new())];
-        for (dbkey, deeds) in &self.takeover.orphans {
+        for (dbkey, deeds) in self.takeover.orphans.iter().filter(|_| on(Rule::ReportUnstable)) {
             if self.coordinator_link(dbkey).map(|(_, place)| place) != Some(place) {
                 continue;
             }
@@ -488,16 +504,21 @@ impl State {
 
     fn all_reported(&self, group: &Group) -> bool {
         let others = group.members().iter().filter(|server| Some(**server) != self.view.me);
-        others.into_iter().all(|server| {
-            let mut links = self.links.iter().filter(|(_, link)| link.server == *server).peekable();
-            links.peek().is_some()
-                && links.all(|(_, l)| l.is_version0() || self.takeover.reported.contains(&(l.incarnation, l.worker)))
-        })
+        !on(Rule::AwaitReports)
+            || others.into_iter().all(|server| {
+                let mut links = self.links.iter().filter(|(_, link)| link.server == *server).peekable();
+                links.peek().is_some()
+                    && links
+                        .all(|(_, l)| l.is_version0() || self.takeover.reported.contains(&(l.incarnation, l.worker)))
+            })
     }
 
     /// Sends a record that is here to all others, under its own stamp.
     fn make_pending(&mut self, shard: &mut dyn Shard, dbkey: &[u8], deeds: Deeds) {
         let (Ok(hash), Ok(Some(Record { epoch, dbval }))) = (hash_of(dbkey), shard.get(dbkey)) else { return };
+        if !on(Rule::ResendReported) {
+            return;
+        }
         self.replicate(hash, dbkey, epoch, dbval, deeds, None);
     }
 }

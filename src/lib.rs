@@ -13,6 +13,7 @@
 //!
 //! `doc/architecture.md` follows a Set through these files.
 
+#[cfg(not(feature = "sim"))]
 pub mod allinone;
 pub mod check;
 pub mod daemon;
@@ -22,5 +23,7 @@ pub mod manager;
 pub mod net;
 pub mod proto;
 pub mod server;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod store;
 pub mod tools;

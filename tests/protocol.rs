@@ -50,7 +50,7 @@ fn epoch() -> Epoch {
         number: EPOCH,
         cluster: 9,
         managers: vec![ManagerEntry { address: server(19700), disk_id: 4 }],
-        servers: vec![ServerEntry { address, disk_id: 7, incarnation: 8, workers: 2, removed: None, partial: false }],
+        servers: vec![ServerEntry { address, disk_id: 7, incarnation: 8, workers: 2, removed: None, claim: 0 }],
         whs: space.clone(),
         rhs: space,
         flushed: 1,

@@ -5,8 +5,9 @@
 //! 3. [`linear`]: the search for an order of all operations of a key that explains every answer (Wing and Gong's, with
 //!    Lowe's memory of what was tried).
 //!
-//! Pure: no time, chance or sockets of its own; times may be real or virtual. No test feeds it a cluster's history yet. Invariant: an accepted history has a witness, a refused one has none; where the search was too long to
-//! know, it says so.
+//! Pure: no time, chance or sockets of its own; times may be real or virtual. The simulation (`crate::sim`) feeds it what its
+//! clients saw. Invariant: an accepted history has a witness, a refused one has none; where the search was too long to know,
+//! it says so.
 
 pub mod history;
 pub mod linear;

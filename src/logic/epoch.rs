@@ -34,9 +34,11 @@ pub struct ServerEntry {
     pub workers: u16,
     /// The epoch that took it for dead, while it is.
     pub removed: Option<u64>,
-    /// It was being filled when it was taken for dead: no later epoch may take it back as it is.
+    /// The epoch that took it for dead when it was full last: up to then its disk holds all that was acknowledged in its
+    /// ranges. Kept while it is down, and while it is filled again with the disk that it had. 0 when it is full, or
+    /// never was.
     #[serde(default)]
-    pub partial: bool,
+    pub claim: u64,
 }
 
 /// What is being moved, and how far that is.
@@ -165,14 +167,7 @@ mod tests {
             number: 3,
             cluster: 9,
             managers: vec![ManagerEntry { address, disk_id: 4 }],
-            servers: vec![ServerEntry {
-                address,
-                disk_id: 7,
-                incarnation: 8,
-                workers: 2,
-                removed: None,
-                partial: false,
-            }],
+            servers: vec![ServerEntry { address, disk_id: 7, incarnation: 8, workers: 2, removed: None, claim: 0 }],
             whs: space.clone(),
             rhs: space,
             flushed: 1,

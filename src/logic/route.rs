@@ -5,9 +5,10 @@
 //! of the two rings laid over each other; equal groups are kept once and numbered, so that a server can keep what it
 //! knows of a group (open, leased until when) beside its number.
 
+use super::address::Address;
 use super::arcs::Arcs;
 use super::epoch::Epoch;
-use super::ring::{HashSpace, REPLICAS, Ring};
+use super::ring::{HashSpace, Node, REPLICAS, Ring};
 use std::collections::BTreeMap;
 
 /// Most servers in a group: the replicas of both hash spaces, all distinct.
@@ -19,6 +20,7 @@ pub struct Group {
     members: [u16; MAX_GROUP],
     len: u8,
     full: u8,
+    sources: u8,
     /// 1 + the first active server in whs; 0: there is none.
     writer: u16,
 }
@@ -37,6 +39,12 @@ impl Group {
     /// The members that are being filled.
     pub fn filling(&self) -> &[u16] {
         &self.members[usize::from(self.full)..usize::from(self.len)]
+    }
+
+    /// Those who hold all that was acknowledged, and fill the others: the full ones, or where nobody is full, those who
+    /// were last ([`super::epoch::ServerEntry::claim`]).
+    pub fn sources(&self) -> &[u16] {
+        &self.members[..usize::from(self.sources)]
     }
 
     /// The only one that changes the key, and the one that reads it. `None`: the key is not served.
@@ -78,12 +86,17 @@ impl Route {
         let rhs = Side::new(epoch, &epoch.rhs);
         let whs = Side::new(epoch, &epoch.whs);
         let ends = rhs.ring.points().iter().chain(whs.ring.points()).map(|(point, _)| *point).collect();
+        let claims = whs.claims(epoch, &epoch.rhs);
         let mut numbers: BTreeMap<Group, u32> = BTreeMap::new();
         let mut groups = Vec::new();
         let arcs = Arcs::new(ends, |end| {
             let mut group = Group::default();
             rhs.active_replicas(end).for_each(|server| group.push(server));
             group.full = group.len;
+            if group.full == 0 {
+                rhs.last_holders(end, &claims).for_each(|server| group.push(server));
+            }
+            group.sources = group.len;
             whs.active_replicas(end).for_each(|server| group.push(server));
             group.writer = whs.active_replicas(end).next().map_or(0, |server| server + 1);
             *numbers.entry(group).or_insert_with(|| {
@@ -125,6 +138,7 @@ struct Side {
     ring: Ring,
     /// For each node of the space: its place in the epoch, if it is active.
     active: Vec<Option<u16>>,
+    addresses: Vec<Address>,
 }
 
 impl Side {
@@ -135,7 +149,26 @@ impl Side {
             .iter()
             .map(|node| place(node.address).filter(|_| node.active).and_then(|p| u16::try_from(p).ok()))
             .collect();
-        Side { ring: Ring::new(&space.nodes), active }
+        Side { ring: Ring::new(&space.nodes), active, addresses: space.nodes.iter().map(|n| n.address).collect() }
+    }
+
+    /// For each node of `other`, a space of the same epoch: what it claims, and its place if it is active in this space. A
+    /// node that is not in this space has given up its claim.
+    fn claims(&self, epoch: &Epoch, other: &HashSpace) -> Vec<(u64, Option<u16>)> {
+        let claim = |node: &Node| {
+            let here = self.addresses.iter().position(|a| *a == node.address)?;
+            Some((epoch.server(node.address)?.claim, self.active[here]))
+        };
+        other.nodes.iter().map(|node| claim(node).unwrap_or((0, None))).collect()
+    }
+
+    /// Of the replicas of a position, dead ones included, those who claim to have held it last and are active.
+    fn last_holders(&self, position: u64, claims: &[(u64, Option<u16>)]) -> impl Iterator<Item = u16> {
+        let replicas = self.ring.assign(position);
+        let claim = |node: &u16| claims[usize::from(*node)];
+        let last = replicas.as_slice().iter().map(|node| claim(node).0).max().unwrap_or(0);
+        let holders: Vec<(u64, Option<u16>)> = replicas.as_slice().iter().map(claim).collect();
+        holders.into_iter().filter(move |(claim, _)| *claim == last && last > 0).filter_map(|(_, place)| place)
     }
 
     fn active_replicas(&self, position: u64) -> impl Iterator<Item = u16> {
@@ -162,14 +195,8 @@ mod tests {
         let mut all: Vec<u8> = rhs.iter().chain(whs).map(|(n, _)| *n).collect();
         all.sort_unstable();
         all.dedup();
-        let entry = |n| ServerEntry {
-            address: address(n),
-            disk_id: 1,
-            incarnation: 1,
-            workers: 1,
-            removed: None,
-            partial: false,
-        };
+        let entry =
+            |n| ServerEntry { address: address(n), disk_id: 1, incarnation: 1, workers: 1, removed: None, claim: 0 };
         let servers = all.into_iter().map(entry).collect();
         Epoch { number: 1, servers, rhs: space(rhs), whs: space(whs), ..Epoch::default() }
     }
@@ -278,5 +305,29 @@ mod tests {
                 prop_assert_eq!(name(finished.group(position).members()), after, "kept by");
             }
         }
+    }
+
+    #[test]
+    fn where_nobody_is_full_those_who_were_last_are_the_sources() {
+        let mut epoch = epoch(&[(1, false), (2, false), (3, false)], &[(1, true), (2, true), (3, true), (4, true)]);
+        for (entry, claim) in epoch.servers.iter_mut().zip([7, 9, 9, 0]) {
+            entry.claim = claim;
+        }
+        for position in [0, u64::MAX / 3, u64::MAX] {
+            let group = *Route::new(&epoch).group(position);
+            let mut sources = group.sources().to_vec();
+            sources.sort_unstable();
+            assert_eq!(sources, [1, 2]);
+            assert!(group.full().is_empty());
+            assert_eq!(group.coordinator(), None, "nobody serves it yet");
+            assert!(group.members().contains(&0) || group.members().contains(&3));
+        }
+        // The last ones are down: their claim stands, so that nobody else takes their part.
+        epoch.whs.nodes[1].active = false;
+        epoch.whs.nodes[2].active = false;
+        assert!(Route::new(&epoch).group(5).sources().is_empty());
+        // They were given up.
+        epoch.whs.nodes.retain(|n| n.active);
+        assert_eq!(Route::new(&epoch).group(5).sources(), [0]);
     }
 }

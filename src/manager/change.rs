@@ -53,15 +53,17 @@ impl Draft {
         let number = self.epoch.number;
         if let Some(entry) = self.epoch.servers.iter_mut().find(|s| s.address == address) {
             entry.removed = Some(number);
-            // Its disk never held everything, so no later epoch may take it back as it is.
-            entry.partial = !was_full;
+            if was_full {
+                entry.claim = number;
+            }
         }
         if let Phase::Copying { full, .. } = self.epoch.phase {
             self.copy(full);
         }
     }
 
-    /// Adds a server that is to be filled: appended, or at its old place.
+    /// Adds a server that is to be filled: appended, or at its old place. With the disk that it had it keeps its claim: where
+    /// nobody is full, those who held a range last are its sources.
     pub fn admit(&mut self, server: &Newcomer) {
         self.enter(server);
         if self.epoch.whs.find(server.address).is_none() {
@@ -76,6 +78,7 @@ impl Draft {
         set_active(&mut self.epoch.whs, server.address, true, self.time);
         if full {
             set_active(&mut self.epoch.rhs, server.address, true, self.time);
+            self.end_claims_of_the_full();
         }
         if let Phase::Copying { full, .. } = self.epoch.phase {
             self.copy(full);
@@ -84,18 +87,28 @@ impl Draft {
 
     fn enter(&mut self, server: &Newcomer) {
         let Newcomer { address, disk_id, incarnation, workers } = *server;
-        let entry =
-            ServerEntry { address, disk_id, incarnation, workers: workers.max(1), removed: None, partial: false };
+        let entry = ServerEntry { address, disk_id, incarnation, workers: workers.max(1), removed: None, claim: 0 };
         match self.epoch.servers.iter_mut().find(|s| s.address == address) {
-            Some(old) => *old = entry,
+            Some(old) => {
+                let claim = if old.disk_id == disk_id && disk_id != 0 { old.claim } else { 0 };
+                *old = ServerEntry { claim, ..entry };
+            }
             None => self.epoch.servers.push(entry),
         }
     }
 
-    /// Lets the dead go from the write space; from the read space they go when the copying is done.
-    pub fn detach_faults(&mut self) {
+    fn end_claims_of_the_full(&mut self) {
+        for entry in &mut self.epoch.servers {
+            if self.epoch.rhs.is_active(entry.address) {
+                entry.claim = 0;
+            }
+        }
+    }
+
+    /// Lets the dead go from the write space, but for those to `keep`; from the read space they go when the copying is done.
+    pub fn detach_faults(&mut self, keep: impl Fn(Address) -> bool) {
         let before = self.epoch.whs.nodes.len();
-        self.epoch.whs.nodes.retain(|n| n.active);
+        self.epoch.whs.nodes.retain(|n| n.active || keep(n.address));
         if self.epoch.whs.nodes.len() != before {
             self.epoch.whs.timestamp = self.time;
         }
@@ -110,11 +123,13 @@ impl Draft {
         if nobody_full {
             self.epoch.rhs.nodes.clone_from(&self.epoch.whs.nodes);
             self.epoch.rhs.timestamp = self.time;
+            self.end_claims_of_the_full();
         }
         self.copy(full || nobody_full || was_full);
     }
 
-    fn copy(&mut self, full: bool) {
+    /// Has copying start, or start over.
+    pub fn copy(&mut self, full: bool) {
         if !self.epoch.whs.nodes.iter().any(|n| n.active) {
             self.epoch.phase = Phase::Idle;
             return;
@@ -127,6 +142,7 @@ impl Draft {
     pub fn finish_copying(&mut self) {
         if let Phase::Copying { time, .. } = self.epoch.phase {
             self.epoch.rhs = self.epoch.whs.clone();
+            self.end_claims_of_the_full();
             self.epoch.phase = Phase::Deleting { time };
         }
     }
@@ -160,6 +176,7 @@ impl Draft {
         for entry in &mut self.epoch.servers {
             let active = [whs, rhs].iter().any(|s| s.is_active(entry.address));
             entry.removed = if active { None } else { entry.removed.or(Some(number)) };
+            entry.claim = entry.removed.unwrap_or(0);
         }
     }
 

@@ -16,13 +16,22 @@ pub struct Ranges {
     ranges: BTreeSet<Vec<u16>>,
 }
 
-/// Who may come back full to ranges that are not served.
+/// Who claims to hold ranges that are not served.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Claims {
-    /// Removed last from every one of their ranges, so that they hold all that was acknowledged there.
+    /// Removed last from every one of their ranges, so that they hold all that was acknowledged there: they may come back
+    /// full.
     pub good: BTreeSet<Address>,
-    /// The other ones: they miss something in one range, but may be the best that is left in another.
+    /// The other ones: they miss something in one range, but may be those who held another last. They come back to be
+    /// filled in the one, and as sources of the other.
     pub doubtful: BTreeSet<Address>,
+}
+
+impl Claims {
+    /// Whether a server claims anything.
+    pub fn contains(&self, address: Address) -> bool {
+        self.good.contains(&address) || self.doubtful.contains(&address)
+    }
 }
 
 impl Ranges {
@@ -59,36 +68,55 @@ impl Ranges {
         in_danger.filter(|place| active(place)).map(|place| self.addresses[usize::from(*place)]).collect()
     }
 
-    /// Whether a range that is not served has a dead server that may come back to serve it: one that has not been
-    /// detached. As long as that is so, nobody else becomes full, for that would end its claim.
+    /// Whether a range that is not served has a server that claims it. As long as that is so, nobody else becomes full,
+    /// for that would end the claim.
     pub fn awaited(&self, epoch: &Epoch) -> bool {
-        let Claims { good, doubtful } = self.claims(epoch);
-        good.iter().chain(&doubtful).any(|address| epoch.whs.find(*address).is_some())
+        self.claims(epoch) != Claims::default()
     }
 
-    /// Finds out who may come back full.
-    pub fn claims(&self, epoch: &Epoch) -> Claims {
-        let nodes = &epoch.rhs.nodes;
+    /// Whether, for every range that is not served but claimed, one of those who held it last is `there`.
+    pub fn rescued(&self, epoch: &Epoch, there: impl Fn(Address) -> bool) -> bool {
+        let claims = self.claims_by_place(epoch);
+        let rescued = |range: &Vec<u16>| {
+            let last = range.iter().map(|place| claims[usize::from(*place)]).max().unwrap_or(0);
+            let holds = |place: &u16| claims[usize::from(*place)] == last && there(self.addresses[usize::from(*place)]);
+            last == 0 || range.iter().any(holds)
+        };
+        self.unserved(epoch).all(rescued)
+    }
+
+    fn unserved<'a>(&'a self, epoch: &'a Epoch) -> impl Iterator<Item = &'a Vec<u16>> {
+        let active = |place: &u16| epoch.rhs.nodes.get(usize::from(*place)).is_some_and(|n| n.active);
+        self.ranges.iter().filter(move |range| !range.iter().any(active))
+    }
+
+    /// The claim of each place; 0 for one that has none, or was detached.
+    fn claims_by_place(&self, epoch: &Epoch) -> Vec<u64> {
         let entries: BTreeMap<Address, &ServerEntry> = epoch.servers.iter().map(|s| (s.address, s)).collect();
-        // When each was removed while it was full; a disk that never was full has no say.
-        let had_all = |e: &&&ServerEntry| !e.partial && (e.disk_id != 0 || e.incarnation == 0);
-        let removed: Vec<Option<u64>> =
-            nodes.iter().map(|n| entries.get(&n.address).filter(had_all).and_then(|e| e.removed)).collect();
+        let attached: BTreeSet<Address> = epoch.whs.nodes.iter().map(|n| n.address).collect();
+        let claim =
+            |address: &Address| entries.get(address).filter(|_| attached.contains(address)).map_or(0, |e| e.claim);
+        self.addresses.iter().map(claim).collect()
+    }
+
+    /// Finds out who claims what.
+    pub fn claims(&self, epoch: &Epoch) -> Claims {
+        let by_place = self.claims_by_place(epoch);
         let (mut named, mut missed) = (BTreeSet::new(), BTreeSet::new());
         for range in &self.ranges {
             let places: Vec<usize> = range.iter().map(|place| usize::from(*place)).collect();
-            if places.iter().any(|place| nodes[*place].active) {
+            if places.iter().any(|place| epoch.rhs.nodes[*place].active) {
                 missed.extend(places);
                 continue;
             }
-            let last = places.iter().filter_map(|place| removed[*place]).max();
-            named.extend(places.iter().copied().filter(|place| removed[*place].is_some()));
-            missed.extend(places.into_iter().filter(|place| removed[*place] != last));
+            let last = places.iter().map(|place| by_place[*place]).max();
+            named.extend(places.iter().copied().filter(|place| by_place[*place] > 0));
+            missed.extend(places.into_iter().filter(|place| Some(by_place[*place]) != last));
         }
         let mut claims = Claims::default();
         for place in named {
             let set = if missed.contains(&place) { &mut claims.doubtful } else { &mut claims.good };
-            set.insert(nodes[place].address);
+            set.insert(self.addresses[place]);
         }
         claims
     }

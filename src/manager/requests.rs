@@ -359,7 +359,7 @@ impl Caller<'_> {
 
     fn sourced(&self) -> Handled {
         let time = ClockTime(self.reader(1)?.u64()?);
-        let sourced = self.manager.state.borrow().is_sourced(time);
+        let sourced = self.manager.with_state(|state, now| state.asks_whether_sourced(now, self.id, time));
         result(|out| write_bool(out, sourced))
     }
 

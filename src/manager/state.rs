@@ -164,9 +164,13 @@ pub struct State {
     kept_out: BTreeMap<Address, Duration>,
     /// Who has reported the end of the phase under way.
     reported: BTreeSet<Address>,
+    /// Who is being filled, and has copied what others are to have, in the phase under way.
+    copied_out: BTreeSet<Address>,
     gone_since: Option<Duration>,
     returned_since: Option<Duration>,
     claimed_since: Option<Duration>,
+    /// Since when those who held ranges last could come back to be filled.
+    rescued_since: Option<Duration>,
     auto_since: Option<Duration>,
     last_tick: Duration,
     actions: Vec<Action>,
@@ -202,6 +206,8 @@ impl State {
             gone_since: None,
             returned_since: None,
             claimed_since: None,
+            rescued_since: None,
+            copied_out: BTreeSet::new(),
             auto_since: None,
             last_tick: Duration::ZERO,
             actions: Vec::new(),
@@ -452,6 +458,7 @@ impl State {
         self.burnt.extend(removed);
         if self.epoch.phase != before.phase {
             self.reported.clear();
+            self.copied_out.clear();
             self.log_phase(before.phase);
         }
         self.expect_servers(now.since_start);

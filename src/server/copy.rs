@@ -186,10 +186,13 @@ impl State {
     fn targets(&self, hash: u64, full: bool, mut to: impl FnMut(Target)) {
         let Some(me) = self.view.me else { return };
         let group = self.range(hash).group;
-        let receivers = match (full, group.coordinator() == Some(me)) {
-            (true, _) => group.members(),
-            (false, true) => group.filling(),
-            (false, false) => return,
+        // Where nobody is full, those who held the range last may differ in what was not acknowledged: all get all.
+        let all = full || group.full().is_empty();
+        let receivers = match (group.sources().contains(&me), all) {
+            (false, _) => return,
+            (true, true) => group.members(),
+            (true, false) if group.coordinator() == Some(me) => group.filling(),
+            (true, false) => return,
         };
         for server in receivers.iter().filter(|server| **server != me) {
             if let Some(entry) = self.view.epoch.servers.get(usize::from(*server)) {

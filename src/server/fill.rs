@@ -44,6 +44,11 @@ impl State {
         }
     }
 
+    /// Whether this server is one of those who fill the others with what is at a ring position.
+    fn is_source(&self, hash: u64) -> bool {
+        self.view.me.is_some_and(|me| self.range(hash).group.sources().contains(&me))
+    }
+
     /// Stores a record of a full server unless a newer one is here that is not in doubt; true when it was stored.
     pub(super) fn put_sent(
         &mut self,
@@ -52,7 +57,8 @@ impl State {
         dbkey: &[u8],
         record: Record<'_>,
     ) -> Result<bool, StoreError> {
-        let Some(fill) = &mut self.fill else { return shard.put_newer(dbkey, record) };
+        let sourced_here = self.is_source(hash);
+        let Some(fill) = self.fill.as_mut().filter(|_| !sourced_here) else { return shard.put_newer(dbkey, record) };
         let doubtful = match shard.get(dbkey) {
             Ok(Some(old)) => fill.doubts(hash, old.epoch),
             Ok(None) => false,
@@ -77,7 +83,7 @@ impl View {
 /// Starts to drop what no full server has sent, all of them having sent everything. `done` is told at the end.
 pub(super) fn start_drop(worker: Rc<Worker>, done: oneshot::Sender<()>) {
     drop_in_slices(worker, "old records that the others do not have", done, |state, hash, record| {
-        state.fill.as_ref().is_some_and(|fill| fill.doubts(hash, record.epoch))
+        !state.is_source(hash) && state.fill.as_ref().is_some_and(|fill| fill.doubts(hash, record.epoch))
     });
 }
 

@@ -20,7 +20,7 @@ impl Worker {
         for place in links {
             let asked = state.links.get_mut(place).is_some_and(|link| {
                 // A member that is being filled may not have it yet, and its nil would pass for the truth.
-                group.full().contains(&link.server)
+                group.sources().contains(&link.server)
                     && !link.is_version0()
                     && link.call(Call::Mend(dbkey.to_vec()), |out, id| {
                         write_request(out, id, method::FETCH);

@@ -173,7 +173,7 @@ fn epoch(servers: u16) -> Epoch {
         incarnation: u64::MAX - u64::from(i),
         workers: 2,
         removed: (i == 3).then_some(2),
-        partial: i == 3,
+        claim: if i == 3 { 2 } else { 0 },
     };
     Epoch {
         number: 3,

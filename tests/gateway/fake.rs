@@ -460,7 +460,7 @@ impl World {
             incarnation: i as u64 + 1,
             workers: setup.server_workers,
             removed: None,
-            partial: false,
+            claim: 0,
         };
         let nodes = addresses.iter().map(|address| Node { address: *address, active: true }).collect();
         let space = HashSpace { nodes, timestamp: ClockTime(1) };

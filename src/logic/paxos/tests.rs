@@ -21,7 +21,7 @@ fn epoch(managers: u8, servers: u8) -> Epoch {
         incarnation: 1,
         workers: 1,
         removed: None,
-        partial: false,
+        claim: 0,
     };
     Epoch {
         number: 6,

@@ -84,7 +84,7 @@ fn a_removed_server_keeps_its_place_and_comes_back_there() {
 #[test]
 fn detached_servers_are_forgotten_when_the_copying_is_done() {
     let epoch = change(&remove(&cluster(4), &[2]), |d| {
-        d.detach_faults();
+        d.detach_faults(|_| false);
         d.replace(false);
     });
     assert!(epoch.whs.find(address(2)).is_none() && epoch.rhs.find(address(2)).is_some());
@@ -139,6 +139,28 @@ fn a_server_that_others_went_on_without_does_not_come_back_by_itself() {
     assert_eq!(claims.doubtful.len(), 3);
 }
 
+/// In a cluster of six, three died; others of their ranges went on. All were back, and some keys had nobody who might serve
+/// them, whatever the operator did.
+#[test]
+fn those_who_held_a_range_last_are_filled_elsewhere_and_keep_their_claim_meanwhile() {
+    let lost = remove(&cluster(6), &[1, 2, 3]);
+    let ranges = Ranges::of(&lost);
+    assert!(!ranges.rescued(&lost, |a| is_active(&lost, a)));
+    let back = change(&lost, |d| {
+        (1..=3).for_each(|n| d.admit(&Newcomer { incarnation: 900 + u64::from(n), ..newcomer(n) }));
+        d.copy(false);
+    });
+    assert!(ranges.rescued(&back, |a| is_active(&back, a)));
+    assert!(!is_full(&back, address(1)));
+    // One dies again before it is full, and another comes with a new disk.
+    let again = remove(&back, &[1, 2]);
+    assert_eq!(again.server(address(1)).unwrap().claim, lost.number);
+    let other_disk = change(&again, |d| d.admit(&Newcomer { disk_id: 77, ..newcomer(2) }));
+    assert_eq!(other_disk.server(address(2)).unwrap().claim, 0);
+    let full = change(&back, Draft::finish_copying);
+    assert!(full.servers.iter().all(|s| s.claim == 0) && is_full(&full, address(1)));
+}
+
 #[test]
 fn no_records_are_full_in_an_empty_cluster() {
     let empty = Epoch::default();
@@ -176,7 +198,7 @@ proptest! {
                 4 => d.finish_copying(),
                 5 => d.finish_deleting(),
                 6 => {
-                    d.detach_faults();
+                    d.detach_faults(|_| false);
                     d.replace(false);
                 }
                 7 if claims(&epoch).good.contains(&address(n)) => d.revive(&newcomer(n), true),

@@ -3,9 +3,11 @@
 
 use super::deciding::{Command, Decision, Progress};
 use super::{Level, Now, Refused, State};
+use crate::logic::address::Address;
 use crate::logic::epoch::Phase;
 use crate::manager::change::{Draft, Newcomer};
 use crate::proto::rpc::v0::MAX_NODES;
+use std::collections::BTreeSet;
 
 impl State {
     /// attach, attach-noreplace.
@@ -81,36 +83,44 @@ impl State {
         replace: bool,
     ) -> Decision {
         let mut draft = self.draft(now);
-        let mut full = false;
         let claims = self.ranges.claims(&self.epoch);
-        let awaited = self.ranges.awaited(&self.epoch);
+        let claimed: BTreeSet<Address> = claims.good.union(&claims.doubtful).copied().collect();
         for newcomer in newcomers {
             if draft.epoch().whs.nodes.len() >= MAX_NODES {
                 self.log(Level::Warn, format!("server {} is not attached: {MAX_NODES} are", newcomer.address));
                 continue;
             }
-            let claims_address = claims.good.contains(&newcomer.address) || claims.doubtful.contains(&newcomer.address);
-            if claims_address && awaited {
-                let line = "is not attached: no server that is there has the newest records of some keys; start the";
-                let advice = "missing ones, or give them up with `detach-noreplace` and attach again";
+            if claimed.contains(&newcomer.address) && !self.has_the_disk_of_one(newcomer, &claimed) {
+                let line =
+                    "is not attached: an earlier disk at its address holds keys that nobody serves; start it with";
+                let advice = "that, or give it up with `detach-noreplace` and attach again";
                 self.log(Level::Warn, format!("server {} {line} {advice}", newcomer.address));
-            } else if self.has_the_disk_of_one(newcomer, &claims.doubtful) {
-                let line = "holds the best copy that is left of some keys: it is taken back as it is and repaired";
-                self.log(Level::Warn, format!("server {} {line}", newcomer.address));
-                draft.admit(newcomer);
-                draft.revive(newcomer, true);
-                full = true;
             } else {
                 draft.admit(newcomer);
             }
         }
         if detach {
-            draft.detach_faults();
+            // Unless it is said that no copying shall follow: then they are given up with all that they hold.
+            let keep = |a: Address| replace && claimed.contains(&a);
+            let kept: Vec<Address> =
+                claimed.iter().copied().filter(|a| keep(*a) && !self.epoch.whs.is_active(*a)).collect();
+            for address in kept {
+                let line = "is not detached: it holds keys that nobody serves; `detach-noreplace` gives them up";
+                self.log(Level::Warn, format!("server {address} {line}"));
+            }
+            draft.detach_faults(keep);
+        }
+        let whs = &draft.epoch().whs;
+        if !detach && !self.ranges.rescued(draft.epoch(), |a| whs.is_active(a)) {
+            let gone =
+                claimed.iter().filter(|a| !whs.is_active(**a)).map(Address::to_string).collect::<Vec<_>>().join(" ");
+            let line = "held some keys last, and they are not served without: start them, or give them up with";
+            self.log(Level::Warn, format!("{gone} {line} `detach-noreplace`"));
         }
         // A copying under way goes by a write space that this may have changed.
         let copying = matches!(self.epoch.phase, Phase::Copying { .. });
         if replace || copying {
-            draft.replace(full);
+            draft.replace(false);
         }
         self.decide(now, draft)
     }

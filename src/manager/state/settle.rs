@@ -1,11 +1,12 @@
 //! The consequences of who is there and who is not.
 //!
-//! Five rules, each for the manager that leads: active servers that are gone are removed, unless that would leave a
+//! Six rules, each for the manager that leads: active servers that are gone are removed, unless that would leave a
 //! range without a full server while one of its own comes back; of servers that do not hear each
 //! other the fewest are removed ([`super::parted`]); a range without a full server takes back those that
-//! were removed last from it; a phase that all have finished is over; the epoch names the managers that there are. doc/guarantees.md, "What an epoch may do".
+//! were removed last from it, full where they missed nothing anywhere else; a phase that all have finished is over; the
+//! epoch names the managers that there are. doc/guarantees.md, "What an epoch may do".
 
-use super::{Draft, Level, Now, State};
+use super::{ConnId, Draft, Level, Now, State};
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
 use crate::logic::epoch::Phase;
@@ -35,10 +36,11 @@ impl State {
         if self.epoch.number == 0 || !self.leads() || self.attempt.is_some() || !self.can_decide(now) {
             return;
         }
-        let rules: [fn(&mut State, Now); 5] = [
+        let rules: [fn(&mut State, Now); 6] = [
             State::part_with_the_gone,
             State::part_the_disconnected,
             State::take_back_the_last,
+            State::take_back_to_be_filled,
             State::finish_phase,
             State::name_the_managers,
         ];
@@ -169,6 +171,33 @@ impl State {
         self.decide(now, draft);
     }
 
+    /// Where those who held a range last cannot come back full, because they missed something in another, they come
+    /// back to be filled there, as the sources of the first.
+    fn take_back_to_be_filled(&mut self, now: Now) {
+        let claims = self.ranges.claims(&self.epoch);
+        let claimed: BTreeSet<Address> = claims.good.union(&claims.doubtful).copied().collect();
+        let mut there: Vec<Newcomer> = Vec::new();
+        if !claimed.is_empty() {
+            there = self.newcomers().into_iter().filter(|n| self.has_the_disk_of_one(n, &claimed)).collect();
+        }
+        let comes = |a: Address| self.epoch.whs.is_active(a) || there.iter().any(|n| n.address == a);
+        let due = !there.is_empty() && self.ranges.rescued(&self.epoch, comes);
+        note_since(&mut self.rescued_since, now, due);
+        if !due || !(self.forced || self.waited(now, self.rescued_since)) {
+            return;
+        }
+        self.rescued_since = None;
+        let mut draft = self.draft(now);
+        for newcomer in &there {
+            let line =
+                "holds keys that nobody serves: it is taken back, and serves when what it missed is copied to it";
+            self.log(Level::Info, format!("server {} {line}", newcomer.address));
+            draft.admit(newcomer);
+        }
+        draft.copy(false);
+        self.decide(now, draft);
+    }
+
     /// Whether a newcomer is one of those servers, come back with the disk that the epoch knows.
     pub(super) fn has_the_disk_of_one(&self, newcomer: &Newcomer, servers: &BTreeSet<Address>) -> bool {
         let recorded = self.epoch.server(newcomer.address).map_or(0, |s| s.disk_id);
@@ -179,14 +208,31 @@ impl State {
         since.is_some_and(|since| now.since_start >= since + self.setup.replace_delay)
     }
 
-    /// Whether, in the replace of `time`, all have copied but those that are being filled. These then drop what nobody
+    /// Whether, in the replace of `time`, all have copied but those that are being filled and have nothing to copy. These then drop what nobody
     /// sent them before they say that they have everything. kumofs 0.4 servers do not wait for this.
-    pub fn is_sourced(&self, time: ClockTime) -> bool {
-        let filling =
-            |a: Address| !change::is_full(&self.epoch, a) && self.epoch.server(a).is_some_and(|s| s.incarnation != 0);
-        let mut others = self.epoch.whs.nodes.iter().filter(|n| n.active && !filling(n.address));
+    fn is_sourced(&self, time: ClockTime) -> bool {
+        let has_copied = |a: Address| {
+            let filling = !change::is_full(&self.epoch, a);
+            match self.epoch.server(a) {
+                Some(s) if filling && s.incarnation != 0 => s.claim == 0 || self.copied_out.contains(&a),
+                _ => self.reported.contains(&a),
+            }
+        };
         matches!(self.epoch.phase, Phase::Copying { time: now, .. } if now == time)
-            && others.all(|n| self.reported.contains(&n.address))
+            && self.epoch.whs.nodes.iter().filter(|n| n.active).all(|n| has_copied(n.address))
+    }
+
+    /// A server that is being filled, and has itself copied what it had to, asks whether all have.
+    pub fn asks_whether_sourced(&mut self, now: Now, conn: ConnId, time: ClockTime) -> bool {
+        if matches!(self.epoch.phase, Phase::Copying { time: t, .. } if t == time) {
+            self.roster.alive(now.since_start, conn);
+            let address = self.roster.by_conn(conn);
+            let newcomer = address.and_then(|a| self.roster.get(a)?.newcomer(a));
+            if let Some(n) = newcomer.filter(|n| self.is_recorded(n.address, n.incarnation)) {
+                self.copied_out.insert(n.address);
+            }
+        }
+        self.is_sourced(time)
     }
 
     fn finish_phase(&mut self, now: Now) {
@@ -198,7 +244,9 @@ impl State {
             return;
         }
         // Filling servers may say that they have copied everything when nobody was there to copy from.
-        if matches!(self.epoch.phase, Phase::Copying { .. }) && self.ranges.awaited(&self.epoch) {
+        if matches!(self.epoch.phase, Phase::Copying { .. })
+            && !self.ranges.rescued(&self.epoch, |a| self.epoch.whs.is_active(a))
+        {
             return;
         }
         let mut draft: Draft = self.draft(now);

@@ -597,14 +597,14 @@ fn an_operator_takes_what_is_left_when_the_last_disk_is_gone() {
     world.start(2);
     world.state.attach(world.now(), true).unwrap();
     world.act();
-    assert_eq!(world.shape(), "1- 2- 3-");
+    assert_eq!(world.shape(), "1~ 2~ 3-");
+    world.copy();
+    assert_eq!(world.shape(), "1~ 2~ 3-", "2 and 1 miss what 3 took last");
     assert!(world.log.iter().any(|l| l.contains("or give them up with")));
     world.state.detach(world.now(), false).unwrap();
-    world.state.attach(world.now(), true).unwrap();
     world.act();
-    assert_eq!(world.shape(), "1+ 2+ 3-");
-    assert_eq!(world.epoch().phase, Phase::Copying { time: world.epoch().whs.timestamp, full: true });
-    assert!(world.log.iter().any(|l| l.contains("best copy that is left")));
+    world.copy_and_delete();
+    assert_eq!(world.shape(), "1+ 2+", "both hold what 2 has");
 }
 
 /// The only full server died while others were filled from it; these reported that nothing was left to copy, and were
@@ -640,8 +640,13 @@ fn an_operator_gives_up_what_only_a_lost_server_had_by_detaching_it() {
     world.wait(100);
     world.state.detach(world.now(), true).unwrap();
     world.act();
-    assert_eq!(world.shape(), "2+");
+    assert_eq!(world.shape(), "1- 2~");
+    assert!(world.log.iter().any(|l| l.contains("is not detached: it holds keys that nobody serves")));
+    world.state.detach(world.now(), false).unwrap();
+    world.state.replace(world.now(), false).unwrap();
+    world.act();
     world.copy_and_delete();
+    assert_eq!(world.shape(), "2+");
 }
 
 /// A new disk was attached at the address of the server that had been removed last. That ended the old disk's claim, and
@@ -659,10 +664,11 @@ fn a_new_disk_at_the_address_of_the_last_removed_does_not_make_way_for_a_stale_o
     world.start(2);
     world.wait(10_000);
     assert_eq!(world.shape(), "1- 2- 3-");
-    assert!(world.log.iter().any(|l| l.contains("10.0.0.3:19800 is not attached: no server")));
+    assert!(world.log.iter().any(|l| l.contains("10.0.0.3:19800 is not attached: an earlier disk")));
     world.state.detach(world.now(), false).unwrap();
     world.state.attach(world.now(), true).unwrap();
     world.act();
+    world.copy_and_delete();
     assert!(world.serves(), "{}", world.shape());
 }
 

@@ -212,6 +212,12 @@ impl MemDisk {
         state.restarted()
     }
 
+    /// Whether it is out of room.
+    pub fn is_full(&self) -> bool {
+        let state = locked(&self.state);
+        state.faults.capacity.is_some_and(|capacity| state.used() >= capacity)
+    }
+
     /// Every file with its length.
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
         let state = locked(&self.state);

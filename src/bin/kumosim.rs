@@ -1,0 +1,110 @@
+//! kumosim: runs simulated clusters by their seeds. See [`kumofs::sim`].
+
+use clap::Parser;
+use kumofs::sim::run::{Plan, Report};
+use std::ops::Range;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+/// Runs whole clusters on a simulated network, each decided by a seed, and judges what their clients saw.
+#[derive(Parser)]
+struct Options {
+    /// Which seeds: A..B, or one
+    #[arg(long, default_value = "0..100")]
+    seeds: String,
+    /// Shows what happened in each run
+    #[arg(long)]
+    trace: bool,
+    /// Runs at a time
+    #[arg(long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from))]
+    jobs: usize,
+    /// Goes on after a failure
+    #[arg(long)]
+    keep_going: bool,
+    /// Runs each seed twice and compares
+    #[arg(long)]
+    twice: bool,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let Some(seeds) = parse_range(&options.seeds) else {
+        eprintln!("kumosim: `{}` is no range of seeds: write A..B, or one number", options.seeds);
+        return ExitCode::from(2);
+    };
+    let (next, failed, stop) = (AtomicU64::new(seeds.start), AtomicU64::new(0), AtomicBool::new(false));
+    let (operations, unknown, undecided) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let (ran, virtual_ms, attached) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs.max(1) {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let plan = Plan::draw(seed);
+                    let report = plan.run(options.trace);
+                    ran.fetch_add(1, Ordering::Relaxed);
+                    attached.fetch_add(u64::from(report.attached), Ordering::Relaxed);
+                    operations.fetch_add(report.operations as u64, Ordering::Relaxed);
+                    unknown.fetch_add(report.unknown as u64, Ordering::Relaxed);
+                    undecided.fetch_add(u64::from(report.undecided), Ordering::Relaxed);
+                    virtual_ms.fetch_add(report.virtual_ms, Ordering::Relaxed);
+                    if options.twice {
+                        let again = plan.run(false);
+                        if (again.packets, again.operations) != (report.packets, report.operations) {
+                            println!("seed {seed} differs from itself: {report:?} {again:?}");
+                            failed.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                    show(&plan, &report, options.trace);
+                    if report.failure.is_some() {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                        stop.fetch_or(!options.keep_going, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner();
+    println!(
+        "{} seeds, {failed} failed, {} needed an operator, {} undecided, {} operations, {} unknown, {} s of virtual time in {:.1} s",
+        ran.into_inner(),
+        attached.into_inner(),
+        undecided.into_inner(),
+        operations.into_inner(),
+        unknown.into_inner(),
+        virtual_ms.into_inner() / 1000,
+        began.elapsed().as_secs_f64()
+    );
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn show(plan: &Plan, report: &Report, traced: bool) {
+    if report.failure.is_none() && !traced {
+        return;
+    }
+    let mut text = format!("seed {}: {:?}\n", plan.seed, plan.shape);
+    for (at, act) in &plan.script {
+        text += &format!("{at:>8} ms {act}\n");
+    }
+    for line in &report.trace {
+        text += line;
+        text.push('\n');
+    }
+    match &report.failure {
+        Some(failure) => text += &format!("seed {}: {failure}\n", plan.seed),
+        None => text += &format!("seed {}: well, {} operations\n", plan.seed, report.operations),
+    }
+    print!("{text}");
+}
+
+fn parse_range(text: &str) -> Option<Range<u64>> {
+    match text.split_once("..") {
+        Some((from, to)) => Some(from.parse().ok()?..to.parse().ok()?),
+        None => text.parse().ok().map(|seed: u64| seed..seed + 1),
+    }
+}

@@ -1,0 +1,231 @@
+//! Clients: random commands in memcached's text protocol, and a record of what came of them.
+
+use super::cluster::{CLIENT_PORT, key_name};
+use super::net::TcpStream;
+use super::node::{self, Dice};
+use crate::check::{Action, Entry, History, Outcome};
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+/// How long a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What clients have done, and the clock that orders it.
+#[derive(Default)]
+pub struct Log {
+    /// Everything.
+    pub history: RefCell<History>,
+    last: Cell<u64>,
+    /// Virtual microseconds at which the last change was acknowledged, and the longest gap between two so far.
+    changed: Cell<u64>,
+    /// The longest time without an acknowledged change, in microseconds.
+    pub longest_gap: Cell<u64>,
+}
+
+impl Log {
+    /// A moment later than all before: virtual microseconds with three more digits.
+    fn stamp(&self) -> u64 {
+        let stamp = (node::elapsed_micros() * 1000).max(self.last.get() + 1);
+        self.last.set(stamp);
+        stamp
+    }
+
+    /// From now on gaps count.
+    pub fn watch_gaps(&self) {
+        self.changed.set(node::elapsed_micros());
+        self.longest_gap.set(0);
+    }
+
+    fn note_change(&self) {
+        let now = node::elapsed_micros();
+        let gap = now - self.changed.replace(now);
+        self.longest_gap.set(self.longest_gap.get().max(gap));
+    }
+}
+
+/// How much of which commands.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Keys that are set, read and deleted in all ways.
+    pub keys: usize,
+    /// Longest pause between two commands in milliseconds.
+    pub pause_ms: u64,
+    /// Also commands that must not be done twice.
+    pub counters: bool,
+}
+
+/// One client's connection.
+pub struct Client {
+    number: u32,
+    gateway: IpAddr,
+    log: Rc<Log>,
+    stream: Option<TcpStream>,
+    input: Vec<u8>,
+    dice: Dice,
+    values: u64,
+    uniques: Vec<(usize, u64)>,
+}
+
+impl Client {
+    /// A client of a gateway.
+    pub fn new(number: u32, gateway: IpAddr, log: Rc<Log>, seed: u64) -> Client {
+        let dice = Dice::new(seed ^ (u64::from(number) << 40));
+        Client { number, gateway, log, stream: None, input: Vec::new(), dice, values: 0, uniques: Vec::new() }
+    }
+
+    /// Sends commands until `enough` says so.
+    pub async fn run(mut self, load: Load, enough: Rc<Cell<bool>>) {
+        while !enough.get() {
+            let key = self.dice.below(load.keys as u64) as usize;
+            let action = self.choose(key, load.counters);
+            self.execute(key, action).await;
+            tokio::time::sleep(Duration::from_millis(self.dice.below(load.pause_ms) + 1)).await;
+        }
+    }
+
+    fn fresh(&mut self) -> Vec<u8> {
+        self.values += 1;
+        format!("v{}.{}", self.number, self.values).into_bytes()
+    }
+
+    fn choose(&mut self, key: usize, counters: bool) -> Action {
+        // Every third key is a counter, every third grows.
+        match (key % 3, self.dice.below(100)) {
+            (1, n) if counters => match n {
+                0..30 => Action::Get,
+                30..80 => Action::Incr(1 + self.dice.below(3)),
+                80..88 => Action::Decr(1),
+                88..95 => Action::Add(b"1000".to_vec()),
+                95..98 => Action::Set(b"500".to_vec()),
+                _ => Action::Delete,
+            },
+            (2, n) if counters => match n {
+                0..30 => Action::Get,
+                30..60 => Action::Append(self.fresh()),
+                60..75 => Action::Prepend(self.fresh()),
+                75..90 => Action::Set(self.fresh()),
+                90..95 => Action::Add(self.fresh()),
+                _ => Action::Delete,
+            },
+            (_, n) => match n {
+                0..40 => Action::Get,
+                40..68 => Action::Set(self.fresh()),
+                68..78 => Action::Delete,
+                78..83 => Action::Add(self.fresh()),
+                83..88 => Action::Replace(self.fresh()),
+                88..90 => Action::Touch,
+                _ => match self.uniques.iter().rev().find(|(of, _)| *of == key) {
+                    Some((_, unique)) => Action::Cas(*unique, self.fresh()),
+                    None => Action::Get,
+                },
+            },
+        }
+    }
+
+    /// Does one command and notes what came of it.
+    pub async fn execute(&mut self, key: usize, action: Action) -> Outcome {
+        let name = key_name(key);
+        let invoked = self.log.stamp();
+        let outcome = match timeout(PATIENCE, self.ask(&name, &action)).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Outcome::Unknown,
+        };
+        if outcome == Outcome::Unknown {
+            (self.stream, self.input) = (None, Vec::new());
+        }
+        if let Outcome::Value(_, Some(unique)) = outcome {
+            self.uniques.push((key, unique));
+        }
+        if matches!(outcome, Outcome::Stored | Outcome::Deleted | Outcome::Number(_)) {
+            self.log.note_change();
+        }
+        let returned = self.log.stamp();
+        let entry =
+            Entry { client: self.number, key: name.into_bytes(), action, outcome: outcome.clone(), invoked, returned };
+        tracing::debug!("{entry}");
+        self.log.history.borrow_mut().push(entry);
+        outcome
+    }
+
+    async fn ask(&mut self, key: &str, action: &Action) -> io::Result<Outcome> {
+        if self.stream.is_none() {
+            let to = SocketAddr::new(self.gateway, CLIENT_PORT);
+            self.stream = Some(TcpStream::connect(to).await?);
+        }
+        let store = |verb: &str, data: &[u8], more: &str| {
+            let mut line = format!("{verb} {key} 0 0 {}{more}\r\n", data.len()).into_bytes();
+            line.extend_from_slice(data);
+            line.extend_from_slice(b"\r\n");
+            line
+        };
+        let request = match action {
+            Action::Get => format!("gets {key}\r\n").into_bytes(),
+            Action::Set(data) => store("set", data, ""),
+            Action::Add(data) => store("add", data, ""),
+            Action::Replace(data) => store("replace", data, ""),
+            Action::Append(data) => store("append", data, ""),
+            Action::Prepend(data) => store("prepend", data, ""),
+            Action::Cas(unique, data) => store("cas", data, &format!(" {unique}")),
+            Action::Incr(by) => format!("incr {key} {by}\r\n").into_bytes(),
+            Action::Decr(by) => format!("decr {key} {by}\r\n").into_bytes(),
+            Action::Delete => format!("delete {key}\r\n").into_bytes(),
+            Action::Touch => format!("touch {key} 0\r\n").into_bytes(),
+            Action::Flush => b"flush_all\r\n".to_vec(),
+        };
+        if let Some(stream) = &mut self.stream {
+            stream.write_all(&request).await?;
+        }
+        self.answer().await
+    }
+
+    async fn answer(&mut self) -> io::Result<Outcome> {
+        let line = self.line().await?;
+        let text = String::from_utf8_lossy(&line).into_owned();
+        Ok(match text.as_str() {
+            "STORED" => Outcome::Stored,
+            "NOT_STORED" => Outcome::NotStored,
+            "EXISTS" => Outcome::Exists,
+            "NOT_FOUND" => Outcome::NotFound,
+            "DELETED" => Outcome::Deleted,
+            "TOUCHED" => Outcome::Touched,
+            "OK" => Outcome::Ok,
+            "END" => Outcome::Miss,
+            "CLIENT_ERROR cannot increment or decrement non-numeric value" => Outcome::NotANumber,
+            text if text.starts_with("VALUE ") => {
+                let unique = text.split(' ').nth(4).and_then(|unique| unique.parse().ok());
+                let data = self.line().await?;
+                if self.line().await? != b"END" {
+                    return Err(io::Error::other("a value without an end"));
+                }
+                Outcome::Value(data, unique)
+            }
+            text => match text.trim_end().parse() {
+                Ok(number) => Outcome::Number(number),
+                Err(_) => {
+                    tracing::debug!("client {} is told: {text}", self.number);
+                    return Err(io::Error::other(text.to_owned()));
+                }
+            },
+        })
+    }
+
+    async fn line(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            if let Some(end) = self.input.windows(2).position(|pair| pair == b"\r\n") {
+                let rest = self.input.split_off(end + 2);
+                let mut line = std::mem::replace(&mut self.input, rest);
+                line.truncate(end);
+                return Ok(line);
+            }
+            let Some(stream) = &mut self.stream else { return Err(io::ErrorKind::NotConnected.into()) };
+            if stream.read_buf(&mut self.input).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+}

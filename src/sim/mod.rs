@@ -1,0 +1,16 @@
+//! Whole clusters in one thread, on a simulated network with simulated disks and clocks: a seed decides everything.
+//!
+//! The roles are the production code; only the seams of [`crate::net`] (sockets, clocks, chance, threads) and the disk of
+//! [`crate::store::fs::mem`] are others. Time is virtual: it jumps to the next timer when nobody has anything to do.
+//!
+//! 1. [`node`]: hosts and processes: clocks, kill -9, SIGSTOP. [`net`]: TCP over links that are slow, lossy or cut.
+//! 2. [`cluster`]: the roles on their hosts. [`client`]: who uses them, and what they saw.
+//! 3. [`script`]: what goes wrong and when. [`run`]: one run and its judgement. [`trace`]: what happened, for people.
+
+pub mod client;
+pub mod cluster;
+pub mod net;
+pub mod node;
+pub mod run;
+pub mod script;
+pub mod trace;

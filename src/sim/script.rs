@@ -1,0 +1,279 @@
+//! What happens to a cluster and when: written down, or drawn from a seed.
+
+use super::cluster::{Cluster, Command, Shape, Who};
+use super::net;
+use super::node::Dice;
+use crate::store::fs::mem::Faults;
+use std::fmt;
+use std::rc::Rc;
+
+/// One thing that happens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Act {
+    /// kill -9.
+    Kill(Who),
+    /// The process is started, if it is not running.
+    Start(Who),
+    /// The host loses power.
+    CutPower(Who, u64),
+    /// kill -9, and the disk is empty.
+    Wipe(Who, u64),
+    /// SIGSTOP.
+    Stop(Who),
+    /// SIGCONT.
+    Continue(Who),
+    /// Nothing comes through from one to the other.
+    Cut(Who, Who),
+    /// It does again.
+    Mend(Who, Who),
+    /// Nothing comes through between someone and everybody else, in both directions.
+    Isolate(Who),
+    /// Nothing comes through between someone and the managers.
+    IsolateFromManagers(Who),
+    /// Nothing comes through between those on this side and everybody else.
+    Split(Vec<Who>),
+    /// New connections from one to the other are refused.
+    Refuse(Who, Who),
+    /// Packets travel up to so many milliseconds longer, in both directions.
+    Slow(Who, Who, u64),
+    /// Of 1000 packets so many are lost, in both directions.
+    Lose(Who, Who, u64),
+    /// All links are as at first.
+    HealAll,
+    /// The wall clock jumps to so many seconds ahead.
+    WallClock(Who, i64),
+    /// The monotonic clock runs so many millionths too fast.
+    Drift(Who, i64),
+    /// The disk has no room.
+    FillDisk(Who),
+    /// The disk has room again.
+    FreeDisk(Who),
+    /// An operator's command.
+    Command(Command),
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Act::Kill(who) => write!(f, "kill {who}"),
+            Act::Start(who) => write!(f, "start {who}"),
+            Act::CutPower(who, _) => write!(f, "cut the power of {who}"),
+            Act::Wipe(who, _) => write!(f, "kill {who} and empty its disk"),
+            Act::Stop(who) => write!(f, "stop {who}"),
+            Act::Continue(who) => write!(f, "continue {who}"),
+            Act::Cut(from, to) => write!(f, "cut {from} -> {to}"),
+            Act::Mend(from, to) => write!(f, "mend {from} -> {to}"),
+            Act::Isolate(who) => write!(f, "isolate {who}"),
+            Act::IsolateFromManagers(who) => write!(f, "isolate {who} from the managers"),
+            Act::Split(side) => {
+                write!(f, "split off")?;
+                side.iter().try_for_each(|who| write!(f, " {who}"))
+            }
+            Act::Refuse(from, to) => write!(f, "{to} refuses {from}"),
+            Act::Slow(one, other, ms) => write!(f, "{one} <-> {other} is slow by {ms} ms"),
+            Act::Lose(one, other, n) => write!(f, "{one} <-> {other} loses {n} of 1000"),
+            Act::HealAll => write!(f, "heal all links"),
+            Act::WallClock(who, secs) => write!(f, "the wall clock of {who} is {secs} s ahead"),
+            Act::Drift(who, ppm) => write!(f, "the clock of {who} runs {ppm} ppm fast"),
+            Act::FillDisk(who) => write!(f, "the disk of {who} is full"),
+            Act::FreeDisk(who) => write!(f, "the disk of {who} has room"),
+            Act::Command(command) => write!(f, "kumoctl {command:?}"),
+        }
+    }
+}
+
+/// When, in virtual milliseconds since the load began, and what.
+pub type Script = Vec<(u64, Act)>;
+
+impl Act {
+    /// Does it.
+    pub fn strike(&self, cluster: &Rc<Cluster>) {
+        let ip = |who: Who| cluster.host(who).node.ip;
+        let link = |from: Who, to: Who, change: &dyn Fn(&mut net::Link)| {
+            if ip(from) != ip(to) {
+                net::set_link(ip(from), ip(to), change);
+            }
+        };
+        let both = |one: Who, other: Who, change: &dyn Fn(&mut net::Link)| {
+            link(one, other, change);
+            link(other, one, change);
+        };
+        match self {
+            Act::Kill(who) => cluster.kill(*who),
+            Act::Start(who) => cluster.start(*who),
+            Act::CutPower(who, seed) => cluster.cut_power(*who, *seed),
+            Act::Wipe(who, seed) => cluster.wipe(*who, *seed),
+            Act::Stop(who) => cluster.set_stopped(*who, true),
+            Act::Continue(who) => cluster.set_stopped(*who, false),
+            Act::Cut(from, to) => link(*from, *to, &|l| l.cut = true),
+            Act::Mend(from, to) => link(*from, *to, &|l| l.cut = false),
+            Act::Isolate(who) => {
+                for other in cluster.everybody() {
+                    both(*who, other, &|l| l.cut = true);
+                }
+            }
+            Act::IsolateFromManagers(who) => {
+                for manager in (0..cluster.shape.managers).map(Who::Manager) {
+                    both(*who, manager, &|l| l.cut = true);
+                }
+            }
+            Act::Split(side) => {
+                let side: Vec<Who> = side.iter().map(|who| cluster.resolve(*who)).collect();
+                for other in cluster.everybody().into_iter().filter(|who| !side.contains(who)) {
+                    side.iter().for_each(|who| both(*who, other, &|l| l.cut = true));
+                }
+            }
+            Act::Refuse(from, to) => link(*from, *to, &|l| l.refuses = true),
+            Act::Slow(one, other, ms) => both(*one, *other, &|l| l.slow_ms = *ms),
+            Act::Lose(one, other, n) => both(*one, *other, &|l| l.lost = *n),
+            Act::HealAll => net::heal_all(),
+            Act::WallClock(who, secs) => cluster.host(*who).node.set_wall_offset(*secs),
+            Act::Drift(who, ppm) => cluster.host(*who).node.set_drift_ppm(*ppm),
+            Act::FillDisk(who) => {
+                let capacity = Some(cluster.disk_bytes(*who));
+                cluster.set_disk_faults(*who, Faults { capacity, ..Faults::default() });
+            }
+            Act::FreeDisk(who) => cluster.set_disk_faults(*who, Faults::default()),
+            Act::Command(command) => {
+                let (cluster, command) = (cluster.clone(), *command);
+                tokio::task::spawn_local(async move {
+                    let outcome = cluster.command(command).await;
+                    tracing::info!("kumoctl {command:?}: {outcome:?}");
+                });
+            }
+        }
+    }
+}
+
+/// Draws a shape.
+pub fn draw_shape(dice: &mut Dice) -> Shape {
+    let servers = 3 + dice.below(3) as usize;
+    let attached = if dice.one_in(3) { servers.min(3 + dice.below(2) as usize) } else { servers };
+    Shape {
+        managers: 1 + dice.below(3) as usize,
+        servers,
+        attached,
+        gateways: 2,
+        workers: 1 + u16::from(dice.one_in(4)),
+        sync: dice.one_in(3),
+        auto_replace: dice.one_in(2),
+    }
+}
+
+/// Draws faults for `duration_ms`, each with its end.
+pub fn draw_script(dice: &mut Dice, shape: &Shape, keys: usize, duration_ms: u64) -> Script {
+    let mut script = Script::new();
+    let faults = 1 + dice.below(7);
+    for _ in 0..faults {
+        let at = dice.below(duration_ms);
+        let lasting = [60, 150, 300, 700, 1500, 3000, 6000][dice.below(7) as usize];
+        let end = at + 1 + dice.below(lasting);
+        draw_fault(dice, shape, keys, (at, end), &mut script);
+    }
+    for _ in 0..dice.below(3) {
+        let commands = [Command::Attach, Command::Attach, Command::Detach, Command::Replace, Command::FullReplace];
+        script.push((dice.below(duration_ms), Act::Command(*dice.pick(&commands))));
+    }
+    script.sort_by_key(|(at, _)| *at);
+    script
+}
+
+fn draw_server(dice: &mut Dice, shape: &Shape, keys: usize) -> Who {
+    let key = dice.below(keys as u64) as usize;
+    match dice.below(8) {
+        0..4 => Who::Coordinator(key),
+        4 | 5 => Who::Member(key, dice.below(2) as usize),
+        _ => Who::Server(dice.below(shape.servers as u64) as usize),
+    }
+}
+
+fn draw_anybody(dice: &mut Dice, shape: &Shape, keys: usize) -> Who {
+    match dice.below(8) {
+        0 => Who::Manager(dice.below(shape.managers as u64) as usize),
+        1 => Who::Gateway(dice.below(shape.gateways as u64) as usize),
+        _ => draw_server(dice, shape, keys),
+    }
+}
+
+/// A fault that names a server by its role is over for a server that is named by its number: [`Act::Start`] and the like
+/// come for all at the end of a run, and some of the time before.
+fn draw_fault(dice: &mut Dice, shape: &Shape, keys: usize, (at, end): (u64, u64), script: &mut Script) {
+    let one = draw_anybody(dice, shape, keys);
+    let other = draw_anybody(dice, shape, keys);
+    let server = draw_server(dice, shape, keys);
+    let starts = |script: &mut Script| {
+        script.extend((0..shape.servers).map(|n| (end, Act::Start(Who::Server(n)))));
+        script.extend((0..shape.managers).map(|n| (end, Act::Start(Who::Manager(n)))));
+        script.extend((0..shape.gateways).map(|n| (end, Act::Start(Who::Gateway(n)))));
+    };
+    let continues = |script: &mut Script| {
+        script.extend((0..shape.servers).map(|n| (end, Act::Continue(Who::Server(n)))));
+        script.extend((0..shape.managers).map(|n| (end, Act::Continue(Who::Manager(n)))));
+        script.extend((0..shape.gateways).map(|n| (end, Act::Continue(Who::Gateway(n)))));
+    };
+    match dice.below(18) {
+        0..3 => {
+            script.push((at, Act::Kill(server)));
+            starts(script);
+        }
+        3 => {
+            script.push((at, Act::Kill(one)));
+            starts(script);
+        }
+        4 => {
+            script.push((at, Act::CutPower(one, dice.draw())));
+            starts(script);
+        }
+        5..7 => {
+            script.push((at, Act::Stop(server)));
+            continues(script);
+        }
+        7 => {
+            script.push((at, Act::Stop(one)));
+            continues(script);
+        }
+        8 => {
+            script.push((at, Act::Cut(one, other)));
+            script.push((end, Act::HealAll));
+        }
+        9 => {
+            script.push((at, Act::Cut(one, other)));
+            script.push((at, Act::Cut(other, one)));
+            script.push((end, Act::HealAll));
+        }
+        10 | 11 => {
+            script.push((at, Act::Isolate(server)));
+            script.push((end, Act::HealAll));
+        }
+        12 => {
+            script.push((at, Act::IsolateFromManagers(server)));
+            script.push((end, Act::HealAll));
+        }
+        13 => {
+            let mut side: Vec<Who> = (0..shape.servers).filter(|_| dice.one_in(2)).map(Who::Server).collect();
+            side.extend((0..shape.managers).filter(|_| dice.one_in(2)).map(Who::Manager));
+            side.extend((0..shape.gateways).filter(|_| dice.one_in(2)).map(Who::Gateway));
+            script.push((at, Act::Split(side)));
+            script.push((end, Act::HealAll));
+        }
+        14 => {
+            script.push((at, Act::Slow(one, other, 20 + dice.below(300))));
+            script.push((at, Act::Lose(one, other, dice.below(300))));
+            script.push((end, Act::HealAll));
+        }
+        15 => {
+            script.push((at, Act::WallClock(server, [3600, -3600, 60, -60][dice.below(4) as usize])));
+            script.push((at, Act::Drift(server, dice.below(10_000) as i64 - 5_000)));
+        }
+        16 => {
+            script.push((at, Act::FillDisk(server)));
+            script.extend((0..shape.servers).map(|n| (end, Act::FreeDisk(Who::Server(n)))));
+        }
+        _ => {
+            script.push((at, Act::Refuse(one, other)));
+            script.push((at, Act::Kill(server)));
+            script.push((end, Act::HealAll));
+            starts(script);
+        }
+    }
+}

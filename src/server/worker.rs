@@ -40,6 +40,8 @@ const TICK: Duration = Duration::from_millis(20);
 const PACE_MAX: Duration = Duration::from_millis(20);
 /// How long a request waits for its range to open or be leased before it is refused.
 const PARKED_MICROS: u64 = 1_000_000;
+/// How often the managers are told that the disk is full.
+const FULL_TOLD_MICROS: u64 = 300_000;
 /// Bytes of parked requests above which new ones are refused at once.
 const PARKED_BYTES: usize = 64 << 20;
 
@@ -222,6 +224,8 @@ pub struct State {
     pub new_dbval: Vec<u8>,
     connections: Vec<Weak<Conn>>,
     commit_failed: bool,
+    /// Since when the disk has been full, and when that was last told.
+    full_since: Option<(u64, u64)>,
     next_commit_micros: u64,
 }
 
@@ -423,6 +427,7 @@ impl State {
             new_dbval: Vec::new(),
             connections: Vec::new(),
             commit_failed: false,
+            full_since: None,
             next_commit_micros: 0,
             view,
         }
@@ -495,6 +500,7 @@ impl State {
         match commit {
             Ok(commit) => {
                 self.commit_failed = false;
+                self.full_since = None;
                 self.committed(commit, last);
             }
             Err(e) => {
@@ -503,9 +509,21 @@ impl State {
                     tracing::error!("cannot store: {e}");
                 }
                 if let StoreError::Full(_) = e {
-                    worker.shared.behind.notify_one();
+                    self.tell_full(worker);
                 }
             }
+        }
+    }
+
+    /// Tells the managers, now and then, that nothing more can be stored here: a link to oneself that is down.
+    fn tell_full(&mut self, worker: &Worker) {
+        let now = self.now_micros;
+        let (since, told) = self.full_since.unwrap_or((now, 0));
+        if now >= told + FULL_TOLD_MICROS {
+            self.full_since = Some((since, now));
+            let lasting = Duration::from_micros(now - since);
+            // Without its control plane this server is about to end.
+            let _ = worker.shared.lost.send((worker.shared.config.address, lasting));
         }
     }
 

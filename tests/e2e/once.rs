@@ -393,7 +393,9 @@ fn a_server_that_comes_to_hold_more_vouches_for_nothing_older() {
     assert!(holders(&newest_epoch(&[newcomer]), "n").contains(&newcomer));
     old_holders[1..].iter().for_each(|holder| cluster.kill_server(place_of(&cluster, *holder)));
     let gateway = Gateway::new(&cluster, 7);
-    assert_eq!(gateway.ask(&mut incr), unknown());
+    let told = gateway.ask(&mut incr);
+    // It is known where the record was still thought to be unstable, and so was sent with what made it.
+    assert!(told == unknown() || told.array()[2].int() == 1, "{told:?}");
     assert_eq!(gateway.get("n"), "1");
     cluster.assert_sound();
 }

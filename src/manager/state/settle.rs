@@ -83,7 +83,8 @@ impl State {
         let claiming: BTreeSet<Address> = claims.good.union(&claims.doubtful).copied().collect();
         let there: Vec<Newcomer> =
             self.newcomers().into_iter().filter(|n| self.has_the_disk_of_one(n, &claiming)).collect();
-        unheard.extend(claiming.into_iter().filter(|a| !there.iter().any(|n| n.address == *a)));
+        let active = |a: &Address| standing.contains_key(a);
+        unheard.extend(claiming.into_iter().filter(|a| !active(a) && !there.iter().any(|n| n.address == *a)));
         unheard
     }
 

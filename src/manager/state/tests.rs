@@ -743,6 +743,25 @@ fn a_manager_that_forgets_hears_every_server_before_it_decides() {
     assert_eq!(world.shape(), "1+ 2- 3+");
 }
 
+/// Those that are filled elsewhere keep their claim to the ranges that they held last; they were waited for although they
+/// were there.
+#[test]
+fn a_manager_that_forgets_hears_active_servers_with_a_claim_too() {
+    let mut world = World::attached(6);
+    world.kill_all(&[1, 2, 3]);
+    world.wait(200);
+    (1..=3).for_each(|n| world.start(n));
+    world.wait(5000);
+    let before = world.epoch();
+    assert!(before.servers.iter().any(|s| s.claim > 0 && change::is_active(&before, s.address)), "{}", world.shape());
+    world.restart_manager(false);
+    for n in 1..=6 {
+        world.connect(n, before.server(server(n)).unwrap().incarnation);
+    }
+    world.wait(100);
+    assert!(world.epoch().number > before.number);
+}
+
 #[test]
 fn a_manager_takes_over_from_another_only_when_told() {
     let mut world = World::attached(3);

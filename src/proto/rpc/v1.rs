@@ -48,6 +48,8 @@ pub mod method {
     /// Between servers: `[epoch, address of the stream port]`, never answered: records `[dbkey, dbval, epoch]` wait there,
     /// and before them the since-epoch of the sender's memory, `[epoch]`.
     pub const OFFER: u32 = v1(23);
+    /// To a member, from a worker of a coordinator: `[]`, never answered: it acts no more, and relies on no lease.
+    pub const LEAVE: u32 = v1(24);
     /// To a manager or server, from a manager: see [`super::super::vote::Ask`] → [`super::super::vote::Voted`].
     pub const VOTE: u32 = v1(30);
 }

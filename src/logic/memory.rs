@@ -374,3 +374,5 @@ fn worker_of(id: &Id) -> u16 {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod united;

@@ -77,11 +77,19 @@ impl Control {
         tokio::task::spawn_local(self.clone().catch_up());
     }
 
+    /// Ends the connections to the managers, and makes none any more: the server is ending.
+    pub fn hang_up(&self) {
+        self.managers.borrow().iter().for_each(|(_, conn, _)| conn.close());
+    }
+
     async fn keep_manager(self: Rc<Self>, manager: Address) {
         let mut pause = RECONNECT_MIN;
         let mut version1 = true;
         let mut refused = false;
         loop {
+            if self.shared.draining.load(Ordering::Relaxed) {
+                return;
+            }
             let own = (self.shared.config.address, Role::Server);
             let to = manager.socket_addr();
             let timeout = self.shared.config.connect_timeout;
@@ -338,7 +346,7 @@ impl Control {
     fn adopt(self: &Rc<Self>, epoch: Epoch) {
         let shared = &self.shared;
         let known = shared.view();
-        if epoch.number <= known.epoch.number {
+        if epoch.number <= known.epoch.number || shared.draining.load(Ordering::Relaxed) {
             return;
         }
         if let Err(e) = save_epoch(shared.store.disk(), shared.store.dir(), &epoch) {

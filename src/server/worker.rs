@@ -8,7 +8,7 @@
 //! that every lease which it relied on was still live.
 
 use super::link::{Link, Links};
-use super::member::{Ack, Source};
+use super::member::{Ack, Given, Source};
 use super::request::Request;
 use super::shared::{Config, Mail, Shared, View};
 use crate::logic::arcs::Arcs;
@@ -190,8 +190,8 @@ pub struct State {
     pub now_secs: u64,
     /// The earliest end of the leases that this turn's answers rely on.
     pub leased_until: u64,
-    /// Grants given to coordinators, by incarnation: until when.
-    pub given: BTreeMap<u64, u64>,
+    /// Leases granted to coordinators.
+    pub given: Given,
     /// Before this moment nothing is granted or taken over: an earlier life may have granted.
     pub quiet_until: u64,
     /// Answers to coordinators, for the end of the turn, and those that wait for the disk.
@@ -216,6 +216,8 @@ pub struct State {
     pub takeover: super::takeover::Takeover,
     /// What is here from before this life, while it is being filled.
     pub fill: Option<super::fill::Fill>,
+    /// The server is ending, and acts no more.
+    pub(super) has_left: bool,
     /// Deletion marks by age.
     pub marks: super::garbage::Marks,
     /// For new dbvals.
@@ -264,7 +266,9 @@ impl Worker {
 
     fn receive_mail(self: &Rc<Self>, mail: Mail) {
         match mail {
+            Mail::Adopt(_) if self.state.borrow().has_left => {}
             Mail::Adopt(view) => self.adopt(view),
+            Mail::Leave(done) => self.leave(done),
             Mail::Serve(stream) => self.serve(stream),
             Mail::ServeFrom(stream) => match unpack(stream) {
                 Ok(stream) => self.serve(stream),
@@ -390,7 +394,7 @@ impl Worker {
 }
 
 impl State {
-    fn new(view: Arc<View>, config: Config, now_micros: u64) -> State {
+    pub(super) fn new(view: Arc<View>, config: Config, now_micros: u64) -> State {
         State {
             arcs: Arcs::default(),
             ranges: vec![Range { group: Group::default(), writable: false, readable: false, open: false }],
@@ -402,7 +406,7 @@ impl State {
             now_micros,
             now_secs: unix_secs(),
             leased_until: u64::MAX,
-            given: BTreeMap::new(),
+            given: Given::new(),
             quiet_until: now_micros + crate::logic::lease::GRANT_MICROS,
             acks: Vec::new(),
             acks_on_disk: VecDeque::new(),
@@ -418,6 +422,7 @@ impl State {
             unpark: false,
             takeover: super::takeover::Takeover::default(),
             fill: None,
+            has_left: false,
             marks: super::garbage::Marks::new(&config),
             new_dbval: Vec::new(),
             connections: Vec::new(),

@@ -428,7 +428,10 @@ impl Manager {
                 write_uint(out, u64::from(hears));
             }
         };
-        let answer = conn.call(v0::method::KEEP_ALIVE, params, self.config.lost_after()).await;
+        // A partner that hangs is to be noticed as soon as a server that hangs with it.
+        let all = self.config.lost_after();
+        let patience = if kind == LinkKind::Partner { all - self.config.keepalive_interval } else { all };
+        let answer = conn.call(v0::method::KEEP_ALIVE, params, patience).await;
         match (answer, kind) {
             (Ok(_), LinkKind::Server) => self.with_state(|state, now| state.alive(now, id)),
             (Err(CallError::Timeout), LinkKind::Partner) => conn.close(),

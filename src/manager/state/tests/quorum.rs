@@ -125,8 +125,12 @@ impl Cluster {
     }
 
     fn start(&mut self, i: usize) {
-        let partners: Vec<String> =
-            (0..self.managers.len()).filter(|j| *j != i).map(|j| manager(j).to_string()).collect();
+        let others: Vec<usize> = (0..self.managers.len()).filter(|j| *j != i).collect();
+        self.start_with(i, &others);
+    }
+
+    fn start_with(&mut self, i: usize, partners: &[usize]) {
+        let partners: Vec<String> = partners.iter().map(|j| manager(*j).to_string()).collect();
         let names: Vec<&str> = partners.iter().map(String::as_str).collect();
         let one = &mut self.managers[i];
         let setup = setup(&manager(i).to_string(), &names, one.disk_id);
@@ -574,6 +578,44 @@ fn a_pair_with_two_new_disks_takes_over_together_when_it_has_heard_all_servers()
     cluster.start_server(3);
     cluster.wait(500);
     assert!(cluster.epoch(0).number > before.number);
+    assert_eq!(cluster.epoch(0), cluster.epoch(1));
+}
+
+#[test]
+fn a_manager_that_is_lost_for_good_is_given_up_by_leaving_it_out() {
+    let mut cluster = Cluster::attached(2, 3);
+    cluster.kill(0);
+    cluster.kill(1);
+    cluster.start_with(1, &[]);
+    cluster.wait(200);
+    assert_eq!(cluster.epoch(1).managers.len(), 1);
+    // From now on its own vote is enough.
+    (2..=3).for_each(|n| cluster.kill_server(n));
+    cluster.wait(200);
+    assert_eq!(cluster.shape(1), "1+ 2- 3-");
+
+    let mut cluster = Cluster::attached(3, 3);
+    (0..3).for_each(|i| cluster.kill(i));
+    cluster.start_with(1, &[2]);
+    cluster.wait(200);
+    assert_eq!(cluster.epoch(1).managers.len(), 3, "one of three has no say in that");
+    cluster.start_with(2, &[1]);
+    cluster.wait(200);
+    assert_eq!(cluster.epoch(2).managers.len(), 2);
+}
+
+#[test]
+fn a_manager_is_added_to_one_that_is_alone() {
+    let mut cluster = Cluster::unattached(2, 3);
+    (0..2).for_each(|i| cluster.kill(i));
+    cluster.start_with(0, &[]);
+    cluster.wait(100);
+    cluster.attach(0);
+    assert_eq!(cluster.epoch(0).managers.len(), 1);
+    cluster.kill(0);
+    (0..2).for_each(|i| cluster.start(i));
+    cluster.wait(500);
+    assert_eq!(cluster.epoch(0).managers.len(), 2);
     assert_eq!(cluster.epoch(0), cluster.epoch(1));
 }
 

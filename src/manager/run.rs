@@ -418,10 +418,15 @@ impl Manager {
     }
 
     async fn ping_one(self: Rc<Self>, id: ConnId, conn: RpcConn, kind: LinkKind) {
-        let counter = self.state.borrow().counter();
+        let (counter, hears) = (self.state.borrow().counter(), self.state.borrow().hears());
+        let address = self.links.borrow().address(id);
+        let ours = kind == LinkKind::Partner && address.is_some_and(|a| self.state.borrow().is_our_partner(a));
         let params = |out: &mut Vec<u8>| {
-            write_array(out, 1);
+            write_array(out, if ours { 2 } else { 1 });
             write_uint(out, u64::from(counter));
+            if ours {
+                write_uint(out, u64::from(hears));
+            }
         };
         let answer = conn.call(v0::method::KEEP_ALIVE, params, self.config.lost_after()).await;
         match (answer, kind) {
@@ -464,6 +469,13 @@ impl Manager {
                     }
                     // Done above, before anything was said.
                     Action::Keep => {}
+                    Action::Confer => {
+                        for (id, conn, kind) in self.links.borrow().nodes() {
+                            if kind == LinkKind::Partner {
+                                tokio::task::spawn_local(self.clone().ping_one(id, conn, kind));
+                            }
+                        }
+                    }
                     Action::Ask(voter, question) => {
                         tokio::task::spawn_local(self.clone().ask(voter, question));
                     }

@@ -74,6 +74,8 @@ pub enum Action {
     Spread,
     /// This manager's vote has changed: sync it to disk before anything else that was said since.
     Keep,
+    /// Tell the partners how many servers are heard here ([`State::hears`]).
+    Confer,
     /// Ask a voter, and report the answer.
     Ask(Voter, Question),
     /// A command that waited is decided, or not.
@@ -136,6 +138,9 @@ pub struct State {
     partners: BTreeMap<Address, Partner>,
     /// The disks of the partners met since the start; 0 for kumofs 0.4.
     disks: BTreeMap<Address, u64>,
+    /// How many active servers were heard lately, and how many by each partner.
+    hears: u32,
+    told: BTreeMap<Address, u32>,
     /// Partners that were refused when last met.
     strangers: BTreeSet<Address>,
     auto_replace: bool,
@@ -188,6 +193,8 @@ impl State {
             epoch,
             partners: BTreeMap::new(),
             disks: BTreeMap::new(),
+            hears: 0,
+            told: BTreeMap::new(),
             strangers: BTreeSet::new(),
             auto_replace,
             vote: kept.vote,
@@ -516,6 +523,7 @@ impl State {
             self.bury(now, address);
         }
         self.forget_strangers();
+        self.count_the_heard(now);
         self.give_up_in_time(now);
         self.go_on(now);
         self.flush_when_due(now);

@@ -13,7 +13,9 @@ use kumofs::logic::record::{self, LAYOUT_FULL, dbkey_hash, encode_dbkey, encode_
 use kumofs::logic::route::Route;
 use kumofs::proto::rpc::frame::{Role, write_hello, write_request};
 use kumofs::proto::rpc::msgpack::{write_array, write_raw};
-use kumofs::proto::rpc::v1::{Connect, Mutate, Op, Peer, ReplicateHead, RequestId, method, write_entry, write_get};
+use kumofs::proto::rpc::v1::{
+    Connect, Mutate, Op, Peer, ReplicateHead, RequestId, Terms, method, write_entry, write_get,
+};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -102,7 +104,8 @@ impl<'c> Gateway<'c> {
         let Change { op, arg, id, .. } = *change;
         let mut message = Vec::new();
         let dbkey = dbkey(change.key);
-        Mutate { epoch, id, op, options: 0, dbkey: &dbkey, arg, dbval: &dbval }.write(&mut message, 1);
+        Mutate { epoch, id, op, options: 0, dbkey: &dbkey, arg, dbval: &dbval, terms: Terms::default() }
+            .write(&mut message, 1);
         message
     }
 

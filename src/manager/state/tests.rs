@@ -162,7 +162,7 @@ impl World {
                     // A lone manager asks nobody.
                     Action::Ask(..) => panic!("{action:?}"),
                     Action::Answer(_, outcome) => self.log.push(format!("answered {outcome:?}")),
-                    Action::NoteNew(_) | Action::NoteLost(_) | Action::Keep => {}
+                    Action::NoteNew(_) | Action::NoteLost(_) | Action::Keep | Action::Confer => {}
                     Action::Hint(address) => self.log.push(format!("hint {address}")),
                 }
             }

@@ -29,6 +29,7 @@ struct Server {
 
 enum Mail {
     Shown { to: usize, epoch: Epoch },
+    Hears { to: usize, from: usize, hears: u32 },
     Question { from: usize, voter: Voter, question: Question },
     Voted { to: usize, from: Voter, number: u64, ballot: Ballot, answer: Answer, newest: Option<Epoch> },
 }
@@ -309,6 +310,12 @@ impl Cluster {
                         n.into_iter().for_each(|n| self.hang_up(i, n));
                     }
                     Action::Log(_, line) => self.managers[i].log.push(line),
+                    Action::Confer => {
+                        for j in self.partners_of(i) {
+                            let hears = self.managers[i].state.hears();
+                            self.mail.push_back(Mail::Hears { to: j, from: i, hears });
+                        }
+                    }
                     Action::Keep | Action::NoteNew(_) | Action::NoteLost(_) | Action::Hint(_) => {}
                 }
             }
@@ -325,9 +332,13 @@ impl Cluster {
                 self.adopt(n, &epoch);
             }
         }
-        for j in (0..self.managers.len()).filter(|j| self.met.contains(&(i.min(*j), i.max(*j)))).collect::<Vec<_>>() {
+        for j in self.partners_of(i) {
             self.mail.push_back(Mail::Shown { to: j, epoch: epoch.clone() });
         }
+    }
+
+    fn partners_of(&self, i: usize) -> Vec<usize> {
+        (0..self.managers.len()).filter(|j| self.met.contains(&(i.min(*j), i.max(*j)))).collect()
     }
 
     fn tell(&mut self, i: usize, conn: ConnId) {
@@ -340,7 +351,7 @@ impl Cluster {
 
     fn deliver(&mut self) {
         while let Some(mail) = self.mail.pop_front() {
-            let is_vote = !matches!(mail, Mail::Shown { .. });
+            let is_vote = !matches!(mail, Mail::Shown { .. } | Mail::Hears { .. });
             if is_vote && self.below(100) < self.loss {
                 continue;
             }
@@ -349,6 +360,13 @@ impl Cluster {
                     if self.managers[to].up {
                         let now = self.now();
                         self.managers[to].state.shown(now, epoch).unwrap();
+                        self.act(to);
+                    }
+                }
+                Mail::Hears { to, from, hears } => {
+                    if self.partners_of(to).contains(&from) {
+                        let now = self.now();
+                        self.managers[to].state.partner_hears(now, manager(from), hears);
                         self.act(to);
                     }
                 }
@@ -627,6 +645,30 @@ fn a_partner_passes_commands_to_the_one_with_the_lowest_address() {
     cluster.kill(0);
     assert_eq!(cluster.managers[2].state.leader(), Some(manager(1)));
     assert_eq!(cluster.managers[1].state.leader(), None);
+}
+
+/// The manager that decided was cut off from servers that its partner heard: it took them for dead, all of them if need be.
+#[test]
+fn a_manager_that_hears_fewer_servers_leaves_the_decisions_to_the_other() {
+    for cut_off in [vec![2], vec![1, 2, 3]] {
+        let mut cluster = Cluster::attached(2, 3);
+        cut_off.iter().for_each(|n| cluster.cut_server(0, *n));
+        cluster.wait(5000);
+        assert_eq!(cluster.shape(0), "1+ 2+ 3+");
+        assert_eq!(cluster.managers[0].state.leader(), Some(manager(1)));
+        cluster.kill_server(3);
+        cluster.wait(100);
+        assert_eq!(cluster.shape(0), "1+ 2+ 3-");
+        // A command goes where it is decided, and no further.
+        let now = cluster.now();
+        let command = Command::Replace { full: false };
+        assert_eq!(cluster.managers[0].state.command(now, command, false), Err(Refused::NotLeading));
+        assert!(cluster.managers[0].state.command(now, command, true).is_ok());
+        cluster.mend();
+        cluster.wait(1000);
+        assert_eq!(cluster.managers[0].state.leader(), None);
+        assert!(matches!(cluster.epoch(1).phase, Phase::Copying { .. }));
+    }
 }
 
 #[test]

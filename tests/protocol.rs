@@ -177,6 +177,10 @@ impl Written {
             write_uint(out, 5);
         });
         self.add("Report, empty", |out| ReportHead { epoch: EPOCH, since: 2, more: false }.write(out, MSGID, 0));
+        self.add("Leaving", |out| {
+            write_request(out, MSGID, method::LEAVING);
+            write_array(out, 0);
+        });
         self.add("Leave", |out| {
             write_request(out, MSGID, method::LEAVE);
             write_array(out, 0);

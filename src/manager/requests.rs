@@ -168,6 +168,10 @@ impl Caller<'_> {
             v1::method::EPOCH_PUSH => self.epoch_push(),
             v1::method::VOTE if !is_server => self.vote(),
             v1::method::LOST => self.lost(),
+            v1::method::LEAVING if is_server => {
+                self.manager.with_state(|state, now| state.leaving(now, self.id));
+                result(write_nil)
+            }
             // What the partner passes on.
             _ if !is_server => self.command(),
             _ => Err(DecodeError::Type),

@@ -409,6 +409,12 @@ impl State {
         }
     }
 
+    /// A server is about to end: it serves until an epoch removes it.
+    pub fn leaving(&mut self, now: Now, conn: ConnId) {
+        self.roster.leaving(conn);
+        self.settle(now);
+    }
+
     /// A server is said to be out of reach.
     pub fn hint_lost(&mut self, address: Address) {
         if change::is_active(&self.epoch, address) {

@@ -94,9 +94,10 @@ pub async fn run(
     store.close().map_err(|e| format!("the store was not closed cleanly: {e}"))
 }
 
-/// Ends in order: no new connections; no worker acts any more, and the other servers know; the managers find nobody at
-/// home, so that others go on at once; what was executed is stored.
+/// Ends in order: others take over; no new connections; no worker acts any more, and the other servers know; the managers
+/// find nobody at home, should they not have heard; what was executed is stored.
 async fn stop(shared: &Shared, control: &Control, tasks: [tokio::task::JoinHandle<()>; 3]) {
+    control.leave().await;
     shared.draining.store(true, Ordering::Relaxed);
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
     for mail in [Mail::Leave, Mail::Flush] {

@@ -116,6 +116,14 @@ impl World {
         self.act();
     }
 
+    /// They are told to end, and say so.
+    fn leave(&mut self, servers: &[u8]) {
+        for n in servers {
+            self.state.leaving(self.now(), self.conns[n]);
+        }
+        self.act();
+    }
+
     /// All die in the same moment.
     fn kill_all(&mut self, servers: &[u8]) {
         for n in servers {
@@ -277,6 +285,32 @@ fn a_server_whose_process_dies_is_removed_within_the_promise() {
     assert_eq!(world.epoch().server(server(2)).unwrap().removed, Some(before.number + 1));
     assert!(world.epoch().whs.timestamp > before.whs.timestamp);
     assert_eq!(world.log, ["lost node 1 10.0.0.2:19800", "server lost 10.0.0.2:19800"]);
+}
+
+#[test]
+fn a_server_that_is_told_to_end_is_removed_while_it_serves() {
+    let mut world = World::attached(3);
+    world.leave(&[2]);
+    world.wait(100);
+    assert_eq!(world.shape(), "1+ 2- 3+");
+    assert_eq!(world.log, ["server 10.0.0.2:19800 ends"]);
+    assert_eq!(world.not_attached(), []);
+    world.kill(2);
+    world.start(2);
+    world.wait(100);
+    assert_eq!(world.not_attached(), [server(2)]);
+}
+
+#[test]
+fn servers_that_are_told_to_end_together_come_back_by_themselves() {
+    let mut world = World::attached(3);
+    world.leave(&[1, 2, 3]);
+    world.wait(100);
+    assert_eq!(world.shape(), "1- 2- 3-");
+    world.kill_all(&[1, 2, 3]);
+    (1..=3).for_each(|n| world.start(n));
+    world.wait(100);
+    assert_eq!(world.shape(), "1+ 2+ 3+");
 }
 
 #[test]

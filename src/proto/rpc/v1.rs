@@ -33,6 +33,8 @@ pub mod method {
     pub const FLUSH_ALL: u32 = v1(5);
     /// To a manager, from a server: `[time]` → whether all full servers have copied what the replace of that time asks.
     pub const SOURCED: u32 = v1(6);
+    /// To a manager, from a server that is told to end: `[]` → nil: it serves until an epoch removes it.
+    pub const LEAVING: u32 = v1(7);
     /// To a server: `[epoch, dbkey]` → dbval or nil.
     pub const GET: u32 = v1(10);
     /// To a server: `[epoch, [dbkey...]]` → for each a dbval, nil: none, false: not in this answer, ask for it alone.

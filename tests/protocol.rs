@@ -11,8 +11,8 @@ use kumofs::logic::ring::{HashSpace, Node};
 use kumofs::proto::rpc::frame::{Role, write_error, write_error_head, write_hello, write_request, write_success};
 use kumofs::proto::rpc::msgpack::{write_array, write_raw, write_uint};
 use kumofs::proto::rpc::v1::{
-    Connect, Connected, Join, Mutate, Mutated, Op, Peer, ReplicateHead, ReportHead, RequestId, method, write_entry,
-    write_get, write_multi_get_head,
+    Connect, Connected, Join, Mutate, Mutated, Op, Peer, ReplicateHead, ReportHead, RequestId, Terms, method, term,
+    write_entry, write_get, write_multi_get_head,
 };
 use kumofs::proto::rpc::vote::{Ask, Voted};
 use kumofs::proto::rpc::{error, v0};
@@ -126,8 +126,12 @@ impl Written {
         encode_header(ClockTime(0), LAYOUT_KUMOFS, 0, 0, 0, &mut new);
         new.extend_from_slice(b"new");
         let id = RequestId { sequence: 4, attempt: 1, first_epoch: EPOCH, floor: 2 };
-        let cas = Mutate { epoch: EPOCH, id, op: Op::Cas, options: 1, dbkey, arg: 8, dbval: &new };
+        let cas =
+            Mutate { epoch: EPOCH, id, op: Op::Cas, options: 1, dbkey, arg: 8, dbval: &new, terms: Terms::default() };
         self.add("Mutate: cas", |out| cas.write(out, MSGID));
+        let terms = Terms { cas: 9, bits: term::CREATE };
+        let count = Mutate { op: Op::Incr, terms, ..cas };
+        self.add("Mutate: incr, on terms", |out| count.write(out, MSGID));
         self.answer("done", |out| Mutated::Done(VERSION.0).write(out));
         self.answer("exists", |out| Mutated::Exists.write(out));
         self.answer("counted", |out| Mutated::Number(8, 42).write(out));
@@ -173,6 +177,14 @@ impl Written {
             write_uint(out, 5);
         });
         self.add("Report, empty", |out| ReportHead { epoch: EPOCH, since: 2, more: false }.write(out, MSGID, 0));
+        self.add("Leaving", |out| {
+            write_request(out, MSGID, method::LEAVING);
+            write_array(out, 0);
+        });
+        self.add("Leave", |out| {
+            write_request(out, MSGID, method::LEAVE);
+            write_array(out, 0);
+        });
         self.add("Offer", |out| {
             write_request(out, MSGID, method::OFFER);
             write_array(out, 2);

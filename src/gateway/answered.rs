@@ -13,7 +13,7 @@ use crate::logic::epoch::Epoch;
 use crate::logic::record::HASH_LEN;
 use crate::logic::rule::{Rule, on};
 use crate::net::time::unix_secs;
-use crate::proto::memcache::{Reply, Trouble, text};
+use crate::proto::memcache::{Reply, Style, Trouble, style, text};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{write_error, write_success};
 use crate::proto::rpc::msgpack::{DecodeError, Head, Reader, write_uint};
@@ -88,6 +88,7 @@ impl State {
                 self.finish(place, Answer::Found(Found { flags, cas, data: &data }));
             }
             Step::Answer(Answer::Missing) => self.finish(place, Answer::Missing),
+            Step::Answer(Answer::Changed(reply, cas)) => self.finish(place, Answer::Changed(reply, cas)),
             Step::Answer(Answer::Reply(reply)) => self.finish(place, Answer::Reply(reply)),
             Step::Write(dbval) => {
                 let op = self.ops.at(place);
@@ -191,14 +192,14 @@ impl State {
             match &answer {
                 Answer::Found(found) => client.traffic.note(found.data.len()),
                 // What a client stores tells as much about what it will read.
-                Answer::Reply(_) if op.is_mutation() => client.traffic.note(op.dbval().len()),
+                Answer::Changed(..) | Answer::Reply(_) if op.is_mutation() => client.traffic.note(op.dbval().len()),
                 _ => {}
             }
             match home.number {
                 Some(number) if home.part == WHOLE => {
                     let key = &op.bytes[HASH_LEN + self.shared.config.key_prefix.len()..op.key_end];
-                    let cas = op.with_cas;
-                    client.answer(number, &mut self.pool, |out| encode(&answer, key, cas, out));
+                    let (how, cas) = (op.style, op.with_cas);
+                    client.answer(number, &mut self.pool, |out| encode(&answer, how, key, cas, out));
                 }
                 Some(number) => {
                     let alone = op.alone;
@@ -301,14 +302,18 @@ fn part_home(home: Home, part: (u32, u32)) -> Home {
 
 /// Appends a whole answer.
 #[inline]
-fn encode(answer: &Answer<'_>, key: &[u8], with_cas: bool, out: &mut Vec<u8>) {
+fn encode(answer: &Answer<'_>, how: Style, key: &[u8], with_cas: bool, out: &mut Vec<u8>) {
     match answer {
         Answer::Found(found) => {
             let cas = with_cas.then_some(found.cas);
-            text::encode(&Reply::Value { key, flags: found.flags, cas, data: found.data }, out);
-            text::encode(&Reply::End, out);
+            style::encode(how, key, &Reply::Value { key, flags: found.flags, cas, data: found.data }, 0, out);
+            if how == Style::Text {
+                text::encode(&Reply::End, out);
+            }
         }
-        Answer::Missing => text::encode(&Reply::End, out),
-        Answer::Reply(reply) => text::encode(reply, out),
+        Answer::Missing if how == Style::Text => text::encode(&Reply::End, out),
+        Answer::Missing => style::encode(how, key, &Reply::NotFound, 0, out),
+        Answer::Changed(reply, cas) => style::encode(how, key, reply, *cas, out),
+        Answer::Reply(reply) => style::encode(how, key, reply, 0, out),
     }
 }

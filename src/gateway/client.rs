@@ -12,7 +12,7 @@ use super::stats::Figure;
 use super::worker::{State, Worker};
 use crate::net::conn::{Conn, Ended, Received, Then, read_until_ended};
 use crate::net::sock::{Parcel, TcpStream, unpack};
-use crate::proto::memcache::{Reply, Request, text};
+use crate::proto::memcache::{Reply, Request, Style, binary, style, text};
 use std::rc::Rc;
 use tokio::sync::oneshot;
 
@@ -83,6 +83,22 @@ pub struct Client {
     closing: bool,
     /// Bytes to be dropped unread: the data of a refused store.
     swallow: u64,
+    /// What its first byte said that it speaks.
+    speaks: Option<Speaks>,
+}
+
+/// What a client speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Speaks {
+    Text,
+    Binary,
+}
+
+impl Speaks {
+    /// By the first byte of a connection.
+    fn by(first: u8) -> Speaks {
+        if first == binary::MAGIC { Speaks::Binary } else { Speaks::Text }
+    }
 }
 
 impl Client {
@@ -148,7 +164,7 @@ impl Client {
             Answer::Found(found) => assembly.found(part, found, None),
             Answer::Missing => assembly.missing(part),
             Answer::Reply(Reply::Trouble(trouble)) => assembly.fail(part, *trouble),
-            Answer::Reply(_) => assembly.missing(part),
+            Answer::Changed(..) | Answer::Reply(_) => assembly.missing(part),
         }
         self.give_parts(number, pool);
     }
@@ -236,6 +252,7 @@ impl Clients {
             barrier: Barrier::Open,
             closing: false,
             swallow: 0,
+            speaks: None,
         });
         Home { client: place, generation: *generation, ..Home::default() }
     }
@@ -289,14 +306,20 @@ impl State {
                 }
                 continue;
             }
-            if rest.is_empty() {
-                return self.client_read(Received::used(used));
-            }
-            match text::parse(rest, &self.shared.config.limits) {
+            let Some(first) = rest.first() else { return self.client_read(Received::used(used)) };
+            let limits = &self.shared.config.limits;
+            let (style, parsed) = match client.speaks.get_or_insert_with(|| Speaks::by(*first)) {
+                Speaks::Text => (Style::Text, text::parse(rest, limits)),
+                Speaks::Binary => {
+                    let (head, parsed) = binary::parse(rest, limits);
+                    (Style::Binary(head), parsed)
+                }
+            };
+            match parsed {
                 text::Parsed::Incomplete { needed_bytes } => {
                     return self.client_read(Received { used, need: needed_bytes, then: Then::Read });
                 }
-                text::Parsed::Request { request, used_bytes } => match self.execute(home, request) {
+                text::Parsed::Request { request, used_bytes } => match self.execute(home, style, request) {
                     Flow::GoOn => used += used_bytes,
                     Flow::Wait => return self.client_read(Received::wait(used)),
                     Flow::Quit => {
@@ -308,14 +331,14 @@ impl State {
                     used += used_bytes;
                     if let text::Then::Swallow { bytes, stale_key } = then {
                         if let Some(key) = stale_key {
-                            self.execute(home, Request::Delete { key, noreply: true });
+                            self.execute(home, Style::Text, Request::Delete { key, cas: 0, noreply: true });
                         }
                         if let Some(client) = self.clients.get(home) {
                             client.swallow = bytes;
                         }
                     }
                     if let Some(trouble) = reply {
-                        self.reply(home, Reply::Trouble(trouble));
+                        self.reply(home, style, Reply::Trouble(trouble));
                     }
                     if then == text::Then::Close {
                         self.end_client(home);
@@ -387,10 +410,10 @@ impl State {
     }
 
     /// Answers a command at once, or when its turn comes.
-    pub fn reply(&mut self, home: Home, reply: Reply<'_>) {
+    pub fn reply(&mut self, home: Home, how: Style, reply: Reply<'_>) {
         let Some(client) = self.clients.get(home) else { return };
         let number = client.answers.push();
-        client.answer(number, &mut self.pool, |out| text::encode(&reply, out));
+        client.answer(number, &mut self.pool, |out| style::encode(how, b"", &reply, 0, out));
     }
 
     /// Lets clients go on that waited for memory.

@@ -7,11 +7,12 @@ use super::view::Dialect;
 use super::worker::State;
 use crate::logic::clock::ClockTime;
 use crate::logic::counter::Direction;
+use crate::logic::decimal;
 use crate::logic::expiry::{NEVER, expiry_of, flush_time};
 use crate::logic::record::{LAYOUT_FULL, encode_header};
 use crate::net::time::unix_secs;
-use crate::proto::memcache::{Keys, Reply, Request, StatsTopic, Trouble, Verb};
-use crate::proto::rpc::v1::{Op, option};
+use crate::proto::memcache::{Create, Keys, Reply, Request, StatsTopic, Style, Trouble, Verb};
+use crate::proto::rpc::v1::{Op, Terms, option, term};
 
 /// Most keys in one message to a server.
 const BATCH_KEYS: usize = 4096;
@@ -26,44 +27,62 @@ fn expiry(exptime: i64) -> u32 {
 
 impl State {
     /// Executes a client's command: begins its operations, or answers it at once.
-    pub fn execute(&mut self, home: Home, request: Request<'_>) -> Flow {
+    pub fn execute(&mut self, home: Home, style: Style, request: Request<'_>) -> Flow {
         if self.view.has_v0() && takes_steps(&request) && !self.begin_alone(home) {
             return Flow::Wait;
         }
         match request {
-            Request::Get { keys, with_cas } => self.get(home, keys, with_cas),
-            Request::GetAndTouch { exptime, keys, with_cas } => self.get_and_touch(home, keys, exptime, with_cas),
-            Request::Store { verb, key, flags, exptime, data, noreply } => {
-                self.store(home, verb, key, (flags, expiry(exptime)), data, noreply);
+            Request::Get { keys, with_cas } => self.get(home, style, keys, with_cas),
+            Request::GetAndTouch { exptime, keys, with_cas } => {
+                self.get_and_touch(home, style, keys, exptime, with_cas)
             }
-            Request::Delete { key, noreply } => self.change(home, Op::Delete, key, 0, noreply, |_| ()),
-            Request::Count { direction, key, delta, noreply } => {
+            Request::Store { verb, key, flags, exptime, data, cas, noreply } => {
+                let terms = Terms { cas, bits: 0 };
+                self.store(Asked { home, style, key, noreply, terms }, verb, (flags, expiry(exptime)), data);
+            }
+            Request::Delete { key, cas, noreply } => {
+                let terms = Terms { cas, bits: 0 };
+                self.change(Asked { home, style, key, noreply, terms }, Op::Delete, 0, |_| ());
+            }
+            Request::Count { direction, key, delta, cas, create, noreply } => {
                 let op = if direction == Direction::Up { Op::Incr } else { Op::Decr };
-                self.change(home, op, key, delta, noreply, |_| ());
+                let terms = Terms { cas, bits: if create.is_some() { term::CREATE } else { 0 } };
+                let layout = self.shared.config.layout;
+                self.change(Asked { home, style, key, noreply, terms }, op, delta, |out| {
+                    if let Some(Create { initial, exptime }) = create {
+                        layout.encode(ClockTime(0), 0, expiry(exptime), &[], out);
+                        decimal::write(initial, out);
+                    }
+                });
             }
             Request::Touch { key, exptime, noreply } => {
                 self.count(Figure::CmdTouch, 1);
                 let expiry = expiry(exptime);
-                self.change(home, Op::Touch, key, 0, noreply, |out| write_expiry(expiry, out));
+                let asked = Asked { home, style, key, noreply, terms: Terms::default() };
+                self.change(asked, Op::Touch, 0, |out| write_expiry(expiry, out));
             }
-            Request::FlushAll { delay, noreply } => return self.flush_all(home, delay, noreply),
-            Request::Stats(StatsTopic::General) => return self.stats(home, stats::Wanted::General),
-            Request::Stats(StatsTopic::Settings) => return self.stats(home, stats::Wanted::Settings),
-            Request::Stats(StatsTopic::Reset) => return self.stats(home, stats::Wanted::Reset),
-            // There are no slabs here, and no memory limit that evicts: nothing to tell.
-            Request::Stats(_) => self.reply(home, Reply::End),
-            Request::Version => self.reply(home, Reply::Version(VERSION)),
+            Request::FlushAll { delay, noreply } => return self.flush_all(home, style, delay, noreply),
+            Request::Stats(topic) => return self.stats(home, style, topic),
+            Request::Noop => self.reply(home, style, Reply::Noop),
+            Request::Version => self.reply(home, style, Reply::Version(VERSION)),
             Request::Verbosity { noreply } => {
                 if !noreply {
-                    self.reply(home, Reply::Ok);
+                    self.reply(home, style, Reply::Ok);
                 }
             }
-            Request::Quit => return Flow::Quit,
+            Request::Quit => {
+                if let Style::Binary(head) = style
+                    && head.answers_quit()
+                {
+                    self.reply(home, style, Reply::Ok);
+                }
+                return Flow::Quit;
+            }
         }
         Flow::GoOn
     }
 
-    fn get(&mut self, home: Home, mut keys: Keys<'_>, with_cas: bool) {
+    fn get(&mut self, home: Home, style: Style, mut keys: Keys<'_>, with_cas: bool) {
         self.count(Figure::CmdGet, keys.len() as u64);
         if keys.len() > 1 {
             return self.get_many(home, keys, with_cas);
@@ -71,7 +90,7 @@ impl State {
         let (Some(key), Some(client)) = (keys.next(), self.clients.get(home)) else { return };
         let home = Home { number: Some(client.answers.push()), part: WHOLE, ..home };
         let (place, op) = self.ops.begin(home, Ask::Get, self.now_ms);
-        op.with_cas = with_cas;
+        (op.style, op.with_cas) = (style, with_cas);
         op.set_key(&self.shared.config.key_prefix, key);
         client.begin(1, op.bytes.len());
         self.launch(place);
@@ -124,9 +143,12 @@ impl State {
     }
 
     /// One change for each key; the answers are put together in the order of the keys.
-    fn get_and_touch(&mut self, home: Home, keys: Keys<'_>, exptime: i64, with_cas: bool) {
+    fn get_and_touch(&mut self, home: Home, style: Style, keys: Keys<'_>, exptime: i64, with_cas: bool) {
         self.count(Figure::CmdTouch, keys.len() as u64);
         let expiry = expiry(exptime);
+        if let (1, Some(key)) = (keys.len(), keys.clone().next()) {
+            return self.get_and_touch_one(home, style, key, expiry, with_cas);
+        }
         let mut assembly = self.pool.take_assembly();
         assembly.begin(with_cas, self.shared.config.key_prefix.len());
         for key in keys {
@@ -152,7 +174,19 @@ impl State {
         }
     }
 
-    fn store(&mut self, home: Home, verb: Verb, key: &[u8], meta: (u32, u32), data: &[u8], noreply: bool) {
+    fn get_and_touch_one(&mut self, home: Home, style: Style, key: &[u8], expiry: u32, with_cas: bool) {
+        let Some(client) = self.clients.get(home) else { return };
+        let home = Home { number: Some(client.answers.push()), part: WHOLE, ..home };
+        let (place, op) = self.ops.begin(home, Ask::Mutate(Op::GetAndTouch), self.now_ms);
+        (op.style, op.with_cas) = (style, with_cas);
+        op.set_key(&self.shared.config.key_prefix, key);
+        op.options = self.shared.config.options(Op::GetAndTouch);
+        write_expiry(expiry, &mut op.bytes);
+        client.begin(1, op.bytes.len());
+        self.launch(place);
+    }
+
+    fn store(&mut self, asked: Asked<'_>, verb: Verb, meta: (u32, u32), data: &[u8]) {
         self.count(Figure::CmdSet, 1);
         let (flags, expiry) = meta;
         let layout = self.shared.config.layout;
@@ -166,12 +200,12 @@ impl State {
         };
         let is_part = matches!(op, Op::Append | Op::Prepend);
         if layout.flags && !is_part && flags > u32::from(u16::MAX) {
-            if !noreply {
-                self.reply(home, Reply::Trouble(Trouble::BadFormat));
+            if !asked.noreply {
+                self.reply(asked.home, asked.style, Reply::Trouble(Trouble::BadFormat));
             }
             return;
         }
-        self.change(home, op, key, arg, noreply, |out| {
+        self.change(asked, op, arg, |out| {
             if is_part {
                 // What is put to a value takes over the value's own layout, flags and expiry.
                 encode_header(ClockTime(0), LAYOUT_FULL, 0, NEVER, 0, out);
@@ -184,45 +218,46 @@ impl State {
 
     /// Begins a change of one key; `write_dbval` appends what is to be stored.
     #[inline]
-    fn change(
-        &mut self,
-        home: Home,
-        change: Op,
-        key: &[u8],
-        arg: u64,
-        noreply: bool,
-        write_dbval: impl FnOnce(&mut Vec<u8>),
-    ) {
-        let Some(client) = self.clients.get(home) else { return };
-        let number = if noreply { None } else { Some(client.answers.push()) };
-        let home = Home { number, part: WHOLE, ..home };
+    fn change(&mut self, asked: Asked<'_>, change: Op, arg: u64, write_dbval: impl FnOnce(&mut Vec<u8>)) {
+        let Some(client) = self.clients.get(asked.home) else { return };
+        let number = if asked.noreply { None } else { Some(client.answers.push()) };
+        let home = Home { number, part: WHOLE, ..asked.home };
         let (place, op) = self.ops.begin(home, Ask::Mutate(change), self.now_ms);
-        op.set_key(&self.shared.config.key_prefix, key);
+        op.set_key(&self.shared.config.key_prefix, asked.key);
         op.options = self.shared.config.options(change);
-        op.arg = arg;
+        (op.style, op.terms, op.arg) = (asked.style, asked.terms, arg);
         write_dbval(&mut op.bytes);
         client.begin(1, op.bytes.len());
         self.launch(place);
     }
 
-    fn flush_all(&mut self, home: Home, delay: i64, noreply: bool) -> Flow {
+    fn flush_all(&mut self, home: Home, style: Style, delay: i64, noreply: bool) -> Flow {
         if !self.begin_barrier(home) {
             return Flow::Wait;
         }
         self.count(Figure::CmdFlush, 1);
         let now_secs = unix_secs();
         let delay_secs = u64::from(flush_time(delay, now_secs)).saturating_sub(now_secs);
-        stats::flush(self, home, delay_secs, noreply);
+        stats::flush(self, home, style, delay_secs, noreply);
         Flow::GoOn
     }
 
-    fn stats(&mut self, home: Home, wanted: stats::Wanted) -> Flow {
+    fn stats(&mut self, home: Home, style: Style, topic: StatsTopic) -> Flow {
         if !self.begin_barrier(home) {
             return Flow::Wait;
         }
-        stats::tell(self, home, wanted);
+        stats::tell(self, home, style, topic);
         Flow::GoOn
     }
+}
+
+/// A change of one key, as it was asked for.
+struct Asked<'a> {
+    home: Home,
+    style: Style,
+    key: &'a [u8],
+    noreply: bool,
+    terms: Terms,
 }
 
 /// Whether a server of kumofs 0.4 needs more than one message for a command, between which no other may come.

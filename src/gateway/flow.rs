@@ -112,6 +112,9 @@ impl State {
         if link.dialect == Dialect::V0 && op.uncertain && !op.unremembered && !v0::may_repeat_there(op.ask) {
             return self.finish(place, Answer::trouble(Trouble::Unknown));
         }
+        if link.dialect == Dialect::V0 && !v0::is_served(op) {
+            return self.finish(place, Answer::trouble(Trouble::NotServed));
+        }
         op.attempt += 1;
         op.link = Some(link_place);
         if !op.uncertain {

@@ -6,8 +6,8 @@
 use super::v0::Stage;
 use crate::logic::record::{self, HASH_LEN};
 use crate::logic::ring;
-use crate::proto::memcache::Trouble;
-use crate::proto::rpc::v1::{self, Mutate, RequestId};
+use crate::proto::memcache::{Style, Trouble};
+use crate::proto::rpc::v1::{self, Mutate, RequestId, Terms};
 use std::collections::VecDeque;
 
 /// A place keeps its memory up to this many bytes.
@@ -53,6 +53,10 @@ pub struct Op {
     pub ask: Ask,
     /// Where the answer goes.
     pub home: Home,
+    /// How it is answered.
+    pub style: Style,
+    /// On what terms a change is executed.
+    pub terms: Terms,
     /// Whether a value is answered with its cas unique.
     pub with_cas: bool,
     /// Whether the part was asked for by itself, because a server left it out.
@@ -122,6 +126,7 @@ impl Op {
         self.began_ms = ENDED;
         (self.with_cas, self.alone, self.in_line) = (false, false, false);
         (self.uncertain, self.unremembered) = (false, false);
+        (self.style, self.terms) = (Style::Text, Terms::default());
         (self.options, self.arg, self.attempt, self.retries, self.fallback) = (0, 0, 0, 0, 0);
         (self.link, self.trouble, self.stage, self.key_end) = (None, None, Stage::Start, 0);
         if self.computed.capacity() > 0 {
@@ -175,7 +180,7 @@ impl Op {
                 let (sequence, attempt, first_epoch) = (self.sequence, self.attempt, self.first_epoch);
                 let id = RequestId { sequence, attempt, first_epoch, floor };
                 let (options, dbkey, arg, dbval) = (self.options, self.dbkey(), self.arg, self.dbval());
-                Mutate { epoch, id, op, options, dbkey, arg, dbval }.write(out, msgid);
+                Mutate { epoch, id, op, options, dbkey, arg, dbval, terms: self.terms }.write(out, msgid);
             }
             _ => v1::write_get(out, msgid, epoch, self.dbkey()),
         }

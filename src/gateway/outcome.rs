@@ -17,6 +17,8 @@ pub enum Answer<'a> {
     Found(Found<'a>),
     /// A retrieval found nothing.
     Missing,
+    /// A change was done; the cas unique that what it wrote has, or 0.
+    Changed(Reply<'static>, u64),
     /// Anything else.
     Reply(Reply<'static>),
 }
@@ -29,13 +31,7 @@ impl Answer<'_> {
 
     /// Whether it may come from any attempt.
     pub fn is_positive(&self) -> bool {
-        match self {
-            Answer::Found(_) => true,
-            Answer::Missing => false,
-            Answer::Reply(reply) => {
-                matches!(reply, Reply::Stored | Reply::Deleted | Reply::Touched | Reply::Number(_))
-            }
-        }
+        matches!(self, Answer::Found(_) | Answer::Changed(..))
     }
 }
 
@@ -70,12 +66,15 @@ const BEFORE_ANY_EXPIRY: u64 = 0;
 #[inline]
 pub fn of_mutation(op: Op, result: &[u8], layout: Layout) -> Result<Answer<'_>, DecodeError> {
     let reply = match Mutated::read(result)? {
-        Mutated::Done(_) => match op {
-            Op::Delete => Reply::Deleted,
-            Op::Touch => Reply::Touched,
-            Op::Incr | Op::Decr | Op::GetAndTouch => return Err(DecodeError::Type),
-            _ => Reply::Stored,
-        },
+        Mutated::Done(version) => {
+            return Ok(match op {
+                Op::Delete => Answer::Changed(Reply::Deleted, 0),
+                // The cas unique stays as it was.
+                Op::Touch => Answer::Changed(Reply::Touched, 0),
+                Op::Incr | Op::Decr | Op::GetAndTouch => return Err(DecodeError::Type),
+                _ => Answer::Changed(Reply::Stored, version),
+            });
+        }
         Mutated::NotStored => Reply::NotStored,
         Mutated::Exists => Reply::Exists,
         // memcached tells a missing key to append and replace as "not stored", and to gat as a miss.
@@ -86,7 +85,7 @@ pub fn of_mutation(op: Op, result: &[u8], layout: Layout) -> Result<Answer<'_>, 
         },
         Mutated::NotNumber => Reply::Trouble(Trouble::NonNumeric),
         Mutated::TooLarge => too_large(op),
-        Mutated::Number(_, number) => Reply::Number(number),
+        Mutated::Number(version, number) => return Ok(Answer::Changed(Reply::Number(number), version)),
         // It was there when it was touched. The expiry that it has since may have passed already; that is for later gets.
         Mutated::Value(dbval) => return of_dbval(dbval, layout, || BEFORE_ANY_EXPIRY),
         Mutated::Unknown => Reply::Trouble(Trouble::Unknown),
@@ -113,6 +112,7 @@ mod tests {
         outcome.write(&mut result);
         of_mutation(op, &result, Layout::default()).map(|answer| match answer {
             Answer::Reply(reply) => Answer::Reply(reply),
+            Answer::Changed(reply, cas) => Answer::Changed(reply, cas),
             Answer::Missing => Answer::Missing,
             Answer::Found(_) => panic!("no value was answered"),
         })
@@ -145,20 +145,24 @@ mod tests {
     fn the_same_outcome_is_told_differently_to_different_commands() {
         use Reply::{Deleted, Exists, NotFound, NotStored, Number, Stored, Touched};
         for (op, outcome, reply) in [
-            (Op::Set, Mutated::Done(1), Stored),
-            (Op::Delete, Mutated::Done(1), Deleted),
-            (Op::Touch, Mutated::Done(1), Touched),
             (Op::Add, Mutated::NotStored, NotStored),
             (Op::Append, Mutated::NotFound, NotStored),
             (Op::Cas, Mutated::NotFound, NotFound),
             (Op::Cas, Mutated::Exists, Exists),
-            (Op::Incr, Mutated::Number(1, 7), Number(7)),
             (Op::Prepend, Mutated::TooLarge, NotStored),
             (Op::Set, Mutated::TooLarge, Reply::Trouble(Trouble::TooLarge)),
             (Op::Incr, Mutated::NotNumber, Reply::Trouble(Trouble::NonNumeric)),
             (Op::Set, Mutated::Unknown, Reply::Trouble(Trouble::Unknown)),
         ] {
             assert_eq!(mutated(op, outcome), Ok(Answer::Reply(reply)), "{op:?} {outcome:?}");
+        }
+        for (op, outcome, reply, cas) in [
+            (Op::Set, Mutated::Done(9), Stored, 9),
+            (Op::Delete, Mutated::Done(9), Deleted, 0),
+            (Op::Touch, Mutated::Done(9), Touched, 0),
+            (Op::Incr, Mutated::Number(9, 7), Number(7), 9),
+        ] {
+            assert_eq!(mutated(op, outcome), Ok(Answer::Changed(reply, cas)), "{op:?} {outcome:?}");
         }
         assert_eq!(mutated(Op::GetAndTouch, Mutated::NotFound), Ok(Answer::Missing));
         assert_eq!(mutated(Op::Incr, Mutated::Done(1)), Err(DecodeError::Type));
@@ -167,7 +171,7 @@ mod tests {
     #[test]
     fn only_what_was_done_counts_from_earlier_attempts() {
         for reply in [Reply::Stored, Reply::Deleted, Reply::Touched, Reply::Number(3)] {
-            assert!(Answer::Reply(reply).is_positive());
+            assert!(Answer::Changed(reply, 1).is_positive());
         }
         for reply in [Reply::NotStored, Reply::Exists, Reply::NotFound, Reply::Trouble(Trouble::Unknown)] {
             assert!(!Answer::Reply(reply).is_positive());

@@ -10,7 +10,7 @@ use super::outcome::Answer;
 use super::worker::{FlushError, Request, Shared, State, Worker};
 use crate::net::rpc::{CallError, Limits, RpcConn};
 use crate::net::time::unix_secs;
-use crate::proto::memcache::{Reply, Trouble, text};
+use crate::proto::memcache::{Reply, StatsTopic, Style, Trouble, style};
 use crate::proto::rpc::msgpack::{Reader, write_array, write_uint};
 use crate::proto::rpc::v0::{method, status};
 use crate::proto::rpc::v1::Op;
@@ -106,7 +106,7 @@ impl Counters {
         let figure = match (ask, answer) {
             (Ask::Get | Ask::Mutate(Op::GetAndTouch), Answer::Found(_)) => GetHits,
             (Ask::Get | Ask::Mutate(Op::GetAndTouch), Answer::Missing) => GetMisses,
-            (Ask::Mutate(op), Answer::Reply(reply)) => match (op, reply) {
+            (Ask::Mutate(op), Answer::Reply(reply) | Answer::Changed(reply, _)) => match (op, reply) {
                 (Op::Delete, Reply::Deleted) => DeleteHits,
                 (Op::Delete, Reply::NotFound) => DeleteMisses,
                 (Op::Incr, Reply::Number(_)) => IncrHits,
@@ -153,77 +153,81 @@ impl Shared {
     }
 }
 
-/// What a client asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Wanted {
-    /// `stats`
-    General,
-    /// `stats settings`
-    Settings,
-    /// `stats reset`
-    Reset,
-}
-
 /// Tells a client the figures; all its other commands are answered, and further ones wait.
-pub fn tell(state: &mut State, home: Home, wanted: Wanted) {
+pub fn tell(state: &mut State, home: Home, how: Style, topic: StatsTopic) {
     let (Some(worker), Some(client)) = (state.me.upgrade(), state.clients.get(home)) else { return };
     let number = client.answers.push();
     let shared = state.shared.clone();
     tokio::task::spawn_local(async move {
-        let mut out = Vec::new();
-        match wanted {
-            Wanted::General => general(&shared, items(&shared).await, &mut out),
-            Wanted::Settings => settings(&shared, &mut out),
-            Wanted::Reset => {
+        let mut told = Told { how, out: Vec::new() };
+        match topic {
+            StatsTopic::General => general(&shared, items(&shared).await, &mut told),
+            StatsTopic::Settings => settings(&shared, &mut told),
+            // There are no slabs here, and no memory limit that evicts: nothing to tell.
+            StatsTopic::Items | StatsTopic::Slabs | StatsTopic::Sizes | StatsTopic::Conns => told.reply(&Reply::End),
+            StatsTopic::Reset => {
                 shared.reset_figures();
-                text::encode(&Reply::Reset, &mut out);
+                told.reply(&Reply::Reset);
             }
+            StatsTopic::Other => told.reply(&Reply::NotFound),
         }
-        worker.state.borrow_mut().end_barrier(home, Some(number), |to| to.extend_from_slice(&out));
+        worker.state.borrow_mut().end_barrier(home, Some(number), |to| to.extend_from_slice(&told.out));
     });
 }
 
-fn stat(out: &mut Vec<u8>, name: &str, value: impl ToString) {
-    text::encode(&Reply::Stat { name, value: &value.to_string() }, out);
+/// The answer to `stats`.
+struct Told {
+    how: Style,
+    out: Vec<u8>,
 }
 
-fn general(shared: &Shared, items: Option<u64>, out: &mut Vec<u8>) {
-    stat(out, "pid", std::process::id());
-    stat(out, "uptime", shared.started.elapsed().as_secs());
-    stat(out, "time", unix_secs());
-    stat(out, "version", VERSION);
-    stat(out, "pointer_size", usize::BITS);
-    let (user, system) = cpu_time();
-    stat(out, "rusage_user", user);
-    stat(out, "rusage_system", system);
-    for figure in Figure::ALL {
-        stat(out, figure.name(), shared.figure(*figure));
+impl Told {
+    fn reply(&mut self, reply: &Reply<'_>) {
+        style::encode(self.how, b"", reply, 0, &mut self.out);
     }
-    stat(out, "total_items", shared.figure(Figure::CmdSet));
+
+    fn stat(&mut self, name: &str, value: impl ToString) {
+        self.reply(&Reply::Stat { name, value: &value.to_string() });
+    }
+}
+
+fn general(shared: &Shared, items: Option<u64>, told: &mut Told) {
+    told.stat("pid", std::process::id());
+    told.stat("uptime", shared.started.elapsed().as_secs());
+    told.stat("time", unix_secs());
+    told.stat("version", VERSION);
+    told.stat("pointer_size", usize::BITS);
+    let (user, system) = cpu_time();
+    told.stat("rusage_user", user);
+    told.stat("rusage_system", system);
+    for figure in Figure::ALL {
+        told.stat(figure.name(), shared.figure(*figure));
+    }
+    told.stat("total_items", shared.figure(Figure::CmdSet));
     // Not told rather than told wrongly, when a server does not answer.
     if let Some(items) = items {
-        stat(out, "curr_items", items);
+        told.stat("curr_items", items);
     }
-    stat(out, "evictions", 0);
-    stat(out, "threads", shared.counters.len());
+    told.stat("evictions", 0);
+    told.stat("threads", shared.counters.len());
     let view = shared.newest.borrow().clone();
-    stat(out, "kumo_epoch", view.number());
-    stat(out, "kumo_servers", view.epoch.servers.len());
-    text::encode(&Reply::End, out);
+    told.stat("kumo_epoch", view.number());
+    told.stat("kumo_servers", view.epoch.servers.len());
+    told.reply(&Reply::End);
 }
 
-fn settings(shared: &Shared, out: &mut Vec<u8>) {
+fn settings(shared: &Shared, told: &mut Told) {
     let config = &shared.config;
-    stat(out, "item_size_max", config.limits.value_bytes);
-    stat(out, "num_threads", shared.counters.len());
-    stat(out, "cas_enabled", "yes");
-    stat(out, "flush_enabled", "yes");
-    stat(out, "evictions", "off");
-    stat(out, "kumo_max_keys_under_way", MAX_KEYS);
-    stat(out, "kumo_get_retry", config.get_retry);
-    stat(out, "kumo_set_retry", config.set_retry);
-    stat(out, "kumo_delete_retry", config.delete_retry);
-    text::encode(&Reply::End, out);
+    told.stat("item_size_max", config.limits.value_bytes);
+    told.stat("num_threads", shared.counters.len());
+    told.stat("cas_enabled", "yes");
+    told.stat("flush_enabled", "yes");
+    told.stat("evictions", "off");
+    told.stat("kumo_max_keys_under_way", MAX_KEYS);
+    told.stat("kumo_get_retry", config.get_retry);
+    told.stat("kumo_set_retry", config.set_retry);
+    told.stat("kumo_delete_retry", config.delete_retry);
+    told.reply(&Reply::End);
 }
 
 /// CPU time of this process, user and system, in seconds as memcached writes them.
@@ -267,18 +271,19 @@ async fn items_of(server: std::net::SocketAddr) -> Result<u64, CallError> {
 }
 
 /// Has a manager flush, and tells the client.
-pub fn flush(state: &mut State, home: Home, delay_secs: u64, noreply: bool) {
+pub fn flush(state: &mut State, home: Home, how: Style, delay_secs: u64, noreply: bool) {
     let (Some(worker), Some(client)) = (state.me.upgrade(), state.clients.get(home)) else { return };
     let number = if noreply { None } else { Some(client.answers.push()) };
     let (done, outcome) = oneshot::channel();
     // Without that task the gateway is stopping; then `outcome` says so.
     let _ = state.shared.requests.send(Request::Flush { delay_secs, done });
-    tokio::task::spawn_local(finish_flush(worker, home, number, outcome));
+    tokio::task::spawn_local(finish_flush(worker, home, how, number, outcome));
 }
 
 async fn finish_flush(
     worker: Rc<Worker>,
     home: Home,
+    how: Style,
     number: Option<u32>,
     outcome: oneshot::Receiver<Result<(), FlushError>>,
 ) {
@@ -288,13 +293,10 @@ async fn finish_flush(
     if newest.number() > state.view.number() {
         state.adopt(newest);
     }
-    state.end_barrier(home, number, |out| match outcome {
-        Ok(()) => text::encode(&Reply::Ok, out),
-        Err(FlushError::NotServed) => {
-            out.extend_from_slice(b"SERVER_ERROR flush_all is not served by kumofs 0.4 managers\r\n");
-        }
-        Err(FlushError::NoManager) => {
-            out.extend_from_slice(b"SERVER_ERROR no manager decided the flush; it may still happen\r\n");
-        }
-    });
+    let reply = match outcome {
+        Ok(()) => Reply::Ok,
+        Err(FlushError::NotServed) => Reply::Trouble(Trouble::NotServed),
+        Err(FlushError::NoManager) => Reply::Trouble(Trouble::NoManager),
+    };
+    state.end_barrier(home, number, |out| style::encode(how, b"", &reply, 0, out));
 }

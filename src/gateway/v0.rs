@@ -67,6 +67,11 @@ pub fn may_repeat_there(ask: Ask) -> bool {
     matches!(ask, Ask::Mutate(v1::Op::Set | v1::Op::Delete))
 }
 
+/// Whether such servers can do it at all: they compare and swap, but do not compare and delete.
+pub fn is_served(op: &Op) -> bool {
+    op.ask != Ask::Mutate(v1::Op::Delete) || op.terms.cas == 0
+}
+
 /// Appends the request of an operation's stage. In [`Stage::Write`], [`Op::computed`] is what a [`Step::Write`] said.
 pub fn write_op(op: &Op, out: &mut Vec<u8>, msgid: u32) {
     if op.stage != Stage::Write {
@@ -139,16 +144,16 @@ pub fn step<'a>(
 /// The result of a Set or Delete.
 fn written<'a>(op: &'a Op, result: &[u8], layout: Layout) -> Result<Step<'a>, DecodeError> {
     let Ask::Mutate(change) = op.ask else { return Err(DecodeError::Type) };
-    let done = |reply| Ok(Step::Answer(Answer::Reply(reply)));
+    let done = |reply, cas| Ok(Step::Answer(Answer::Changed(reply, cas)));
     match (Reader::new(result).head()?, change) {
         (Head::Nil, _) => Ok(Step::Failed),
-        (Head::Bool(true), v1::Op::Delete) => done(Reply::Deleted),
-        (Head::Bool(false), v1::Op::Delete) => done(Reply::NotFound),
+        (Head::Bool(true), v1::Op::Delete) => done(Reply::Deleted, 0),
+        (Head::Bool(false), v1::Op::Delete) => Ok(Step::Answer(Answer::Reply(Reply::NotFound))),
         // An earlier attempt, whose answer got lost, may be what it was compared with.
         (Head::Bool(false), v1::Op::Cas) if op.uncertain => Ok(Step::Failed),
         (Head::Bool(false), v1::Op::Cas) => Ok(Step::Check),
         (Head::Bool(false), _) => Ok(Step::Again),
-        (Head::UInt(_), v1::Op::Touch) => done(Reply::Touched),
+        (Head::UInt(_), v1::Op::Touch) => done(Reply::Touched, 0),
         (Head::UInt(version), v1::Op::Incr | v1::Op::Decr | v1::Op::GetAndTouch) => {
             let body = record::parse(&op.computed).and_then(|value| value.body).ok_or(DecodeError::Type)?;
             // It was there when it was read, even if it has expired by now.
@@ -157,11 +162,13 @@ fn written<'a>(op: &'a Op, result: &[u8], layout: Layout) -> Result<Step<'a>, De
             let found = seen.map(|seen| Found { cas, ..seen.found });
             match (change, found) {
                 (v1::Op::GetAndTouch, Some(found)) => Ok(Step::Answer(Answer::Found(found))),
-                (_, Some(found)) => done(Reply::Number(decimal::parse_u64(found.data).ok_or(DecodeError::Type)?)),
+                (_, Some(found)) => {
+                    done(Reply::Number(decimal::parse_u64(found.data).ok_or(DecodeError::Type)?), version)
+                }
                 (_, None) => Err(DecodeError::Type),
             }
         }
-        (Head::UInt(_), _) => done(Reply::Stored),
+        (Head::UInt(version), _) => done(Reply::Stored, version),
         _ => Err(DecodeError::Type),
     }
 }
@@ -222,14 +229,19 @@ fn compute(
         }
         Ok(dbval)
     };
+    let terms = &op.terms;
     let Some(current) = current else {
         return match change {
             Add => as_asked(),
+            Incr | Decr if terms.bits & v1::term::CREATE != 0 => as_asked(),
             Replace | Append | Prepend => reply(Reply::NotStored),
             GetAndTouch => Err(Answer::Missing),
             _ => reply(Reply::NotFound),
         };
     };
+    if terms.cas != 0 && terms.cas != current.seen.found.cas {
+        return reply(Reply::Exists);
+    }
     let data = current.seen.found.data;
     let asked_data = asked.map_or(&[][..], |body| body.data);
     let combined = |first: &[u8], second: &[u8]| {
@@ -378,9 +390,9 @@ mod tests {
         assert_eq!(answered(v1::Op::Cas, false, &[0xc2]), "Check");
         assert_eq!(answered(v1::Op::Cas, true, &[0xc2]), "Failed", "it may be its own earlier attempt that it met");
         assert_eq!(answered(v1::Op::Set, false, &[0xc0]), "Failed");
-        assert_eq!(answered(v1::Op::Incr, false, &[7]), "Answer(Reply(Number(15)))");
+        assert_eq!(answered(v1::Op::Incr, false, &[7]), "Answer(Changed(Number(15), 7))");
         assert!(answered(v1::Op::GetAndTouch, false, &[7]).contains("cas: 7"));
-        assert_eq!(answered(v1::Op::Delete, false, &[0xc3]), "Answer(Reply(Deleted))");
+        assert_eq!(answered(v1::Op::Delete, false, &[0xc3]), "Answer(Changed(Deleted, 0))");
         assert_eq!(answered(v1::Op::Delete, false, &[0xc2]), "Answer(Reply(NotFound))");
     }
 

@@ -4,9 +4,10 @@
 //! the record as it is and writes the new dbval, whose version (the first 8 bytes, zero here) the coordinator stamps.
 
 use super::counter::{self, Direction};
+use super::decimal;
 use super::expiry;
 use super::record::{self, Body, LAYOUT_CAS, LAYOUT_FULL, LAYOUT_KUMOFS};
-use crate::proto::rpc::v1::{Mutate, Mutated, Op, option};
+use crate::proto::rpc::v1::{Mutate, Mutated, Op, option, term};
 
 /// Bytes of kumofs's own expiry and flags at the head of the data (-E, -F).
 const KUMOFS_EXPIRE_LEN: usize = 4;
@@ -57,6 +58,11 @@ fn prefix_len(body: &Body<'_>, options: u8) -> usize {
     (expire + flags).min(body.data.len())
 }
 
+/// The client's data.
+fn data_of<'a>(body: &Body<'a>, options: u8) -> &'a [u8] {
+    &body.data[prefix_len(body, options)..]
+}
+
 /// Decides about `request`, whose dbval parsed to `new` (`None` for operations without one). `old` is the record as
 /// [`live`] sees it. What is to be stored is appended to `out`, which is empty.
 pub fn decide(
@@ -66,7 +72,18 @@ pub fn decide(
     max_value: usize,
     out: &mut Vec<u8>,
 ) -> Decision {
+    if request.terms.cas != 0
+        && let Some(old) = &old
+        && old.cas != request.terms.cas
+    {
+        // memcached looks whether there is anything to count before it compares.
+        let counts_nothing = matches!(request.op, Op::Incr | Op::Decr) && data_of(old, request.options).is_empty();
+        return Decision::Refuse(if counts_nothing { Mutated::NotNumber } else { Mutated::Exists });
+    }
     match (request.op, old, new) {
+        (Op::Incr | Op::Decr, None, Some(new)) if request.terms.bits & term::CREATE != 0 => {
+            create(request, new, max_value, out)
+        }
         (Op::Set, _, Some(new)) => store(request, new, max_value, out),
         (Op::Add, Some(_), _) => Decision::Refuse(Mutated::NotStored),
         (Op::Add, None, Some(new)) => store(request, new, max_value, out),
@@ -88,6 +105,17 @@ pub fn decide(
     }
 }
 
+/// Stores a number where there is none.
+fn create(request: &Mutate<'_>, new: Body<'_>, max_value: usize, out: &mut Vec<u8>) -> Decision {
+    let Some(number) = decimal::parse_u64(data_of(&new, request.options)) else {
+        return Decision::Refuse(Mutated::NotNumber);
+    };
+    match store(request, new, max_value, out) {
+        Decision::Store(_) => Decision::Store(Answer::Number(number)),
+        refused => refused,
+    }
+}
+
 fn store(request: &Mutate<'_>, new: Body<'_>, max_value: usize, out: &mut Vec<u8>) -> Decision {
     if new.data.len() > max_value.saturating_add(prefix_len(&new, request.options)) {
         return Decision::Refuse(Mutated::TooLarge);
@@ -105,7 +133,7 @@ fn keep_head(old: &Body<'_>, out: &mut Vec<u8>) {
 
 fn join(request: &Mutate<'_>, new: Body<'_>, old: Body<'_>, max_value: usize, out: &mut Vec<u8>) -> Decision {
     let (head, old_data) = old.data.split_at(prefix_len(&old, request.options));
-    let new_data = &new.data[prefix_len(&new, request.options)..];
+    let new_data = data_of(&new, request.options);
     if old_data.len() + new_data.len() > max_value {
         return Decision::Refuse(Mutated::TooLarge);
     }
@@ -150,7 +178,7 @@ fn touch(options: u8, new: Body<'_>, old: Body<'_>, answer: Answer, out: &mut Ve
 mod tests {
     use super::*;
     use crate::logic::clock::ClockTime;
-    use crate::proto::rpc::v1::RequestId;
+    use crate::proto::rpc::v1::{RequestId, Terms};
 
     const MAX: usize = 10;
 
@@ -163,7 +191,13 @@ mod tests {
 
     /// Decides `op` with `arg` and `new` over `old`, and shows what would be stored.
     fn run(op: Op, arg: u64, options: u8, new: &[u8], old: Option<&[u8]>) -> (Decision, Vec<u8>) {
-        let request = Mutate { epoch: 1, id: RequestId::default(), op, options, dbkey: b"12345678k", arg, dbval: new };
+        run_on(Terms::default(), op, arg, options, new, old)
+    }
+
+    /// The same on `terms`.
+    fn run_on(terms: Terms, op: Op, arg: u64, options: u8, new: &[u8], old: Option<&[u8]>) -> (Decision, Vec<u8>) {
+        let (id, dbkey) = (RequestId::default(), b"12345678k");
+        let request = Mutate { epoch: 1, id, op, options, dbkey, arg, dbval: new, terms };
         let body = |bytes| record::parse(bytes).and_then(|v| v.body);
         let mut out = Vec::new();
         let old = live(old.and_then(body), options, 1000);
@@ -187,6 +221,30 @@ mod tests {
         assert_eq!(run(Op::Cas, 44, 0, &new, None), refused(Mutated::NotFound));
         assert_eq!(run(Op::Delete, 0, 0, b"", None), refused(Mutated::NotFound));
         assert_eq!(run(Op::Delete, 0, 0, b"", Some(&old)).0, Decision::Delete);
+    }
+
+    #[test]
+    fn a_cas_unique_may_be_required_of_any_change_and_not_of_nothing() {
+        let new = dbval(LAYOUT_FULL, 0, 7, 0, b"1");
+        let old = dbval(LAYOUT_FULL, 44, 1, 0, b"1");
+        let on = |cas| Terms { cas, bits: 0 };
+        for op in [Op::Append, Op::Prepend, Op::Incr, Op::Decr, Op::Delete] {
+            assert_ne!(run_on(on(44), op, 1, 0, &new, Some(&old)).0, Decision::Refuse(Mutated::Exists));
+            assert_eq!(run_on(on(45), op, 1, 0, &new, Some(&old)), (Decision::Refuse(Mutated::Exists), Vec::new()));
+        }
+        assert_eq!(run_on(on(45), Op::Delete, 0, 0, b"", None).0, Decision::Refuse(Mutated::NotFound));
+    }
+
+    #[test]
+    fn counting_where_nothing_is_may_create_a_number() {
+        let new = dbval(LAYOUT_FULL, 0, 0, 2000, b"40");
+        let old = dbval(LAYOUT_FULL, 44, 1, 0, b"7");
+        let terms = Terms { cas: 0, bits: term::CREATE };
+        assert_eq!(run_on(terms, Op::Incr, 2, 0, &new, None), (Decision::Store(Answer::Number(40)), new.clone()));
+        assert_eq!(run_on(terms, Op::Incr, 2, 0, &new, Some(&old)).0, Decision::Store(Answer::Number(9)));
+        assert_eq!(run(Op::Incr, 2, 0, &new, None).0, Decision::Refuse(Mutated::NotFound));
+        let word = dbval(LAYOUT_FULL, 0, 0, 0, b"word");
+        assert_eq!(run_on(terms, Op::Decr, 2, 0, &word, None).0, Decision::Refuse(Mutated::NotNumber));
     }
 
     #[test]

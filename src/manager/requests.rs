@@ -5,7 +5,7 @@
 
 use super::links::LinkKind;
 use super::run::Manager;
-use super::state::{ConnId, Now, Progress, Refused, State, Ticket};
+use super::state::{Command, ConnId, Now, Progress, Refused, State, Ticket};
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
 use crate::logic::epoch::Epoch;
@@ -98,8 +98,7 @@ pub(super) fn answer(manager: &Rc<Manager>, ticket: Ticket, outcome: Result<(), 
     }
 }
 
-/// Has the partner that decides carry out a command, and passes its answer on. That one has a lower address, so that no
-/// command goes round in a circle.
+/// Has the partner that decides carry out a command, and passes its answer on.
 fn forward(manager: &Rc<Manager>, method: u32, params: &[u8], reply: Reply) {
     let leader = manager.state.borrow().leader();
     let Some((_, partner)) = leader.and_then(|leader| manager.links.borrow().node(leader)) else {
@@ -169,6 +168,10 @@ impl Caller<'_> {
             v1::method::EPOCH_PUSH => self.epoch_push(),
             v1::method::VOTE if !is_server => self.vote(),
             v1::method::LOST => self.lost(),
+            v1::method::LEAVING if is_server => {
+                self.manager.with_state(|state, now| state.leaving(now, self.id));
+                result(write_nil)
+            }
             // What the partner passes on.
             _ if !is_server => self.command(),
             _ => Err(DecodeError::Type),
@@ -206,20 +209,20 @@ impl Caller<'_> {
         match self.method {
             v0::method::ATTACH_NEW_SERVERS => {
                 let replace = self.reader(1)?.bool()?;
-                self.change(|state, now| state.attach(now, replace))
+                self.change(Command::Attach { replace })
             }
             v0::method::DETACH_FAULT_SERVERS => {
                 let replace = self.reader(1)?.bool()?;
-                self.change(|state, now| state.detach(now, replace))
+                self.change(Command::Detach { replace })
             }
             v0::method::START_REPLACE => {
                 let mut params = self.reader(0)?;
                 let full = !params.rest().is_empty() && params.bool()?;
-                self.change(|state, now| state.replace(now, full))
+                self.change(Command::Replace { full })
             }
             v1::method::FLUSH_ALL => {
                 let delay = self.reader(1)?.u64()?;
-                self.change(|state, now| state.flush_all(now, delay))
+                self.change(Command::flush(self.manager.now(), delay))
             }
             v0::method::SET_AUTO_REPLACE => self.set_auto_replace(),
             v0::method::CREATE_BACKUP => self.create_backup(),
@@ -237,8 +240,9 @@ impl Caller<'_> {
         result(|out| write(&self.manager.state.borrow(), out))
     }
 
-    fn change(&self, change: impl FnOnce(&mut State, Now) -> Result<Progress, Refused>) -> Handled {
-        match self.manager.with_state(change) {
+    fn change(&self, command: Command) -> Handled {
+        let passed_on = self.kind == LinkKind::Partner;
+        match self.manager.with_state(|state, now| state.command(now, command, passed_on)) {
             Ok(Progress::Done) => result(write_nil),
             Ok(Progress::Deciding(ticket)) => Ok(Outcome::Later(ticket)),
             Err(Refused::NotLeading) => Ok(Outcome::ForPartner),
@@ -250,8 +254,13 @@ impl Caller<'_> {
     }
 
     fn keep_alive(&self) -> Handled {
-        let counter = self.reader(1)?.u32()?;
+        let mut params = self.reader(1)?;
+        let counter = params.u32()?;
         self.manager.state.borrow_mut().observe_counter(counter);
+        if let (LinkKind::Partner, Some(address), false) = (self.kind, self.peer_address(), params.rest().is_empty()) {
+            let hears = params.u32()?;
+            self.manager.with_state(|state, now| state.partner_hears(now, address, hears));
+        }
         result(write_nil)
     }
 

@@ -41,6 +41,8 @@ pub struct Seen {
     pub deadline: Duration,
     /// Since when it is taken for dead.
     pub dead_since: Option<Duration>,
+    /// It said that it is about to end.
+    pub leaving: bool,
     /// When it was last heard.
     pub heard: Option<Duration>,
     /// When its hello came.
@@ -99,6 +101,7 @@ impl Roster {
             kind: Kind::Silent,
             deadline,
             dead_since: None,
+            leaving: false,
             heard: None,
             opened: Duration::ZERO,
             arrival: 0,
@@ -118,6 +121,7 @@ impl Roster {
             kind: Kind::Silent,
             deadline: now + self.lost_after,
             dead_since: None,
+            leaving: false,
             heard: Some(now),
             opened: now,
             arrival: self.arrivals,
@@ -138,6 +142,13 @@ impl Roster {
         if let Some(seen) = self.by_conn(conn).and_then(|a| self.servers.get_mut(&a)) {
             seen.deadline = deadline;
             seen.heard = Some(now);
+        }
+    }
+
+    /// It said that it is about to end.
+    pub fn leaving(&mut self, conn: ConnId) {
+        if let Some(seen) = self.by_conn(conn).and_then(|a| self.servers.get_mut(&a)) {
+            seen.leaving = true;
         }
     }
 

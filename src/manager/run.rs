@@ -419,12 +419,20 @@ impl Manager {
     }
 
     async fn ping_one(self: Rc<Self>, id: ConnId, conn: RpcConn, kind: LinkKind) {
-        let counter = self.state.borrow().counter();
+        let (counter, hears) = (self.state.borrow().counter(), self.state.borrow().hears());
+        let address = self.links.borrow().address(id);
+        let ours = kind == LinkKind::Partner && address.is_some_and(|a| self.state.borrow().is_our_partner(a));
         let params = |out: &mut Vec<u8>| {
-            write_array(out, 1);
+            write_array(out, if ours { 2 } else { 1 });
             write_uint(out, u64::from(counter));
+            if ours {
+                write_uint(out, u64::from(hears));
+            }
         };
-        let answer = conn.call(v0::method::KEEP_ALIVE, params, self.config.lost_after()).await;
+        // A partner that hangs is to be noticed as soon as a server that hangs with it.
+        let all = self.config.lost_after();
+        let patience = if kind == LinkKind::Partner { all - self.config.keepalive_interval } else { all };
+        let answer = conn.call(v0::method::KEEP_ALIVE, params, patience).await;
         match (answer, kind) {
             (Ok(_), LinkKind::Server) => self.with_state(|state, now| state.alive(now, id)),
             (Err(CallError::Timeout), LinkKind::Partner) => conn.close(),
@@ -465,6 +473,13 @@ impl Manager {
                     }
                     // Done above, before anything was said.
                     Action::Keep => {}
+                    Action::Confer => {
+                        for (id, conn, kind) in self.links.borrow().nodes() {
+                            if kind == LinkKind::Partner {
+                                tokio::task::spawn_local(self.clone().ping_one(id, conn, kind));
+                            }
+                        }
+                    }
                     Action::Ask(voter, question) => {
                         tokio::task::spawn_local(self.clone().ask(voter, question));
                     }

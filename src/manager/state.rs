@@ -75,6 +75,8 @@ pub enum Action {
     Spread,
     /// This manager's vote has changed: sync it to disk before anything else that was said since.
     Keep,
+    /// Tell the partners how many servers are heard here ([`State::hears`]).
+    Confer,
     /// Ask a voter, and report the answer.
     Ask(Voter, Question),
     /// A command that waited is decided, or not.
@@ -137,6 +139,9 @@ pub struct State {
     partners: BTreeMap<Address, Partner>,
     /// The disks of the partners met since the start; 0 for kumofs 0.4.
     disks: BTreeMap<Address, u64>,
+    /// How many active servers were heard lately, and how many by each partner.
+    hears: u32,
+    told: BTreeMap<Address, u32>,
     /// Partners that were refused when last met.
     strangers: BTreeSet<Address>,
     auto_replace: bool,
@@ -189,6 +194,8 @@ impl State {
             epoch,
             partners: BTreeMap::new(),
             disks: BTreeMap::new(),
+            hears: 0,
+            told: BTreeMap::new(),
             strangers: BTreeSet::new(),
             auto_replace,
             vote: kept.vote,
@@ -410,6 +417,12 @@ impl State {
         }
     }
 
+    /// A server is about to end: it serves until an epoch removes it.
+    pub fn leaving(&mut self, now: Now, conn: ConnId) {
+        self.roster.leaving(conn);
+        self.settle(now);
+    }
+
     /// A server is said to be out of reach.
     pub fn hint_lost(&mut self, address: Address) {
         if change::is_active(&self.epoch, address) {
@@ -518,6 +531,7 @@ impl State {
             self.bury(now, address);
         }
         self.forget_strangers();
+        self.count_the_heard(now);
         self.give_up_in_time(now);
         self.go_on(now);
         self.flush_when_due(now);

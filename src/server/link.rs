@@ -14,7 +14,7 @@ use crate::net::conn::{Conn, Received, Then, read_loop};
 use crate::net::sock::TcpStream;
 use crate::proto::rpc::frame::{self, Frame, Role, Scanner, write_request};
 use crate::proto::rpc::msgpack::{Reader, write_array, write_raw, write_uint};
-use crate::proto::rpc::v1::{Connect, Connected, Entry, Peer, ReplicateHead, read_entry};
+use crate::proto::rpc::v1::{Connect, Connected, Entry, Peer, ReplicateHead, method, read_entry};
 use crate::proto::rpc::{error, v0};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -302,6 +302,20 @@ impl Links {
                 link.last_sent_micros = 0;
                 link.not_before_micros = 0;
                 self.mark(place);
+            }
+        }
+    }
+
+    /// Tells every member that this worker acts no more, and ends the connections.
+    pub fn leave(&mut self) {
+        for link in self.list.iter_mut().flatten() {
+            if let Some(conn) = link.conn.take().filter(|_| !link.is_version0()) {
+                let id = link.take_id();
+                conn.write(|out| {
+                    write_request(out, id, method::LEAVE);
+                    write_array(out, 0);
+                });
+                conn.close_when_written();
             }
         }
     }

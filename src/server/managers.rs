@@ -16,6 +16,7 @@ use crate::logic::rule::{Rule, on};
 use crate::net::background::blocking;
 use crate::net::chance::random_u64;
 use crate::net::rpc::{CallError, Event, Handler, Incoming, Limits, Reply, RpcConn};
+use crate::net::time::Instant;
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::Role;
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_uint};
@@ -38,6 +39,9 @@ const RECONNECT_MIN: Duration = Duration::from_millis(20);
 const RECONNECT_MAX: Duration = Duration::from_millis(500);
 /// How often a server that is being filled asks whether all have copied to it.
 const SOURCED_PAUSE: Duration = Duration::from_millis(50);
+/// How long a server that is told to end waits until an epoch removes it, and how often it looks.
+const LEAVE_LIMIT: Duration = Duration::from_secs(1);
+const LEAVE_PAUSE: Duration = Duration::from_millis(5);
 /// Longest suffix of a backup, in bytes.
 const SUFFIX_MAX: usize = 64;
 
@@ -53,6 +57,8 @@ pub struct Control {
     copying: Cell<Option<ClockTime>>,
     deleting: Cell<Option<ClockTime>>,
     ballots: RefCell<Ballots>,
+    /// The server is about to end: the life that an epoch removes is its last.
+    leaving: Cell<bool>,
 }
 
 impl Control {
@@ -66,6 +72,7 @@ impl Control {
             copying: Cell::new(None),
             deleting: Cell::new(None),
             ballots: RefCell::new(ballots),
+            leaving: Cell::new(false),
         })
     }
 
@@ -78,11 +85,36 @@ impl Control {
         tokio::task::spawn_local(self.clone().catch_up());
     }
 
+    /// Asks the managers to go on without this server, and waits until an epoch does; not for long, and not where nobody
+    /// is there to decide it. Until then it serves, so that clients do not notice how long the decision takes.
+    pub async fn leave(&self) {
+        self.leaving.set(true);
+        let asked = Instant::now();
+        let is_there = |m: &(Address, RpcConn, bool)| m.2 && m.1.is_open();
+        for (_, conn, _) in self.managers.borrow().iter().filter(|m| is_there(m)) {
+            conn.notify(v1::method::LEAVING, |out| write_array(out, 0));
+        }
+        while asked.elapsed() < LEAVE_LIMIT
+            && self.shared.view().me.is_some()
+            && self.managers.borrow().iter().any(is_there)
+        {
+            tokio::time::sleep(LEAVE_PAUSE).await;
+        }
+    }
+
+    /// Ends the connections to the managers, and makes none any more: the server is ending.
+    pub fn hang_up(&self) {
+        self.managers.borrow().iter().for_each(|(_, conn, _)| conn.close());
+    }
+
     async fn keep_manager(self: Rc<Self>, manager: Address) {
         let mut pause = RECONNECT_MIN;
         let mut version1 = true;
         let mut refused = false;
         loop {
+            if self.shared.draining.load(Ordering::Relaxed) {
+                return;
+            }
             let own = (self.shared.config.address, Role::Server);
             let to = manager.socket_addr();
             let timeout = self.shared.config.connect_timeout;
@@ -352,7 +384,7 @@ impl Control {
     fn adopt(self: &Rc<Self>, epoch: Epoch) {
         let shared = &self.shared;
         let known = shared.view();
-        if epoch.number <= known.epoch.number {
+        if epoch.number <= known.epoch.number || shared.draining.load(Ordering::Relaxed) {
             return;
         }
         let kept =
@@ -368,7 +400,7 @@ impl Control {
         let removed = (known.me.is_some() || named) && view.me.is_none();
         tracing::info!("epoch {}{}", view.epoch.number, if view.me.is_none() { ", not in it" } else { "" });
         self.act_on(view);
-        if removed {
+        if removed && !self.leaving.get() {
             self.begin_another_life();
             for (_, conn, _) in self.managers.borrow().iter().filter(|(_, _, version1)| *version1) {
                 let (control, conn) = (self.clone(), conn.clone());

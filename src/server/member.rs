@@ -73,15 +73,25 @@ impl KeyQueue {
 }
 
 /// One worker of a coordinator, as the member knows it.
-#[derive(Default)]
 pub struct Source {
     /// The number that its next entry has to have, or a lower one.
     next: u64,
     /// The last entry on disk.
     durable: u64,
+    /// It acts no more: it is granted nothing.
+    left: bool,
     /// What it has not told to be stable.
     pub unstable: KeyQueue,
 }
+
+impl Default for Source {
+    fn default() -> Source {
+        Source { next: 1, durable: 0, left: false, unstable: KeyQueue::default() }
+    }
+}
+
+/// Leases granted, by the holder's life and worker: until when.
+pub type Given = BTreeMap<(u64, u16), u64>;
 
 /// An answer to Replicate, for when the store has committed.
 pub struct Ack {
@@ -94,13 +104,16 @@ pub struct Ack {
 
 impl Ack {
     /// Acknowledges, and grants the lease; after an epoch came in between, refuses.
-    pub fn send(self, view: &View, given: &mut BTreeMap<u64, u64>, sources: &mut BTreeMap<(u64, u16), Source>) {
+    pub fn send(self, view: &View, given: &mut Given, sources: &mut BTreeMap<(u64, u16), Source>) {
         let Some(source) = sources.get_mut(&self.source) else { return };
         source.durable = source.durable.max(self.last);
         if view.epoch.number != self.epoch {
             return write_obsolete(&self.conn, self.msgid, view.epoch.number);
         }
-        let until = given.entry(self.source.0).or_default();
+        if source.left {
+            return;
+        }
+        let until = given.entry(self.source).or_default();
         *until = (*until).max(boot_micros() + GRANT_MICROS);
         self.conn.write(|out| {
             write_success(out, self.msgid);
@@ -117,6 +130,12 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
     }
     let mut state = worker.state.borrow_mut();
     let state = &mut *state;
+    let key = (connect.incarnation, connect.from_worker);
+    if request.method == method::LEAVE {
+        state.given.remove(&key);
+        state.sources.entry(key).or_default().left = true;
+        return Ok(());
+    }
     let mut r = Reader::new(request.params);
     let (head, entries) = ReplicateHead::read(&mut r)?;
     let known = state.view.epoch.number;
@@ -129,15 +148,10 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
         return Ok(());
     }
     // Whoever speaks in this epoch has adopted it, and given back what it held in earlier ones.
-    if state.takeover.adopted_by(connect.incarnation) {
-        state.given.remove(&connect.incarnation);
+    if state.takeover.adopted_by(key) {
+        state.given.remove(&key);
     }
-    if state.now_micros < state.quiet_until && on(Rule::QuietStart) {
-        write_obsolete(request.conn, request.msgid, known);
-        return Ok(());
-    }
-    let key = (connect.incarnation, connect.from_worker);
-    let source = state.sources.entry(key).or_insert_with(|| Source { next: 1, ..Source::default() });
+    let source = state.sources.entry(key).or_default();
     if head.first > source.next && on(Rule::PrefixClosed) {
         // Something before it was refused and will be sent again.
         write_obsolete(request.conn, request.msgid, known);

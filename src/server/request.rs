@@ -145,7 +145,7 @@ impl Worker {
                 self.connected(request, &connect);
                 Ok(())
             }
-            method::REPLICATE | method::REPORT => match (peer.node, peer.connect) {
+            method::REPLICATE | method::REPORT | method::LEAVE => match (peer.node, peer.connect) {
                 (Some((_, Role::Server)), Some(connect)) => member::execute(self, &connect, request),
                 _ => Err(DecodeError::Type),
             },

@@ -89,18 +89,25 @@ pub async fn run(
         tokio::task::spawn_local(accept(shared.clone(), listener)),
     ];
     let _ = shutdown.wait_for(|stop| *stop).await;
-    stop(&shared, tasks).await;
+    stop(&shared, &control, tasks).await;
     maintenance.ended().await;
     store.close().map_err(|e| format!("the store was not closed cleanly: {e}"))
 }
 
-async fn stop(shared: &Shared, tasks: [tokio::task::JoinHandle<()>; 3]) {
+/// Ends in order: others take over; no new connections; no worker acts any more, and the other servers know; the managers
+/// find nobody at home, should they not have heard; what was executed is stored.
+async fn stop(shared: &Shared, control: &Control, tasks: [tokio::task::JoinHandle<()>; 3]) {
+    control.leave().await;
     shared.draining.store(true, Ordering::Relaxed);
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
-    for worker in 0..shared.mailboxes.len() {
-        let (done, flushed) = oneshot::channel();
-        shared.tell(worker, Mail::Flush(done));
-        let _ = flushed.await;
+    for mail in [Mail::Leave, Mail::Flush] {
+        for worker in 0..shared.mailboxes.len() {
+            let (done, finished) = oneshot::channel();
+            shared.tell(worker, mail(done));
+            // A worker that has ended has nothing to do.
+            let _ = finished.await;
+        }
+        control.hang_up();
     }
 }
 

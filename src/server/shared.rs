@@ -112,6 +112,8 @@ impl Counters {
 pub enum Mail {
     /// A newer epoch.
     Adopt(Arc<View>),
+    /// Act no more, and tell the others, so that they need not wait for leases to run out. Told when that is sent.
+    Leave(oneshot::Sender<()>),
     /// A connection to serve.
     Serve(sock::TcpStream),
     /// The same, from another thread.

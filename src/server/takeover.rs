@@ -37,8 +37,9 @@ type Unstable = BTreeMap<Vec<u8>, BTreeMap<(u64, u64), Deed>>;
 /// What a change of epochs has left to do.
 #[derive(Default)]
 pub struct Takeover {
-    /// Lives that are known to have adopted this epoch.
-    adopted: BTreeSet<u64>,
+    /// Lives, and of each the worker, that are known to have adopted this epoch: the workers of a server do not do so
+    /// together.
+    adopted: BTreeSet<(u64, u16)>,
     /// Records that are unstable here and whose coordinator is now another than the one that wrote them.
     orphans: Unstable,
     /// Links (places) that have yet to get this server's report.
@@ -64,9 +65,9 @@ impl Takeover {
         self.orphans.keys().chain(self.taken.keys()).filter_map(|dbkey| hash_of(dbkey).ok())
     }
 
-    /// Notes that a life acts in this epoch; true when that is news.
-    pub fn adopted_by(&mut self, incarnation: u64) -> bool {
-        self.adopted.insert(incarnation)
+    /// Notes that a life's worker acts in this epoch; true when that is news.
+    pub fn adopted_by(&mut self, holder: (u64, u16)) -> bool {
+        self.adopted.insert(holder)
     }
 }
 
@@ -111,6 +112,7 @@ impl Worker {
             // Another life: what the earlier one promised is not this one's to keep.
             state.pending.clear(Answer::unknown, refuse);
             state.sources.clear();
+            state.links.leave();
             state.takeover = Takeover::default();
             state.quiet_until = state.quiet_until.max(state.now_micros + GRANT_MICROS);
         }
@@ -144,6 +146,24 @@ impl Worker {
         }
         self.turn.wake();
         self.advance_later();
+    }
+
+    /// Ends this life in the epoch that it is in, as if a newer one had removed it.
+    pub(super) fn leave(self: &Rc<Self>, done: oneshot::Sender<()>) {
+        let view = self.state.borrow().view.clone();
+        let mut over = View::new(view.epoch.clone(), self.shared.config.address, self.shared.incarnation());
+        over.me = None;
+        self.adopt(Arc::new(over));
+        self.state.borrow_mut().has_left = true;
+        let worker = self.clone();
+        tokio::task::spawn_local(async move {
+            // The turn that writes comes behind all that is woken now.
+            worker.turn.wake();
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            // The server may end without waiting.
+            let _ = done.send(());
+        });
     }
 
     fn advance_later(self: &Rc<Self>) {
@@ -209,8 +229,8 @@ impl Worker {
             }
         }
         if !more {
-            state.takeover.adopted_by(connect.incarnation);
-            state.given.remove(&connect.incarnation);
+            state.takeover.adopted_by((connect.incarnation, connect.from_worker));
+            state.given.remove(&(connect.incarnation, connect.from_worker));
             state.takeover.reported.insert((connect.incarnation, connect.from_worker));
         }
         let mut bytes = Vec::new();
@@ -430,8 +450,8 @@ impl State {
 
     /// Whether all leases that this worker granted, but to lives that act in this epoch and to `except`, have run out.
     fn is_silent(&self, except: Option<u64>) -> bool {
-        let silent = |(holder, until): (&u64, &u64)| {
-            *until <= self.now_micros || Some(*holder) == except || self.takeover.adopted.contains(holder)
+        let silent = |(holder, until): (&(u64, u16), &u64)| {
+            *until <= self.now_micros || Some(holder.0) == except || self.takeover.adopted.contains(holder)
         };
         (self.now_micros >= self.quiet_until || !on(Rule::QuietStart))
             && (self.given.iter().all(silent) || !on(Rule::WaitForGrants))
@@ -544,6 +564,24 @@ fn roles(group: &Group, me: Option<u16>, version0: bool) -> (bool, bool) {
 mod tests {
     use super::*;
     use crate::logic::record::worker_of;
+
+    /// The workers of a server adopt an epoch one after the other. What the first of them gave back was taken for all that
+    /// the server held, while another still answered reads by it.
+    #[test]
+    fn what_one_worker_of_a_holder_gives_back_the_others_may_still_rely_on() {
+        let address = Address::new(([127, 0, 0, 1], 1).into());
+        let view = View::new(crate::logic::epoch::Epoch::default(), address, 1);
+        let mut state = State::new(Arc::new(view), crate::server::Config::default(), 0);
+        state.now_micros = 2 * GRANT_MICROS;
+        assert!(state.is_silent(None));
+        let until = 3 * GRANT_MICROS;
+        state.given = [((7, 0), until), ((7, 1), until)].into();
+        assert!(state.takeover.adopted_by((7, 0)));
+        assert!(!state.is_silent(None));
+        assert!(state.is_silent(Some(7)), "to its holder it may be spoken");
+        assert!(state.takeover.adopted_by((7, 1)));
+        assert!(state.is_silent(None));
+    }
 
     #[test]
     fn workers_overlap_exactly_when_they_share_keys() {

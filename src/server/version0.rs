@@ -14,7 +14,7 @@ use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{write_error, write_success};
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_bool, write_nil, write_raw_head, write_uint};
 use crate::proto::rpc::v0::{self, DELETE_ASYNC, method, set_op};
-use crate::proto::rpc::v1::{self, Mutate, Mutated, Op, RequestId, option};
+use crate::proto::rpc::v1::{self, Mutate, Mutated, Op, RequestId, Terms, option};
 use crate::store::{Record, Shard};
 use std::rc::Rc;
 
@@ -137,7 +137,16 @@ pub(super) fn execute_for_client(
 }
 
 fn mutate_of<'a>(state: &State, op: Op, options: u8, dbkey: &'a [u8], arg: u64, dbval: &'a [u8]) -> Mutate<'a> {
-    Mutate { epoch: state.view.epoch.number, id: RequestId::default(), op, options, dbkey, arg, dbval }
+    Mutate {
+        epoch: state.view.epoch.number,
+        id: RequestId::default(),
+        op,
+        options,
+        dbkey,
+        arg,
+        dbval,
+        terms: Terms::default(),
+    }
 }
 
 fn set(

@@ -8,7 +8,7 @@
 //! that every lease which it relied on was still live.
 
 use super::link::{Link, Links};
-use super::member::{Ack, Source};
+use super::member::{Ack, Given, Source};
 use super::request::Request;
 use super::shared::{Config, Mail, Shared, View};
 use crate::logic::arcs::Arcs;
@@ -41,6 +41,8 @@ const TICK: Duration = Duration::from_millis(20);
 const PACE_MAX: Duration = Duration::from_millis(20);
 /// How long a request waits for its range to open or be leased before it is refused.
 const PARKED_MICROS: u64 = 1_000_000;
+/// How often the managers are told that the disk is full.
+const FULL_TOLD_MICROS: u64 = 300_000;
 /// Bytes of parked requests above which new ones are refused at once.
 const PARKED_BYTES: usize = 64 << 20;
 
@@ -189,8 +191,8 @@ pub struct State {
     pub now_secs: u64,
     /// The earliest end of the leases that this turn's answers rely on.
     pub leased_until: u64,
-    /// Grants given to coordinators, by incarnation: until when.
-    pub given: BTreeMap<u64, u64>,
+    /// Leases granted to coordinators.
+    pub given: Given,
     /// Before this moment nothing is granted or taken over: an earlier life may have granted.
     pub quiet_until: u64,
     /// Answers to coordinators, for the end of the turn, and those that wait for the disk.
@@ -215,12 +217,16 @@ pub struct State {
     pub takeover: super::takeover::Takeover,
     /// What is here from before this life, while it is being filled.
     pub fill: Option<super::fill::Fill>,
+    /// The server is ending, and acts no more.
+    pub(super) has_left: bool,
     /// Deletion marks by age.
     pub marks: super::garbage::Marks,
     /// For new dbvals.
     pub new_dbval: Vec<u8>,
     connections: Vec<Weak<Conn>>,
     commit_failed: bool,
+    /// Since when the disk has been full, and when that was last told.
+    full_since: Option<(u64, u64)>,
     next_commit_micros: u64,
 }
 
@@ -261,7 +267,9 @@ impl Worker {
 
     fn receive_mail(self: &Rc<Self>, mail: Mail) {
         match mail {
+            Mail::Adopt(_) if self.state.borrow().has_left => {}
             Mail::Adopt(view) => self.adopt(view),
+            Mail::Leave(done) => self.leave(done),
             Mail::Serve(stream) => self.serve(stream),
             Mail::ServeFrom(stream) => match unpack(stream) {
                 Ok(stream) => self.serve(stream),
@@ -387,7 +395,7 @@ impl Worker {
 }
 
 impl State {
-    fn new(view: Arc<View>, config: Config, now_micros: u64) -> State {
+    pub(super) fn new(view: Arc<View>, config: Config, now_micros: u64) -> State {
         State {
             arcs: Arcs::default(),
             ranges: vec![Range { group: Group::default(), writable: false, readable: false, open: false }],
@@ -399,7 +407,7 @@ impl State {
             now_micros,
             now_secs: unix_secs(),
             leased_until: u64::MAX,
-            given: BTreeMap::new(),
+            given: Given::new(),
             quiet_until: now_micros + crate::logic::lease::GRANT_MICROS,
             acks: Vec::new(),
             acks_on_disk: VecDeque::new(),
@@ -415,10 +423,12 @@ impl State {
             unpark: false,
             takeover: super::takeover::Takeover::default(),
             fill: None,
+            has_left: false,
             marks: super::garbage::Marks::new(&config),
             new_dbval: Vec::new(),
             connections: Vec::new(),
             commit_failed: false,
+            full_since: None,
             next_commit_micros: 0,
             view,
         }
@@ -491,6 +501,7 @@ impl State {
         match commit {
             Ok(commit) => {
                 self.commit_failed = false;
+                self.full_since = None;
                 self.committed(commit, last);
             }
             Err(e) => {
@@ -499,9 +510,21 @@ impl State {
                     tracing::error!("cannot store: {e}");
                 }
                 if let StoreError::Full(_) = e {
-                    worker.shared.behind.notify_one();
+                    self.tell_full(worker);
                 }
             }
+        }
+    }
+
+    /// Tells the managers, now and then, that nothing more can be stored here: a link to oneself that is down.
+    fn tell_full(&mut self, worker: &Worker) {
+        let now = self.now_micros;
+        let (since, told) = self.full_since.unwrap_or((now, 0));
+        if now >= told + FULL_TOLD_MICROS {
+            self.full_since = Some((since, now));
+            let lasting = Duration::from_micros(now - since);
+            // Without its control plane this server is about to end.
+            let _ = worker.shared.lost.send((worker.shared.config.address, lasting));
         }
     }
 

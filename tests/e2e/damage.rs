@@ -1,7 +1,8 @@
-//! A disk that lies: damaged records are noticed, reported, and fetched from a replica; no client sees one.
+//! A disk that lies: damaged records are noticed, reported, and fetched from a replica; no client sees one. A disk that is
+//! full.
 
-use crate::common::Turn;
 use crate::common::cluster::Cluster;
+use crate::common::{Turn, skip};
 use std::fs;
 
 const RECORDS: usize = 60;
@@ -39,4 +40,31 @@ fn damaged_records_are_mended_from_replicas_and_never_served() {
     for i in 0..RECORDS {
         assert_eq!(client.get(&format!("k{i}")).expect("an answer"), Some(value(i).into_bytes()), "k{i} again");
     }
+}
+
+/// It acknowledged nothing any more, and the writes of all its keys waited for it for ever.
+#[test]
+fn a_server_with_a_full_disk_makes_way_and_writes_go_on() {
+    let _turn = Turn::alone();
+    let mut cluster = Cluster::unattached(1, 3);
+    let store = cluster.store_of(2);
+    cluster.servers[2].kill();
+    // What it had begun to store is below the mount.
+    if !cluster.servers[2].mount_small_disk(&store, 48) {
+        return skip("no disk can be mounted");
+    }
+    cluster.restart_server(2);
+    cluster.attach();
+    cluster.add_gateway(&[]);
+    let mut client = cluster.client();
+    let value = vec![b'x'; 512 << 10];
+    for i in 0..120 {
+        client.set(&format!("large-{i}"), &value).unwrap_or_else(|e| panic!("set {i}: {e:?}"));
+    }
+    let full = cluster.server_address(2);
+    cluster.managers[0].wait_for(&format!("server {full} has a full disk: it is parted with"), 0);
+    let status = cluster.status();
+    assert!(status.is_fault(full) && status.active() == 2, "{status:?}");
+    assert_eq!(client.get("large-119").expect("an answer"), Some(value));
+    cluster.assert_sound();
 }

@@ -16,6 +16,7 @@ mod kill;
 mod once;
 mod onecommand;
 mod options;
+mod planned;
 mod pymemcache;
 mod quorum;
 mod returning;

@@ -240,8 +240,16 @@ pub fn message_seeds() -> Vec<Vec<u8>> {
         v1::Join { disk_id: 1, incarnation: 2, workers: 3, stream: address(19900), epoch: Some(epoch(3).encode()) };
     request(&|out| join.write(out, 1));
     let id = v1::RequestId { sequence: 1 << 50, attempt: 3, first_epoch: 4, floor: 300 };
-    let mutate =
-        v1::Mutate { epoch: 7, id, op: v1::Op::Cas, options: 5, dbkey: b"12345678k", arg: 99, dbval: b"0123456789v" };
+    let mutate = v1::Mutate {
+        epoch: 7,
+        id,
+        op: v1::Op::Cas,
+        options: 5,
+        dbkey: b"12345678k",
+        arg: 99,
+        dbval: b"0123456789v",
+        terms: v1::Terms::default(),
+    };
     request(&|out| mutate.write(out, 1));
     let id = Id { gateway: u64::MAX, sequence: 1 << 50, floor: 300 };
     let deed = Deed { id, version: 7, answer: Answer::Number(12) };

@@ -1,6 +1,7 @@
 //! The gateway over a made-up cluster that misbehaves on demand, seen by its clients.
 
 mod client;
+mod differential;
 mod fake;
 #[path = "../story/mod.rs"]
 mod story;

@@ -106,6 +106,7 @@ impl Model {
             }
             Request::Version => Reply::Version("0.0.0"),
             Request::Verbosity { .. } => Reply::Ok,
+            Request::Noop => Reply::Noop,
             Request::Quit => return,
         };
         if !noreply {

@@ -9,13 +9,20 @@ use crate::manager::change::{Draft, Newcomer};
 use crate::proto::rpc::v0::MAX_NODES;
 use std::collections::BTreeSet;
 
+impl Command {
+    /// To flush now, or when a delay in seconds has passed.
+    pub fn flush(now: Now, delay_secs: u64) -> Command {
+        if delay_secs == 0 { Command::Flush } else { Command::FlushAt(now.unix_secs.saturating_add(delay_secs)) }
+    }
+}
+
 impl State {
     /// attach, attach-noreplace.
     ///
     /// # Errors
     /// When a partner decides.
     pub fn attach(&mut self, now: Now, replace: bool) -> Result<Progress, Refused> {
-        self.command(now, Command::Attach { replace })
+        self.command(now, Command::Attach { replace }, false)
     }
 
     /// detach, detach-noreplace.
@@ -23,7 +30,7 @@ impl State {
     /// # Errors
     /// When a partner decides.
     pub fn detach(&mut self, now: Now, replace: bool) -> Result<Progress, Refused> {
-        self.command(now, Command::Detach { replace })
+        self.command(now, Command::Detach { replace }, false)
     }
 
     /// replace, full-replace.
@@ -31,7 +38,7 @@ impl State {
     /// # Errors
     /// When a partner decides.
     pub fn replace(&mut self, now: Now, full: bool) -> Result<Progress, Refused> {
-        self.command(now, Command::Replace { full })
+        self.command(now, Command::Replace { full }, false)
     }
 
     /// Deletes all that is stored before now, or before the moment when `delay_secs` have passed.
@@ -39,12 +46,7 @@ impl State {
     /// # Errors
     /// When a partner decides, or when a kumofs 0.4 server would go on serving what is to be gone.
     pub fn flush_all(&mut self, now: Now, delay_secs: u64) -> Result<Progress, Refused> {
-        self.must_lead()?;
-        if self.epoch.number > 0 && !self.epoch.strict() {
-            return Err(Refused::OldServer);
-        }
-        let at = now.unix_secs.saturating_add(delay_secs);
-        self.command(now, if delay_secs == 0 { Command::Flush } else { Command::FlushAt(at) })
+        self.command(now, Command::flush(now, delay_secs), false)
     }
 
     /// Drafts what a command asks for, and has it decided.

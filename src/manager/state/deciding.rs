@@ -61,6 +61,8 @@ pub enum Command {
 pub(super) struct Asked {
     ticket: Ticket,
     command: Command,
+    /// By a partner that left it to this manager, whoever this one thinks is to decide: no command goes to and fro.
+    passed_on: bool,
     until: Duration,
 }
 
@@ -305,15 +307,21 @@ impl State {
         self.actions.push(Action::Answer(ticket, outcome));
     }
 
-    /// Takes a command.
+    /// Takes a command; one that a partner has `passed_on` is carried out here in any case.
     ///
     /// # Errors
     /// When a partner decides, or when it cannot be done.
-    pub fn command(&mut self, now: Now, command: Command) -> Result<Progress, Refused> {
-        self.must_lead()?;
+    pub fn command(&mut self, now: Now, command: Command, passed_on: bool) -> Result<Progress, Refused> {
+        if !passed_on && !self.leads() {
+            return Err(Refused::NotLeading);
+        }
+        let flushes = matches!(command, Command::Flush | Command::FlushAt(_));
+        if flushes && self.epoch.number > 0 && !self.epoch.strict() {
+            return Err(Refused::OldServer);
+        }
         self.last_ticket += 1;
         let ticket = self.last_ticket;
-        self.commands.push_back(Asked { ticket, command, until: now.since_start + PATIENCE });
+        self.commands.push_back(Asked { ticket, command, passed_on, until: now.since_start + PATIENCE });
         self.run_commands(now);
         let done = Action::Answer(ticket, Ok(()));
         match self.actions.iter().position(|action| *action == done) {
@@ -325,15 +333,12 @@ impl State {
         }
     }
 
-    pub(super) fn must_lead(&self) -> Result<(), Refused> {
-        if self.leads() { Ok(()) } else { Err(Refused::NotLeading) }
-    }
-
     fn run_commands(&mut self, now: Now) {
         if self.attempt.is_none() && !self.leads() {
             // The one that decides has been met since.
-            for asked in std::mem::take(&mut self.commands) {
-                self.answer(asked.ticket, Err(Refused::NotLeading));
+            let others: Vec<Ticket> = self.commands.iter().filter(|c| !c.passed_on).map(|c| c.ticket).collect();
+            for ticket in others {
+                self.answer(ticket, Err(Refused::NotLeading));
             }
         }
         while let (None, Some(asked)) = (&self.attempt, self.commands.front().copied()) {

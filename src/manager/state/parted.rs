@@ -1,4 +1,8 @@
-//! Servers that are alive and do not hear each other: the fewest are parted with, so that writes go on.
+//! Servers that are alive and do not hear each other, or whose disk is full: the fewest are parted with, so that writes
+//! go on.
+//!
+//! A server whose disk is full says that it does not hear itself. It is parted with when others hold all that it holds; when
+//! their disks are full as well, it stays, so that what is there can be read.
 
 use super::{Level, Now, State};
 use crate::logic::address::Address;
@@ -10,6 +14,8 @@ use std::time::Duration;
 /// A server that was parted with is not attached by itself for so long: the link may still be down, and each coming and
 /// going has records moved.
 const KEPT_OUT: Duration = Duration::from_secs(30);
+/// The same for one whose disk is full, which takes an operator.
+const FULL_KEPT_OUT: Duration = Duration::from_secs(300);
 
 impl State {
     /// A server, whose connection this is, says that its link to another has been down for a time; a partner hints that
@@ -26,7 +32,12 @@ impl State {
     pub(super) fn part_the_disconnected(&mut self, now: Now) {
         let epoch = self.epoch.clone();
         self.broken.retain(now.since_start, |a| change::is_active(&epoch, a));
-        let edges = self.broken.edges(now.since_start, |a| self.roster.get(a).and_then(|seen| seen.heard));
+        let mut edges = self.broken.edges(now.since_start, |a| self.roster.get(a).and_then(|seen| seen.heard));
+        let full_disks: BTreeSet<Address> = edges.iter().filter(|(a, b)| a == b).map(|(a, _)| *a).collect();
+        let needed = self.ranges.endangered(&epoch, |a| change::is_full(&epoch, a) && !full_disks.contains(&a));
+        // What others say of them is said because of their disks.
+        let stays = |a: &Address| full_disks.contains(a) && needed.contains(a);
+        edges.retain(|(a, b)| !stays(a) && !stays(b));
         if edges.is_empty() {
             return;
         }
@@ -39,10 +50,12 @@ impl State {
             let ends = |(a, b): &Edge| (a == address).then_some(*b).or((b == address).then_some(*a));
             let others: Vec<String> = edges.iter().filter_map(ends).map(|other| other.to_string()).collect();
             self.log_lost(*address);
-            let line = format!("server {address} does not hear {}: it is parted with", others.join(", "));
-            self.log(Level::Warn, line);
+            let is_full = full_disks.contains(address);
+            let why =
+                if is_full { "has a full disk".to_owned() } else { format!("does not hear {}", others.join(", ")) };
+            self.log(Level::Warn, format!("server {address} {why}: it is parted with"));
             self.kept_out.retain(|_, until| now.since_start < *until);
-            self.kept_out.insert(*address, now.since_start + KEPT_OUT);
+            self.kept_out.insert(*address, now.since_start + if is_full { FULL_KEPT_OUT } else { KEPT_OUT });
             draft.remove(*address);
         }
         self.decide(now, draft);

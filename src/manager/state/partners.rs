@@ -1,12 +1,13 @@
 //! The other managers: who is there, and what each learns from the others.
 
-use super::{Level, Now, Refused, State};
+use super::{Action, Level, Now, Refused, State};
 use crate::logic::address::Address;
 use crate::logic::epoch::{Epoch, ManagerEntry, Phase};
 use crate::logic::paxos::Voter;
 use crate::logic::ring::HashSpace;
+use crate::manager::change;
 use crate::manager::roster::Kind;
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeSet;
 
 /// Another manager of the cluster, while it is connected.
@@ -26,10 +27,36 @@ impl State {
         self.leader().is_none()
     }
 
-    /// The partner that decides: the one with the lowest address, unless that is this manager's.
+    /// The partner that decides, unless it is this manager: the one that hears more servers than others do, or has the
+    /// lowest address of those. One that is cut off from servers which others hear must not take them for dead.
     pub fn leader(&self) -> Option<Address> {
+        let rank = |hears: u32, address: Address| (Reverse(hears), address);
         let ours = self.partners.iter().filter(|(_, p)| matches!(p, Partner::Ours(_)));
-        ours.map(|(address, _)| *address).find(|address| *address < self.setup.own)
+        let others = ours.map(|(address, _)| rank(self.told.get(address).copied().unwrap_or(self.hears), *address));
+        others.min().filter(|other| *other < rank(self.hears, self.setup.own)).map(|(_, address)| address)
+    }
+
+    /// How many of the active servers were heard lately.
+    pub fn hears(&self) -> u32 {
+        self.hears
+    }
+
+    /// A partner says how many of the active servers it has heard lately.
+    pub fn partner_hears(&mut self, now: Now, address: Address, hears: u32) {
+        if self.told.insert(address, hears) != Some(hears) {
+            self.go_on(now);
+        }
+    }
+
+    /// Counts the servers heard, and has the partners told when that has changed.
+    pub(super) fn count_the_heard(&mut self, now: Now) {
+        let lately = now.since_start.saturating_sub(self.setup.lost_after / 2);
+        let heard = |a: Address| self.roster.get(a).and_then(|s| s.heard).is_some_and(|heard| heard >= lately);
+        let active = self.epoch.servers.iter().filter(|s| change::is_active(&self.epoch, s.address));
+        let hears = active.filter(|s| heard(s.address)).count() as u32;
+        if std::mem::replace(&mut self.hears, hears) != hears && !self.partners.is_empty() {
+            self.actions.push(Action::Confer);
+        }
     }
 
     /// A partner's hello came.
@@ -63,6 +90,7 @@ impl State {
         self.partners.insert(address, Partner::Ours(disk_id));
         self.disks.insert(address, disk_id);
         self.ask(Voter { address, disk_id });
+        self.actions.push(Action::Confer);
         self.go_on(now);
         Ok(())
     }
@@ -78,8 +106,14 @@ impl State {
         self.partners.get(&address) == Some(&Partner::Old)
     }
 
+    /// Whether a partner is connected and one of ours.
+    pub fn is_our_partner(&self, address: Address) -> bool {
+        matches!(self.partners.get(&address), Some(Partner::Ours(_)))
+    }
+
     /// The connection to a partner is gone.
     pub fn partner_closed(&mut self, now: Now, address: Address) {
+        self.told.remove(&address);
         if self.partners.remove(&address).is_none() {
             return;
         }

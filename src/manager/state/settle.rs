@@ -24,6 +24,8 @@ const GATHER: Duration = Duration::from_millis(50);
 enum Standing {
     /// Connected, and the incarnation that was admitted.
     Present,
+    /// The same, and about to end.
+    Leaving,
     /// Not heard, and not given up.
     Unknown,
     /// Taken for dead, or another disk has its address now.
@@ -60,7 +62,13 @@ impl State {
             .map(|recorded| {
                 let seen = self.roster.get(recorded.address);
                 let standing = match seen.and_then(|s| s.newcomer(recorded.address)) {
-                    Some(n) if n.incarnation == recorded.incarnation => Standing::Present,
+                    Some(n) if n.incarnation == recorded.incarnation => {
+                        if seen.is_some_and(|s| s.leaving) {
+                            Standing::Leaving
+                        } else {
+                            Standing::Present
+                        }
+                    }
                     Some(n) if n.disk_id == recorded.disk_id && n.disk_id != 0 && self.is_fresh(&n) => {
                         Standing::Returned(n)
                     }
@@ -84,7 +92,8 @@ impl State {
         let claiming: BTreeSet<Address> = claims.good.union(&claims.doubtful).copied().collect();
         let there: Vec<Newcomer> =
             self.newcomers().into_iter().filter(|n| self.has_the_disk_of_one(n, &claiming)).collect();
-        unheard.extend(claiming.into_iter().filter(|a| !there.iter().any(|n| n.address == *a)));
+        let active = |a: &Address| standing.contains_key(a);
+        unheard.extend(claiming.into_iter().filter(|a| !active(a) && !there.iter().any(|n| n.address == *a)));
         unheard
     }
 
@@ -99,7 +108,7 @@ impl State {
     fn part_with_the_gone(&mut self, now: Now) {
         let standing = self.standing();
         let is = |address: &Address, wanted: Standing| standing.get(address) == Some(&wanted);
-        let gone = |s: &Standing| matches!(s, Standing::Dead | Standing::Returned(_));
+        let gone = |s: &Standing| matches!(s, Standing::Dead | Standing::Leaving | Standing::Returned(_));
         let returned: BTreeMap<Address, Newcomer> = standing
             .iter()
             .filter_map(|(a, s)| if let Standing::Returned(n) = s { Some((*a, *n)) } else { None })
@@ -135,7 +144,9 @@ impl State {
                 }
                 _ => {
                     // A death was logged when it was found; what took its place so soon that none was found was not.
-                    if self.roster.get(*address).is_some_and(|s| s.dead_since.is_none()) {
+                    if *standing == Standing::Leaving {
+                        self.log(Level::Info, format!("server {address} ends"));
+                    } else if self.roster.get(*address).is_some_and(|s| s.dead_since.is_none()) {
                         self.log_lost(*address);
                     }
                     draft.remove(*address);

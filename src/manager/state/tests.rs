@@ -116,6 +116,14 @@ impl World {
         self.act();
     }
 
+    /// They are told to end, and say so.
+    fn leave(&mut self, servers: &[u8]) {
+        for n in servers {
+            self.state.leaving(self.now(), self.conns[n]);
+        }
+        self.act();
+    }
+
     /// All die in the same moment.
     fn kill_all(&mut self, servers: &[u8]) {
         for n in servers {
@@ -154,7 +162,7 @@ impl World {
                     // A lone manager asks nobody.
                     Action::Ask(..) => panic!("{action:?}"),
                     Action::Answer(_, outcome) => self.log.push(format!("answered {outcome:?}")),
-                    Action::NoteNew(_) | Action::NoteLost(_) | Action::Keep => {}
+                    Action::NoteNew(_) | Action::NoteLost(_) | Action::Keep | Action::Confer => {}
                     Action::Hint(address) => self.log.push(format!("hint {address}")),
                 }
             }
@@ -277,6 +285,32 @@ fn a_server_whose_process_dies_is_removed_within_the_promise() {
     assert_eq!(world.epoch().server(server(2)).unwrap().removed, Some(before.number + 1));
     assert!(world.epoch().whs.timestamp > before.whs.timestamp);
     assert_eq!(world.log, ["lost node 1 10.0.0.2:19800", "server lost 10.0.0.2:19800"]);
+}
+
+#[test]
+fn a_server_that_is_told_to_end_is_removed_while_it_serves() {
+    let mut world = World::attached(3);
+    world.leave(&[2]);
+    world.wait(100);
+    assert_eq!(world.shape(), "1+ 2- 3+");
+    assert_eq!(world.log, ["server 10.0.0.2:19800 ends"]);
+    assert_eq!(world.not_attached(), []);
+    world.kill(2);
+    world.start(2);
+    world.wait(100);
+    assert_eq!(world.not_attached(), [server(2)]);
+}
+
+#[test]
+fn servers_that_are_told_to_end_together_come_back_by_themselves() {
+    let mut world = World::attached(3);
+    world.leave(&[1, 2, 3]);
+    world.wait(100);
+    assert_eq!(world.shape(), "1- 2- 3-");
+    world.kill_all(&[1, 2, 3]);
+    (1..=3).for_each(|n| world.start(n));
+    world.wait(100);
+    assert_eq!(world.shape(), "1+ 2+ 3+");
 }
 
 #[test]
@@ -741,6 +775,25 @@ fn a_manager_that_forgets_hears_every_server_before_it_decides() {
     world.kill(2);
     world.wait(100);
     assert_eq!(world.shape(), "1+ 2- 3+");
+}
+
+/// Those that are filled elsewhere keep their claim to the ranges that they held last; they were waited for although they
+/// were there.
+#[test]
+fn a_manager_that_forgets_hears_active_servers_with_a_claim_too() {
+    let mut world = World::attached(6);
+    world.kill_all(&[1, 2, 3]);
+    world.wait(200);
+    (1..=3).for_each(|n| world.start(n));
+    world.wait(5000);
+    let before = world.epoch();
+    assert!(before.servers.iter().any(|s| s.claim > 0 && change::is_active(&before, s.address)), "{}", world.shape());
+    world.restart_manager(false);
+    for n in 1..=6 {
+        world.connect(n, before.server(server(n)).unwrap().incarnation);
+    }
+    world.wait(100);
+    assert!(world.epoch().number > before.number);
 }
 
 #[test]

@@ -41,6 +41,8 @@ pub enum Reply<'a> {
     Reset,
     /// What incr or decr counted to.
     Number(u64),
+    /// The answer to noop.
+    Noop,
     /// Our version, the bare text.
     Version(&'a str),
     /// Something else.
@@ -93,6 +95,10 @@ pub enum Trouble {
     NoSpace,
     /// More is under way than we keep in memory. Nothing was changed.
     Overloaded,
+    /// What the servers or managers of a kumofs 0.4 cluster cannot do. Nothing was changed.
+    NotServed,
+    /// No manager decided a flush in time: it may still happen.
+    NoManager,
 }
 
 impl Trouble {
@@ -119,6 +125,8 @@ impl Trouble {
             Trouble::Unknown => b"SERVER_ERROR outcome unknown\r\n",
             Trouble::NoSpace => b"SERVER_ERROR no space left\r\n",
             Trouble::Overloaded => b"SERVER_ERROR overloaded, try again\r\n",
+            Trouble::NotServed => b"SERVER_ERROR not served by kumofs 0.4\r\n",
+            Trouble::NoManager => b"SERVER_ERROR no manager decided the flush; it may still happen\r\n",
         }
     }
 }

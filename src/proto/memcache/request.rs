@@ -34,6 +34,8 @@ pub enum Request<'a> {
         exptime: i64,
         /// At most [`Limits::value_bytes`](super::Limits) bytes.
         data: &'a [u8],
+        /// The cas unique that append and prepend require; 0: any.
+        cas: u64,
         /// No answer is wanted.
         noreply: bool,
     },
@@ -41,6 +43,8 @@ pub enum Request<'a> {
     Delete {
         /// The key.
         key: &'a [u8],
+        /// The cas unique required; 0: any.
+        cas: u64,
         /// No answer is wanted.
         noreply: bool,
     },
@@ -52,6 +56,10 @@ pub enum Request<'a> {
         key: &'a [u8],
         /// By how much.
         delta: u64,
+        /// The cas unique required of what is there; 0: any.
+        cas: u64,
+        /// What to store where nothing is.
+        create: Option<Create>,
         /// No answer is wanted.
         noreply: bool,
     },
@@ -71,6 +79,8 @@ pub enum Request<'a> {
         /// No answer is wanted.
         noreply: bool,
     },
+    /// Nothing; the answer tells that all before it are answered.
+    Noop,
     /// Figures about the service.
     Stats(StatsTopic),
     /// The version's text.
@@ -97,10 +107,20 @@ impl Request<'_> {
             Request::Get { .. }
             | Request::GetAndTouch { .. }
             | Request::Stats(_)
+            | Request::Noop
             | Request::Version
             | Request::Quit => false,
         }
     }
+}
+
+/// A number to store where there is none to count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Create {
+    /// The number.
+    pub initial: u64,
+    /// See [`expiry_of`](crate::logic::expiry::expiry_of).
+    pub exptime: i64,
 }
 
 /// How a value is stored.
@@ -137,6 +157,24 @@ pub enum StatsTopic {
     Conns,
     /// `stats reset`: sets the counters to zero, answered by [`Reply::Reset`](super::Reply::Reset).
     Reset,
+    /// One that there is not.
+    Other,
+}
+
+impl StatsTopic {
+    /// The topic of this name; none is [`StatsTopic::General`].
+    pub(super) fn named(name: &[u8]) -> Option<StatsTopic> {
+        Some(match name {
+            b"" => StatsTopic::General,
+            b"settings" => StatsTopic::Settings,
+            b"items" => StatsTopic::Items,
+            b"slabs" => StatsTopic::Slabs,
+            b"sizes" => StatsTopic::Sizes,
+            b"conns" => StatsTopic::Conns,
+            b"reset" => StatsTopic::Reset,
+            _ => return None,
+        })
+    }
 }
 
 /// The keys of a retrieval, in the order they were sent, repetitions included. Iterating allocates nothing.

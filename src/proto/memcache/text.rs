@@ -165,7 +165,7 @@ fn finish_store<'a>(store: StoreLine<'a>, buf: &'a [u8], line_bytes: usize, limi
     };
     match block.strip_suffix(b"\r\n") {
         Some(data) => {
-            let request = Request::Store { verb, key, flags, exptime, data, noreply };
+            let request = Request::Store { verb, key, flags, exptime, data, cas: 0, noreply };
             Parsed::Request { request, used_bytes }
         }
         None => refused(Trouble::BadDataChunk, used_bytes, Then::GoOn),
@@ -304,7 +304,7 @@ fn count(rest: &[u8], direction: Direction) -> Result<Request<'_>, Refusal> {
     let noreply = words.noreply();
     let key = key(words.words[0], noreply)?;
     let delta = parse_u64(words.words[1]).ok_or_else(|| Trouble::InvalidDelta.unless(noreply))?;
-    Ok(Request::Count { direction, key, delta, noreply })
+    Ok(Request::Count { direction, key, delta, cas: 0, create: None, noreply })
 }
 
 /// `delete KEY [0] [noreply]`: the 0 is left from a time when deletes could be delayed.
@@ -320,7 +320,7 @@ fn delete(rest: &[u8]) -> Result<Request<'_>, Refusal> {
     if !valid {
         return Err(Trouble::DeleteUsage.unless(noreply));
     }
-    Ok(Request::Delete { key: key(words.words[0], noreply)?, noreply })
+    Ok(Request::Delete { key: key(words.words[0], noreply)?, cas: 0, noreply })
 }
 
 fn touch(rest: &[u8]) -> Result<Request<'_>, Refusal> {
@@ -352,15 +352,8 @@ fn verbosity(rest: &[u8]) -> Result<Request<'_>, Refusal> {
 
 fn stats(rest: &[u8]) -> Result<Request<'_>, Refusal> {
     let topic = match split_word(rest).0 {
-        b"" => StatsTopic::General,
-        b"settings" => StatsTopic::Settings,
-        b"items" => StatsTopic::Items,
-        b"slabs" => StatsTopic::Slabs,
-        b"sizes" => StatsTopic::Sizes,
-        b"conns" => StatsTopic::Conns,
-        b"reset" => StatsTopic::Reset,
         b"cachedump" => return Err(Trouble::CachedumpDisabled.into()),
-        _ => return Err(Trouble::NoCommand.into()),
+        name => StatsTopic::named(name).ok_or(Trouble::NoCommand)?,
     };
     Ok(Request::Stats(topic))
 }

@@ -33,6 +33,8 @@ pub mod method {
     pub const FLUSH_ALL: u32 = v1(5);
     /// To a manager, from a server: `[time]` → whether all full servers have copied what the replace of that time asks.
     pub const SOURCED: u32 = v1(6);
+    /// To a manager, from a server that is told to end: `[]` → nil: it serves until an epoch removes it.
+    pub const LEAVING: u32 = v1(7);
     /// To a server: `[epoch, dbkey]` → dbval or nil.
     pub const GET: u32 = v1(10);
     /// To a server: `[epoch, [dbkey...]]` → for each a dbval, nil: none, false: not in this answer, ask for it alone.
@@ -48,6 +50,8 @@ pub mod method {
     /// Between servers: `[epoch, address of the stream port]`, never answered: records `[dbkey, dbval, epoch]` wait there,
     /// and before them the since-epoch of the sender's memory, `[epoch]`.
     pub const OFFER: u32 = v1(23);
+    /// To a member, from a worker of a coordinator: `[]`, never answered: it acts no more, and relies on no lease.
+    pub const LEAVE: u32 = v1(24);
     /// To a manager or server, from a manager: see [`super::super::vote::Ask`] → [`super::super::vote::Voted`].
     pub const VOTE: u32 = v1(30);
 }
@@ -236,6 +240,21 @@ pub mod option {
     pub const KUMOFS_EXPIRE: u8 = 4;
 }
 
+/// Bits of [`Terms::bits`].
+pub mod term {
+    /// Incr, Decr: where nothing is, the dbval is stored; its data is a number, which is answered.
+    pub const CREATE: u8 = 1;
+}
+
+/// On what terms a [`Mutate`] is executed, beyond its operation. Most have none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Terms {
+    /// The cas unique that what is there must have; 0: any. Where nothing is, it does not matter.
+    pub cas: u64,
+    /// Bits of [`term`].
+    pub bits: u8,
+}
+
 /// What tells one operation of a gateway from all others, across retries (doc/guarantees.md, "Exactly once"). The gateway's
 /// incarnation was told by [`Connect`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -250,10 +269,11 @@ pub struct RequestId {
     pub floor: u64,
 }
 
-/// Parameters of [`method::MUTATE`]: `[epoch, sequence, attempt, first epoch, floor, op, options, dbkey, arg, dbval]`.
+/// Parameters of [`method::MUTATE`]: `[epoch, sequence, attempt, first epoch, floor, op, options, dbkey, arg, dbval]`, and
+/// with terms `cas, bits` behind them.
 ///
 /// The dbval has version 0; its header gives flags and expiry (for Touch, GetAndTouch: the expiry alone), its data what
-/// is to be stored. Incr, Decr and Delete carry an empty raw instead.
+/// is to be stored. Delete, and Incr and Decr that create nothing, carry an empty raw instead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mutate<'a> {
     /// The epoch that the gateway believes in.
@@ -270,13 +290,19 @@ pub struct Mutate<'a> {
     pub arg: u64,
     /// What to store, or empty.
     pub dbval: &'a [u8],
+    /// On what terms.
+    pub terms: Terms,
 }
+
+/// How many parameters a [`Mutate`] without terms has.
+const PLAIN_LEN: usize = 10;
 
 impl<'a> Mutate<'a> {
     /// Appends the whole request.
     pub fn write(&self, out: &mut Vec<u8>, msgid: u32) {
         write_request(out, msgid, method::MUTATE);
-        write_array(out, 10);
+        let plain = self.terms == Terms::default();
+        write_array(out, if plain { PLAIN_LEN } else { PLAIN_LEN + 2 });
         write_uint(out, self.epoch);
         write_uint(out, self.id.sequence);
         write_uint(out, u64::from(self.id.attempt));
@@ -287,12 +313,19 @@ impl<'a> Mutate<'a> {
         write_raw(out, self.dbkey);
         write_uint(out, self.arg);
         write_raw(out, self.dbval);
+        if !plain {
+            write_uint(out, self.terms.cas);
+            write_uint(out, u64::from(self.terms.bits));
+        }
     }
 
     /// Reads the parameters.
     pub fn read(params: &'a [u8]) -> Result<Mutate<'a>, DecodeError> {
         let mut r = Reader::new(params);
-        r.array_of(10)?;
+        let len = r.array()?;
+        if len != PLAIN_LEN && len != PLAIN_LEN + 2 {
+            return Err(DecodeError::Type);
+        }
         Ok(Mutate {
             epoch: r.u64()?,
             id: RequestId { sequence: r.u64()?, attempt: r.u32()?, first_epoch: r.u64()?, floor: r.u64()? },
@@ -301,6 +334,10 @@ impl<'a> Mutate<'a> {
             dbkey: r.raw()?,
             arg: r.u64()?,
             dbval: r.raw()?,
+            terms: match len {
+                PLAIN_LEN => Terms::default(),
+                _ => Terms { cas: r.u64()?, bits: u8::try_from(r.u64()?).map_err(|_| DecodeError::Type)? },
+            },
         })
     }
 }
@@ -431,12 +468,16 @@ mod tests {
 
         let mut out = Vec::new();
         let id = RequestId { sequence: 1 << 50, attempt: 3, first_epoch: 4, floor: 300 };
-        let mutate = Mutate { epoch: 7, id, op: Op::Cas, options: 5, dbkey: b"12345678k", arg: 99, dbval: b"v" };
-        mutate.write(&mut out, 9);
-        let Frame::Request { params, .. } = parse(&out).unwrap() else { panic!() };
-        assert_eq!(Mutate::read(params), Ok(mutate));
-        for cut in 0..params.len() {
-            assert!(Mutate::read(&params[..cut]).is_err(), "cut at {cut}");
+        for terms in [Terms::default(), Terms { cas: 1 << 40, bits: term::CREATE }] {
+            out.clear();
+            let dbkey = b"12345678k";
+            let mutate = Mutate { epoch: 7, id, op: Op::Cas, options: 5, dbkey, arg: 99, dbval: b"v", terms };
+            mutate.write(&mut out, 9);
+            let Frame::Request { params, .. } = parse(&out).unwrap() else { panic!() };
+            assert_eq!(Mutate::read(params), Ok(mutate));
+            for cut in 0..params.len() {
+                assert!(Mutate::read(&params[..cut]).is_err(), "cut at {cut}");
+            }
         }
     }
 

@@ -86,3 +86,25 @@ fn an_operator_need_not_wait() {
     world.act();
     assert_eq!(world.shape(), "1+ 2~ 3+");
 }
+
+/// A server whose disk was full acknowledged nothing, and of the two ends of each link that waited for it the wrong one could
+/// be parted with.
+#[test]
+fn one_whose_disk_is_full_goes_and_not_those_who_wait_for_it() {
+    for full in [1, 2] {
+        let mut world = World::attached(2);
+        world.cut(&[(1, 2), (full, full)], 2100);
+        assert_eq!(world.shape(), if full == 1 { "1- 2+" } else { "1+ 2-" });
+        assert!(world.logged(&format!("server 10.0.0.{full}:19800 has a full disk: it is parted with")));
+    }
+}
+
+#[test]
+fn when_all_disks_are_full_nobody_goes() {
+    let mut world = World::attached(3);
+    world.cut(&[(1, 1), (2, 2), (3, 3), (1, 2), (1, 3)], 3000);
+    assert_eq!(world.shape(), "1+ 2+ 3+");
+    let mut world = World::attached(1);
+    world.cut(&[(1, 1)], 3000);
+    assert_eq!(world.shape(), "1+");
+}

@@ -29,6 +29,7 @@ struct Server {
 
 enum Mail {
     Shown { to: usize, epoch: Epoch },
+    Hears { to: usize, from: usize, hears: u32 },
     Question { from: usize, voter: Voter, question: Question },
     Voted { to: usize, from: Voter, number: u64, ballot: Ballot, answer: Answer, newest: Option<Epoch> },
 }
@@ -124,8 +125,12 @@ impl Cluster {
     }
 
     fn start(&mut self, i: usize) {
-        let partners: Vec<String> =
-            (0..self.managers.len()).filter(|j| *j != i).map(|j| manager(j).to_string()).collect();
+        let others: Vec<usize> = (0..self.managers.len()).filter(|j| *j != i).collect();
+        self.start_with(i, &others);
+    }
+
+    fn start_with(&mut self, i: usize, partners: &[usize]) {
+        let partners: Vec<String> = partners.iter().map(|j| manager(*j).to_string()).collect();
         let names: Vec<&str> = partners.iter().map(String::as_str).collect();
         let one = &mut self.managers[i];
         let setup = setup(&manager(i).to_string(), &names, one.disk_id);
@@ -309,6 +314,12 @@ impl Cluster {
                         n.into_iter().for_each(|n| self.hang_up(i, n));
                     }
                     Action::Log(_, line) => self.managers[i].log.push(line),
+                    Action::Confer => {
+                        for j in self.partners_of(i) {
+                            let hears = self.managers[i].state.hears();
+                            self.mail.push_back(Mail::Hears { to: j, from: i, hears });
+                        }
+                    }
                     Action::Keep | Action::NoteNew(_) | Action::NoteLost(_) | Action::Hint(_) => {}
                 }
             }
@@ -325,9 +336,13 @@ impl Cluster {
                 self.adopt(n, &epoch);
             }
         }
-        for j in (0..self.managers.len()).filter(|j| self.met.contains(&(i.min(*j), i.max(*j)))).collect::<Vec<_>>() {
+        for j in self.partners_of(i) {
             self.mail.push_back(Mail::Shown { to: j, epoch: epoch.clone() });
         }
+    }
+
+    fn partners_of(&self, i: usize) -> Vec<usize> {
+        (0..self.managers.len()).filter(|j| self.met.contains(&(i.min(*j), i.max(*j)))).collect()
     }
 
     fn tell(&mut self, i: usize, conn: ConnId) {
@@ -340,7 +355,7 @@ impl Cluster {
 
     fn deliver(&mut self) {
         while let Some(mail) = self.mail.pop_front() {
-            let is_vote = !matches!(mail, Mail::Shown { .. });
+            let is_vote = !matches!(mail, Mail::Shown { .. } | Mail::Hears { .. });
             if is_vote && self.below(100) < self.loss {
                 continue;
             }
@@ -349,6 +364,13 @@ impl Cluster {
                     if self.managers[to].up {
                         let now = self.now();
                         self.managers[to].state.shown(now, epoch).unwrap();
+                        self.act(to);
+                    }
+                }
+                Mail::Hears { to, from, hears } => {
+                    if self.partners_of(to).contains(&from) {
+                        let now = self.now();
+                        self.managers[to].state.partner_hears(now, manager(from), hears);
                         self.act(to);
                     }
                 }
@@ -560,6 +582,44 @@ fn a_pair_with_two_new_disks_takes_over_together_when_it_has_heard_all_servers()
 }
 
 #[test]
+fn a_manager_that_is_lost_for_good_is_given_up_by_leaving_it_out() {
+    let mut cluster = Cluster::attached(2, 3);
+    cluster.kill(0);
+    cluster.kill(1);
+    cluster.start_with(1, &[]);
+    cluster.wait(200);
+    assert_eq!(cluster.epoch(1).managers.len(), 1);
+    // From now on its own vote is enough.
+    (2..=3).for_each(|n| cluster.kill_server(n));
+    cluster.wait(200);
+    assert_eq!(cluster.shape(1), "1+ 2- 3-");
+
+    let mut cluster = Cluster::attached(3, 3);
+    (0..3).for_each(|i| cluster.kill(i));
+    cluster.start_with(1, &[2]);
+    cluster.wait(200);
+    assert_eq!(cluster.epoch(1).managers.len(), 3, "one of three has no say in that");
+    cluster.start_with(2, &[1]);
+    cluster.wait(200);
+    assert_eq!(cluster.epoch(2).managers.len(), 2);
+}
+
+#[test]
+fn a_manager_is_added_to_one_that_is_alone() {
+    let mut cluster = Cluster::unattached(2, 3);
+    (0..2).for_each(|i| cluster.kill(i));
+    cluster.start_with(0, &[]);
+    cluster.wait(100);
+    cluster.attach(0);
+    assert_eq!(cluster.epoch(0).managers.len(), 1);
+    cluster.kill(0);
+    (0..2).for_each(|i| cluster.start(i));
+    cluster.wait(500);
+    assert_eq!(cluster.epoch(0).managers.len(), 2);
+    assert_eq!(cluster.epoch(0), cluster.epoch(1));
+}
+
+#[test]
 fn all_killed_at_once_come_into_service_by_themselves_also_without_one_manager() {
     for missing in [None, Some(0), Some(1)] {
         let mut cluster = Cluster::attached(2, 3);
@@ -627,6 +687,30 @@ fn a_partner_passes_commands_to_the_one_with_the_lowest_address() {
     cluster.kill(0);
     assert_eq!(cluster.managers[2].state.leader(), Some(manager(1)));
     assert_eq!(cluster.managers[1].state.leader(), None);
+}
+
+/// The manager that decided was cut off from servers that its partner heard: it took them for dead, all of them if need be.
+#[test]
+fn a_manager_that_hears_fewer_servers_leaves_the_decisions_to_the_other() {
+    for cut_off in [vec![2], vec![1, 2, 3]] {
+        let mut cluster = Cluster::attached(2, 3);
+        cut_off.iter().for_each(|n| cluster.cut_server(0, *n));
+        cluster.wait(5000);
+        assert_eq!(cluster.shape(0), "1+ 2+ 3+");
+        assert_eq!(cluster.managers[0].state.leader(), Some(manager(1)));
+        cluster.kill_server(3);
+        cluster.wait(100);
+        assert_eq!(cluster.shape(0), "1+ 2+ 3-");
+        // A command goes where it is decided, and no further.
+        let now = cluster.now();
+        let command = Command::Replace { full: false };
+        assert_eq!(cluster.managers[0].state.command(now, command, false), Err(Refused::NotLeading));
+        assert!(cluster.managers[0].state.command(now, command, true).is_ok());
+        cluster.mend();
+        cluster.wait(1000);
+        assert_eq!(cluster.managers[0].state.leader(), None);
+        assert!(matches!(cluster.epoch(1).phase, Phase::Copying { .. }));
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub fn encode(reply: &Reply<'_>, out: &mut Vec<u8>) {
             decimal::write(number, out);
             b"\r\n"
         }
+        Reply::Noop => b"MN\r\n",
         Reply::End => b"END\r\n",
         Reply::Stored => b"STORED\r\n",
         Reply::NotStored => b"NOT_STORED\r\n",

@@ -11,9 +11,10 @@ fn keys<'a>(area: &'a [u8]) -> Keys<'a> {
 
 /// One of each command, with what it means.
 fn commands() -> Vec<(&'static [u8], Request<'static>)> {
-    let store = |verb, noreply| Request::Store { verb, key: b"k", flags: 5, exptime: -6, data: b"a\r\nb", noreply };
+    let store =
+        |verb, noreply| Request::Store { verb, key: b"k", flags: 5, exptime: -6, data: b"a\r\nb", cas: 0, noreply };
     let get_and_touch = |with_cas| Request::GetAndTouch { exptime: 60, keys: keys(b"a bb"), with_cas };
-    let count = |direction| Request::Count { direction, key: b"k", delta: 7, noreply: false };
+    let count = |direction| Request::Count { direction, key: b"k", delta: 7, cas: 0, create: None, noreply: false };
     vec![
         (b"get a\r\n", Request::Get { keys: keys(b"a"), with_cas: false }),
         (b"gets a bb a\r\n", Request::Get { keys: keys(b"a bb a"), with_cas: true }),
@@ -27,8 +28,8 @@ fn commands() -> Vec<(&'static [u8], Request<'static>)> {
         (b"prepend k 5 -6 4\r\na\r\nb\r\n", store(Verb::Prepend, false)),
         (b"cas k 5 -6 4 99\r\na\r\nb\r\n", store(Verb::Cas(99), false)),
         (b"cas k 5 -6 4 99 noreply\r\na\r\nb\r\n", store(Verb::Cas(99), true)),
-        (b"delete k\r\n", Request::Delete { key: b"k", noreply: false }),
-        (b"delete k 0 noreply\r\n", Request::Delete { key: b"k", noreply: true }),
+        (b"delete k\r\n", Request::Delete { key: b"k", cas: 0, noreply: false }),
+        (b"delete k 0 noreply\r\n", Request::Delete { key: b"k", cas: 0, noreply: true }),
         (b"incr k 7\r\n", count(Direction::Up)),
         (b"decr k 7\r\n", count(Direction::Down)),
         (b"touch k 60 noreply\r\n", Request::Touch { key: b"k", exptime: 60, noreply: true }),
@@ -130,7 +131,7 @@ proptest! {
         text.extend_from_slice(&data);
         text.extend_from_slice(b"\r\n");
         let request =
-            Request::Store { verb: Verb::Cas(cas), key: &key, flags, exptime, data: &data, noreply };
+            Request::Store { verb: Verb::Cas(cas), key: &key, flags, exptime, data: &data, cas: 0, noreply };
         let parsed = parse(&text, &LIMITS);
         prop_assert_eq!(parsed, Parsed::Request { request, used_bytes: text.len() });
     }

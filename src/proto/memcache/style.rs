@@ -1,0 +1,26 @@
+//! How a command is answered: by its dialect, and by what it said about its answer.
+//!
+//! A style travels with the operation, and [`encode`] is the one place that makes bytes of an answer. A command that is
+//! quiet in its dialect keeps its place in the order of answers, and its answer may have no bytes.
+
+use super::{Reply, binary, text};
+
+/// What an answer is to look like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Style {
+    /// As lines of text.
+    #[default]
+    Text,
+    /// As packets with this head.
+    Binary(binary::Head),
+}
+
+/// Appends one answer, or one part of an answer. `cas`: the cas unique that what was written has now, 0 for none.
+/// `key`: the command's own.
+#[inline]
+pub fn encode(style: Style, key: &[u8], reply: &Reply<'_>, cas: u64, out: &mut Vec<u8>) {
+    match style {
+        Style::Text => text::encode(reply, out),
+        Style::Binary(head) => binary::encode(head, key, reply, cas, out),
+    }
+}

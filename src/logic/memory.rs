@@ -111,7 +111,10 @@ pub enum Asked {
     /// Whether it was is not known, and cannot be found out: do not execute it.
     Unknown,
     /// Its outcome could not be remembered: do not execute it.
-    Full,
+    Full {
+        /// The first time in this epoch.
+        is_news: bool,
+    },
 }
 
 /// How much is remembered.
@@ -161,7 +164,8 @@ pub struct Memory {
     /// Gateways set aside.
     gone: BTreeSet<u64>,
     outcomes: usize,
-    /// Something could not be remembered: from the next epoch on, nothing older is vouched for.
+    /// Something could not be remembered, or no room is left for new gateways: from the next epoch on, nothing older is
+    /// vouched for.
     missed: bool,
 }
 
@@ -216,7 +220,10 @@ impl Memory {
         let since = self.since;
         let unheard = if first_epoch < since && rule::on(rule::Rule::SinceEpoch) { Asked::Unknown } else { Asked::New };
         let Some(place) = self.lane(id) else {
-            return if self.gone.contains(&id.gateway) { Asked::Unknown } else { Asked::Full };
+            if self.gone.contains(&id.gateway) {
+                return Asked::Unknown;
+            }
+            return Asked::Full { is_news: !std::mem::replace(&mut self.missed, true) };
         };
         self.raise_floor(place, id.floor);
         let lane = &self.lanes[place];

@@ -185,8 +185,10 @@ fn remembered(
             request.conn.write(|out| write_mutated(out, request.msgid, Style::Version1, &Mutated::Unknown));
             return Some(Done::Yes);
         }
-        Asked::Full => {
-            tracing::error!("no more gateways can be remembered until the next epoch: changes of new ones are refused");
+        Asked::Full { is_news } => {
+            if is_news {
+                tracing::error!("too many gateways to remember: changes of new ones are refused until the next epoch");
+            }
             request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
             return Some(Done::Yes);
         }

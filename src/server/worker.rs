@@ -337,7 +337,8 @@ impl Worker {
         state.commit(self);
         state.send_to_members();
         // The look at the clock that every answer of this turn stands behind.
-        if state.leased_until != u64::MAX && state.leased_until <= boot_micros() && on(Rule::LookAgain) {
+        let looks = on(Rule::LookAgain) && on(Rule::Lease);
+        if looks && state.leased_until != u64::MAX && state.leased_until <= boot_micros() {
             tracing::warn!("stood still for longer than a lease: answers not yet sent are dropped");
             state.connections.drain(..).filter_map(|c| c.upgrade()).for_each(|conn| conn.close());
         }

@@ -192,6 +192,12 @@ pub fn draw_script(dice: &mut Dice, shape: &Shape, keys: usize, duration_ms: u64
         script.push((dice.below(duration_ms), Act::Command(*dice.pick(&commands))));
     }
     script.sort_by_key(|(at, _)| *at);
+    // Of the votes on disk one may be lost, not a majority of them.
+    let wipes = script.iter_mut().filter_map(|(_, act)| match act {
+        Act::Wipe(who, _) => Some((*who, act)),
+        _ => None,
+    });
+    wipes.skip(1).for_each(|(who, act)| *act = Act::Kill(who));
     script
 }
 

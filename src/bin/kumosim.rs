@@ -3,6 +3,7 @@
 use clap::Parser;
 use kumofs::logic::rule::{self, Rule};
 use kumofs::sim::run::{Plan, Report};
+use kumofs::sim::scenario::{self, Scenario};
 use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,6 +30,9 @@ struct Options {
     /// Leaves out a rule, which must fail: see --table for their names
     #[arg(long, value_parser = parse_rule)]
     off: Option<Rule>,
+    /// Runs one of the named schedules, or `all` of them, instead of random ones
+    #[arg(long)]
+    scenario: Option<String>,
     /// Leaves out each rule in turn, and tells after how many of the seeds that was found
     #[arg(long)]
     table: bool,
@@ -45,6 +49,13 @@ fn main() -> ExitCode {
         eprintln!("kumosim: `{}` is no range of seeds: write A..B, or one number", options.seeds);
         return ExitCode::from(2);
     };
+    let wanted = |s: &&Scenario| options.scenario.as_ref().is_some_and(|name| name == "all" || name == s.name);
+    let scenarios: Vec<&Scenario> = scenario::ALL.iter().filter(wanted).collect();
+    if let (Some(name), true) = (&options.scenario, scenarios.is_empty()) {
+        eprintln!("kumosim: there is no schedule `{name}`; there are:");
+        scenario::ALL.iter().for_each(|s| eprintln!("  {:<20} {}", s.name, s.story));
+        return ExitCode::from(2);
+    }
     if options.table {
         return table(&seeds, options.jobs);
     }
@@ -61,7 +72,8 @@ fn main() -> ExitCode {
                     if seed >= seeds.end {
                         return;
                     }
-                    let plan = Plan::draw(seed);
+                    let scenario = scenarios.get(seed as usize % scenarios.len().max(1));
+                    let plan = scenario.map_or_else(|| Plan::draw(seed), |s| s.plan(seed));
                     let report = plan.run(options.trace);
                     ran.fetch_add(1, Ordering::Relaxed);
                     attached.fetch_add(u64::from(report.attached), Ordering::Relaxed);
@@ -108,16 +120,21 @@ fn table(seeds: &Range<u64>, jobs: usize) -> ExitCode {
             scope.spawn(|| {
                 while let Some(left_out) = Rule::ALL.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
                     rule::leave_out(Some(*left_out));
-                    let found = seeds.clone().find_map(|seed| Plan::draw(seed).run(false).failure.map(|f| (seed, f)));
+                    // Random runs and named schedules in turn.
+                    let found = seeds.clone().find_map(|seed| {
+                        let named = &scenario::ALL[seed as usize % scenario::ALL.len()];
+                        let runs = [(Plan::draw(seed), "a random run"), (named.plan(seed), named.name)];
+                        runs.into_iter().find_map(|(plan, name)| plan.run(false).failure.map(|f| (seed, name, f)))
+                    });
                     match found {
-                        Some((seed, failure)) => {
+                        Some((seed, name, failure)) => {
                             let what = failure.to_string();
                             let what = what.split(':').next().unwrap_or_default().to_owned();
-                            println!("| {left_out:?} | {} | {what}, seed {seed} |", seed - seeds.start + 1);
+                            println!("| {left_out:?} | {} | {name}: {what} |", 2 * (seed - seeds.start + 1));
                         }
                         None => {
                             missed.fetch_add(1, Ordering::Relaxed);
-                            println!("| {left_out:?} | not in {} | |", seeds.end - seeds.start);
+                            println!("| {left_out:?} | not in {} | |", 2 * (seeds.end - seeds.start));
                         }
                     }
                 }

@@ -98,6 +98,11 @@ pub struct Report {
 }
 
 impl Plan {
+    /// One that is made of these.
+    pub fn new(seed: u64, shape: Shape, load: Load, script: Script, duration_ms: u64, gap_ms: Option<u64>) -> Plan {
+        Plan { seed, shape, load, script, duration_ms, gap_ms, attached: Cell::new(false) }
+    }
+
     /// A random one.
     pub fn draw(seed: u64) -> Plan {
         let mut dice = Dice::new(seed);
@@ -107,7 +112,7 @@ impl Plan {
         let load = Load { keys, pause_ms: 10 + dice.below(100), counters: true, readers };
         let duration_ms = 3_000 + dice.below(9_000);
         let script = script::draw_script(&mut dice, &shape, load.keys, duration_ms);
-        Plan { seed, shape, load, script, duration_ms, gap_ms: None, attached: Cell::new(false) }
+        Plan::new(seed, shape, load, script, duration_ms, None)
     }
 
     /// Carries it out. With `traced`, the report has lines of what happened.

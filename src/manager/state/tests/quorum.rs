@@ -639,6 +639,22 @@ fn a_pair_with_two_new_disks_takes_over_together_when_it_has_heard_all_servers()
 }
 
 #[test]
+fn a_manager_keeps_its_vote_over_a_restart() {
+    let mut cluster = Cluster::attached(2, 3);
+    let (number, cluster_id) = (cluster.epoch(0).number + 1, cluster.epoch(0).cluster);
+    let question = |round| {
+        let proposer = Voter { address: manager(1), disk_id: 1001 };
+        Question { number, ballot: Ballot { round, proposer }, text: None }
+    };
+    assert_eq!(cluster.managers[0].state.asked(cluster_id, &question(5)), Ok(Answer::Promised(None)));
+    cluster.act(0);
+    cluster.kill(0);
+    cluster.start(0);
+    let again = cluster.managers[0].state.asked(cluster_id, &question(4));
+    assert_eq!(again, Ok(Answer::Outbid(question(5).ballot)));
+}
+
+#[test]
 fn a_manager_that_is_lost_for_good_is_given_up_by_leaving_it_out() {
     let mut cluster = Cluster::attached(2, 3);
     cluster.kill(0);

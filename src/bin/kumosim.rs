@@ -1,6 +1,7 @@
 //! kumosim: runs simulated clusters by their seeds. See [`kumofs::sim`].
 
 use clap::Parser;
+use kumofs::logic::rule::{self, Rule};
 use kumofs::sim::run::{Plan, Report};
 use std::ops::Range;
 use std::process::ExitCode;
@@ -25,6 +26,17 @@ struct Options {
     /// Runs each seed twice and compares
     #[arg(long)]
     twice: bool,
+    /// Leaves out a rule, which must fail: see --table for their names
+    #[arg(long, value_parser = parse_rule)]
+    off: Option<Rule>,
+    /// Leaves out each rule in turn, and tells after how many of the seeds that was found
+    #[arg(long)]
+    table: bool,
+}
+
+fn parse_rule(text: &str) -> Result<Rule, String> {
+    let named = |rule: &Rule| format!("{rule:?}").eq_ignore_ascii_case(text);
+    Rule::ALL.into_iter().find(named).ok_or_else(|| format!("there is no rule `{text}`"))
 }
 
 fn main() -> ExitCode {
@@ -33,6 +45,9 @@ fn main() -> ExitCode {
         eprintln!("kumosim: `{}` is no range of seeds: write A..B, or one number", options.seeds);
         return ExitCode::from(2);
     };
+    if options.table {
+        return table(&seeds, options.jobs);
+    }
     let (next, failed, stop) = (AtomicU64::new(seeds.start), AtomicU64::new(0), AtomicBool::new(false));
     let (operations, unknown, undecided) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let (ran, virtual_ms, attached) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
@@ -40,6 +55,7 @@ fn main() -> ExitCode {
     std::thread::scope(|scope| {
         for _ in 0..options.jobs.max(1) {
             scope.spawn(|| {
+                rule::leave_out(options.off);
                 while !stop.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= seeds.end {
@@ -81,6 +97,34 @@ fn main() -> ExitCode {
         began.elapsed().as_secs_f64()
     );
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Each rule left out in turn: after how many seeds a run failed, and of what.
+fn table(seeds: &Range<u64>, jobs: usize) -> ExitCode {
+    let next = AtomicU64::new(0);
+    let missed = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                while let Some(left_out) = Rule::ALL.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                    rule::leave_out(Some(*left_out));
+                    let found = seeds.clone().find_map(|seed| Plan::draw(seed).run(false).failure.map(|f| (seed, f)));
+                    match found {
+                        Some((seed, failure)) => {
+                            let what = failure.to_string();
+                            let what = what.split(':').next().unwrap_or_default().to_owned();
+                            println!("| {left_out:?} | {} | {what}, seed {seed} |", seed - seeds.start + 1);
+                        }
+                        None => {
+                            missed.fetch_add(1, Ordering::Relaxed);
+                            println!("| {left_out:?} | not in {} | |", seeds.end - seeds.start);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    if missed.into_inner() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn show(plan: &Plan, report: &Report, traced: bool) {

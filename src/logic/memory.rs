@@ -14,6 +14,7 @@
 //! Cost: of an operation newer than all others of its lane, as they mostly are, a few compares and an append.
 
 use super::mutation::Answer;
+use super::rule;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Where the worker begins in a sequence.
@@ -110,7 +111,10 @@ pub enum Asked {
     /// Whether it was is not known, and cannot be found out: do not execute it.
     Unknown,
     /// Its outcome could not be remembered: do not execute it.
-    Full,
+    Full {
+        /// The first time in this epoch.
+        is_news: bool,
+    },
 }
 
 /// How much is remembered.
@@ -160,7 +164,8 @@ pub struct Memory {
     /// Gateways set aside.
     gone: BTreeSet<u64>,
     outcomes: usize,
-    /// Something could not be remembered: from the next epoch on, nothing older is vouched for.
+    /// Something could not be remembered, or no room is left for new gateways: from the next epoch on, nothing older is
+    /// vouched for.
     missed: bool,
 }
 
@@ -213,13 +218,16 @@ impl Memory {
     #[inline]
     pub fn ask(&mut self, id: &Id, first_epoch: u64, epoch: u64) -> Asked {
         let since = self.since;
-        let unheard = if first_epoch < since { Asked::Unknown } else { Asked::New };
+        let unheard = if first_epoch < since && rule::on(rule::Rule::SinceEpoch) { Asked::Unknown } else { Asked::New };
         let Some(place) = self.lane(id) else {
-            return if self.gone.contains(&id.gateway) { Asked::Unknown } else { Asked::Full };
+            if self.gone.contains(&id.gateway) {
+                return Asked::Unknown;
+            }
+            return Asked::Full { is_news: !std::mem::replace(&mut self.missed, true) };
         };
         self.raise_floor(place, id.floor);
         let lane = &self.lanes[place];
-        if id.sequence < lane.floor {
+        if id.sequence < lane.floor && rule::on(rule::Rule::Floor) {
             return Asked::Unknown;
         }
         if id.sequence > lane.highest {

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`worker`] (one event loop's state and its turn), [`request`] (what gateways ask), [`write`](mod@write)
 //! (a change, from its execution to its stability), [`link`] (to another member, as coordinator), [`member`] (from a
-//! coordinator), [`mend`] (a damaged record), [`takeover`] (a new epoch); then the control plane: [`mod@run`],
+//! coordinator), [`mend`] (a damaged record), [`takeover`] (a new epoch), [`report`] (what is unstable then); then the control plane: [`mod@run`],
 //! [`managers`], [`status`], [`epoch_file`], [`vote`]; and what moves records: [`copy`], [`stream`],
 //! [`fill`], [`garbage`].
 //!
@@ -16,6 +16,7 @@ pub mod link;
 pub mod managers;
 pub mod member;
 pub mod mend;
+pub mod report;
 pub mod request;
 pub mod run;
 pub mod shared;

@@ -7,30 +7,25 @@
 //!
 //! Invariant: nothing is executed in a range that is not open.
 
-use super::link::Call;
-use super::request::{Request, hash_of};
+use super::report::{Unstable, add};
+use super::request::hash_of;
 use super::shared::View;
-use super::worker::{Answer, Outcome, Range, State, Worker, write_obsolete};
+use super::worker::{Answer, Range, State, Worker};
 use crate::logic::address::Address;
 use crate::logic::arcs::Arcs;
-use crate::logic::epoch::ServerEntry;
+use crate::logic::clock::ClockTime;
+use crate::logic::epoch::{Phase, ServerEntry};
 use crate::logic::lease::GRANT_MICROS;
-use crate::logic::memory::{Deed, Deeds, Limits, Memory};
+use crate::logic::memory::{Deeds, Limits, Memory};
 use crate::logic::route::Group;
-use crate::proto::rpc::frame::write_success;
-use crate::proto::rpc::msgpack::{DecodeError, Reader, write_bool};
-use crate::proto::rpc::v1::{Connect, Entry, ReportHead, read_entry, write_entry};
+use crate::logic::rule::{Rule, on};
+use crate::proto::rpc::msgpack::Reader;
+use crate::proto::rpc::v1::{Entry, read_entry, write_entry};
 use crate::store::{Record, Shard};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::oneshot;
-
-/// Bytes of records in one message of a report.
-const REPORT_BYTES: usize = 1 << 20;
-
-/// Dbkeys of unstable records, with all that they owe themselves to: also what made records that they have overwritten.
-type Unstable = BTreeMap<Vec<u8>, BTreeMap<(u64, u64), Deed>>;
 
 /// What a change of epochs has left to do.
 #[derive(Default)]
@@ -39,15 +34,15 @@ pub struct Takeover {
     /// together.
     adopted: BTreeSet<(u64, u16)>,
     /// Records that are unstable here and whose coordinator is now another than the one that wrote them.
-    orphans: Unstable,
+    pub(super) orphans: Unstable,
     /// Links (places) that have yet to get this server's report.
-    unreported: BTreeSet<usize>,
+    pub(super) unreported: BTreeSet<usize>,
     /// Members that have reported to this worker: lives and their workers.
-    reported: BTreeSet<(u64, u16)>,
+    pub(super) reported: BTreeSet<(u64, u16)>,
     /// Records that were unstable somewhere, to be made pending when their range opens.
-    taken: Unstable,
+    pub(super) taken: Unstable,
     /// Reports to be answered when everything taken is stable.
-    answers: Vec<Answer>,
+    pub(super) answers: Vec<Answer>,
     /// Some range that is this server's to coordinate is not open.
     closed: bool,
 }
@@ -69,26 +64,18 @@ impl Takeover {
     }
 }
 
-fn add(unstable: &mut Unstable, dbkey: &[u8], deeds: &[Deed]) {
-    if !unstable.contains_key(dbkey) {
-        unstable.insert(dbkey.to_vec(), BTreeMap::new());
-    }
-    let known = unstable.get_mut(dbkey).into_iter();
-    known.for_each(|known| known.extend(deeds.iter().map(|deed| ((deed.id.gateway, deed.id.sequence), *deed))));
-}
-
 /// Whether worker `i` of `n` and worker `j` of `m` have keys in common ([`crate::logic::record::worker_of`]).
 fn overlap(i: u16, n: u16, j: u16, m: u16) -> bool {
     let (i, n, j, m) = (u32::from(i), u32::from(n), u32::from(j), u32::from(m));
     i * m < (j + 1) * n && j * n < (i + 1) * m
 }
 
-fn is_active(view: &View, server: &ServerEntry) -> bool {
+pub(super) fn is_active(view: &View, server: &ServerEntry) -> bool {
     let address = server.address;
     server.removed.is_none() && (view.epoch.whs.is_active(address) || view.epoch.rhs.is_active(address))
 }
 
-fn life(view: &View, server: u16) -> Option<(Address, u64)> {
+pub(super) fn life(view: &View, server: u16) -> Option<(Address, u64)> {
     view.epoch.servers.get(usize::from(server)).map(|s| (s.address, s.incarnation))
 }
 
@@ -164,7 +151,7 @@ impl Worker {
         });
     }
 
-    fn advance_later(self: &Rc<Self>) {
+    pub(super) fn advance_later(self: &Rc<Self>) {
         let worker = self.clone();
         tokio::task::spawn_local(async move { worker.advance_takeover() });
     }
@@ -195,78 +182,24 @@ impl Worker {
         }
     }
 
-    /// A member reports what it holds unstable.
-    pub(super) fn receive_report(self: &Rc<Self>, connect: &Connect, request: &Request<'_>) -> Result<(), DecodeError> {
-        let mut state = self.state.borrow_mut();
-        let state = &mut *state;
-        let mut r = Reader::new(request.params);
-        let (ReportHead { epoch, since, more }, entries) = ReportHead::read(&mut r)?;
-        if epoch != state.view.epoch.number || state.view.me.is_none() {
-            if epoch > state.view.epoch.number {
-                self.shared.behind.notify_one();
-            }
-            write_obsolete(request.conn, request.msgid, state.view.epoch.number);
-            return Ok(());
-        }
-        let mut shard = self.shard().lock().expect("no holder of a shard panics");
-        if entries > 0 {
-            state.memory.raise_since(since);
-        }
-        for _ in 0..entries {
-            let Entry { dbkey, epoch, dbval, deeds } = read_entry(&mut r)?;
-            if let Err(e) = state.apply(&mut *shard, dbkey, Record { epoch, dbval })? {
-                tracing::error!("cannot store what was reported: {e}");
-                write_obsolete(request.conn, request.msgid, state.view.epoch.number);
-                return Ok(());
-            }
-            deeds.as_slice().iter().for_each(|deed| state.memory.note(deed));
-            if state.range(hash_of(dbkey)?).open {
-                state.make_pending(&mut *shard, dbkey, deeds);
-            } else {
-                add(&mut state.takeover.taken, dbkey, deeds.as_slice());
-            }
-        }
-        if !more {
-            state.takeover.adopted_by((connect.incarnation, connect.from_worker));
-            state.given.remove(&(connect.incarnation, connect.from_worker));
-            state.takeover.reported.insert((connect.incarnation, connect.from_worker));
-        }
-        let mut bytes = Vec::new();
-        write_success(&mut bytes, request.msgid);
-        write_bool(&mut bytes, true);
-        let answer = Answer { conn: request.conn.clone(), msgid: request.msgid, outcome: Outcome::Bytes(bytes) };
-        if entries == 0 {
-            answer.send();
-        } else {
-            state.takeover.answers.push(answer);
-        }
-        self.turn.wake();
-        self.advance_later();
-        Ok(())
-    }
-
-    /// The coordinator at the end of a link has made stable what was reported, or the report did not arrive.
-    pub(super) fn report_answered(self: &Rc<Self>, epoch: u64, place: usize, stable: bool) {
-        let mut state = self.state.borrow_mut();
-        let state = &mut *state;
-        if epoch != state.view.epoch.number {
-            return;
-        }
-        let Some(server) = state.links.get(place).map(|link| link.server) else { return };
-        if !stable {
-            state.takeover.unreported.insert(place);
-            return;
-        }
-        let orphans = std::mem::take(&mut state.takeover.orphans);
-        let elsewhere = |dbkey: &[u8]| state.coordinator_link(dbkey) != Some((server, place));
-        state.takeover.orphans = orphans.into_iter().filter(|(dbkey, _)| elsewhere(dbkey)).collect();
-    }
-
     /// Stores records that another server has copied here, and tells when they are committed.
-    pub(super) fn apply_copied(self: &Rc<Self>, entries: &[u8], since: u64, done: oneshot::Sender<()>) {
+    pub(super) fn apply_copied(
+        self: &Rc<Self>,
+        entries: &[u8],
+        time: Option<ClockTime>,
+        since: u64,
+        done: oneshot::Sender<()>,
+    ) {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         state.set_time();
+        let phase = state.view.epoch.phase;
+        let in_phase = |time| matches!(phase, Phase::Copying { time: now, .. } if now == time);
+        if state.view.me.is_none() || time.is_some_and(|time| !in_phase(time)) {
+            // What is sent for a replace that has not begun here, or is over, counts for nothing. Untold, the other
+            // server sends everything again, if it still has to.
+            return;
+        }
         state.memory.raise_since(since);
         let mut shard = self.shard().lock().expect("no holder of a shard panics");
         let mut r = Reader::new(entries);
@@ -397,89 +330,13 @@ impl State {
         }
     }
 
-    /// Sorts what is unstable here by who has to hear of it.
-    fn adopt_unstable(&mut self) {
-        let view = self.view.clone();
-        let coordinator_of = |dbkey: &[u8]| {
-            let group = view.route.group(hash_of(dbkey).ok()?);
-            group.coordinator().and_then(|server| life(&view, server)).map(|(_, incarnation)| incarnation)
-        };
-        let mut sources = std::mem::take(&mut self.sources);
-        for ((incarnation, _), source) in &mut sources {
-            for (dbkey, deeds) in source.unstable.take_if(|dbkey| coordinator_of(dbkey) != Some(*incarnation)) {
-                add(&mut self.takeover.orphans, &dbkey, deeds.as_slice());
-            }
-        }
-        let still_there =
-            |incarnation: u64| view.epoch.servers.iter().any(|s| s.incarnation == incarnation && is_active(&view, s));
-        sources.retain(|(incarnation, _), _| still_there(*incarnation));
-        self.sources = sources;
-        self.given.retain(|_, until| *until > self.now_micros);
-        // What was taken over and not sent on yet is another's to take now, if another coordinates it.
-        let taken = std::mem::take(&mut self.takeover.taken);
-        for (dbkey, deeds) in std::mem::take(&mut self.takeover.orphans).into_iter().chain(taken) {
-            let Ok(hash) = hash_of(&dbkey) else { continue };
-            let group = view.route.group(hash);
-            match view.me {
-                Some(me) if group.coordinator() == Some(me) => {
-                    self.takeover.taken.entry(dbkey).or_default().extend(deeds);
-                }
-                Some(me) if group.members().contains(&me) => {
-                    self.takeover.orphans.entry(dbkey).or_default().extend(deeds);
-                }
-                // Nobody hears of it from here, so it may never have been.
-                _ => deeds.values().for_each(|deed| self.memory.doubt(&deed.id)),
-            }
-        }
-    }
-
     /// Whether all leases that this worker granted, but to lives that act in this epoch and to `except`, have run out.
-    fn is_silent(&self, except: Option<u64>) -> bool {
+    pub(super) fn is_silent(&self, except: Option<u64>) -> bool {
         let silent = |(holder, until): (&(u64, u16), &u64)| {
             *until <= self.now_micros || Some(holder.0) == except || self.takeover.adopted.contains(holder)
         };
-        self.now_micros >= self.quiet_until && self.given.iter().all(silent)
-    }
-
-    /// The server that coordinates a key, and the place of the link to its worker.
-    fn coordinator_link(&self, dbkey: &[u8]) -> Option<(u16, usize)> {
-        let hash = hash_of(dbkey).ok()?;
-        let server = self.range(hash).group.coordinator()?;
-        let place = self.links.of(server, |workers| crate::logic::record::worker_of(hash, workers))?;
-        Some((server, place))
-    }
-
-    /// Sends the report to one link if that is due and possible.
-    fn report(&mut self, place: usize, shard: &mut dyn Shard) {
-        let Some((incarnation, true)) = self.links.get(place).map(|l| (l.incarnation, l.is_up())) else { return };
-        if !self.is_silent(Some(incarnation)) {
-            return;
-        }
-        let (epoch, since) = (self.view.epoch.number, self.memory.since());
-        let mut chunks: Vec<(usize, Vec<u8>)> = vec![(0, Vec::new())];
-        for (dbkey, deeds) in &self.takeover.orphans {
-            if self.coordinator_link(dbkey).map(|(_, place)| place) != Some(place) {
-                continue;
-            }
-            let Ok(Some(Record { epoch, dbval })) = shard.get(dbkey) else { continue };
-            if chunks.last().is_some_and(|(_, bytes)| bytes.len() > REPORT_BYTES) {
-                chunks.push((0, Vec::new()));
-            }
-            if let Some((count, bytes)) = chunks.last_mut() {
-                let deeds: Deeds = deeds.values().copied().collect();
-                write_entry(bytes, dbkey, epoch, dbval, deeds.as_slice());
-                *count += 1;
-            }
-        }
-        let Some(link) = self.links.get_mut(place) else { return };
-        let last = chunks.len() - 1;
-        for (i, (count, bytes)) in chunks.iter().enumerate() {
-            link.call(Call::Report { epoch, place }, |out, id| {
-                ReportHead { epoch, since, more: i < last }.write(out, id, *count);
-                out.extend_from_slice(bytes);
-            });
-        }
-        self.takeover.unreported.remove(&place);
+        (self.now_micros >= self.quiet_until || !on(Rule::QuietStart))
+            && (self.given.iter().all(silent) || !on(Rule::WaitForGrants))
     }
 
     /// Opens the ranges whose other members have all reported.
@@ -508,17 +365,13 @@ impl State {
 
     fn all_reported(&self, group: &Group) -> bool {
         let others = group.members().iter().filter(|server| Some(**server) != self.view.me);
-        others.into_iter().all(|server| {
-            let mut links = self.links.iter().filter(|(_, link)| link.server == *server).peekable();
-            links.peek().is_some()
-                && links.all(|(_, l)| l.is_version0() || self.takeover.reported.contains(&(l.incarnation, l.worker)))
-        })
-    }
-
-    /// Sends a record that is here to all others, under its own stamp.
-    fn make_pending(&mut self, shard: &mut dyn Shard, dbkey: &[u8], deeds: Deeds) {
-        let (Ok(hash), Ok(Some(Record { epoch, dbval }))) = (hash_of(dbkey), shard.get(dbkey)) else { return };
-        self.replicate(hash, dbkey, epoch, dbval, deeds, None);
+        !on(Rule::AwaitReports)
+            || others.into_iter().all(|server| {
+                let mut links = self.links.iter().filter(|(_, link)| link.server == *server).peekable();
+                links.peek().is_some()
+                    && links
+                        .all(|(_, l)| l.is_version0() || self.takeover.reported.contains(&(l.incarnation, l.worker)))
+            })
     }
 }
 

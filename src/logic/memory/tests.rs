@@ -106,7 +106,8 @@ fn gateways_that_are_gone_leave_a_name_behind_and_nothing_else() {
     // Room for one more name, and then for none: new gateways are refused, and known ones are not.
     assert_eq!(memory.ask(&id(6, 1), 3, 3), Asked::New);
     assert_eq!(memory.ask(&id(7, 1), 3, 3), Asked::New);
-    assert_eq!(memory.ask(&id(8, 1), 3, 3), Asked::Full);
+    assert_eq!(memory.ask(&id(8, 1), 3, 3), Asked::Full { is_news: true });
+    assert_eq!(memory.ask(&id(8, 2), 3, 3), Asked::Full { is_news: false });
     assert_eq!(memory.ask(&id(7, 2), 3, 3), Asked::New);
     // The next epoch ends that: what began before it is unknown.
     memory.adopt(4);
@@ -207,7 +208,7 @@ proptest! {
                             let is_doubted = doubted.contains(&(gateway, sequence));
                             prop_assert!(!unbounded || sequence < floor || is_doubted, "{:?} is unknown", id);
                         }
-                        Asked::Full => prop_assert!(lanes < 1000 && gone < 1000),
+                        Asked::Full { .. } => prop_assert!(lanes < 1000 && gone < 1000),
                     }
                 }
                 Event::Finishes(lane, n) => {

@@ -157,7 +157,7 @@ impl World {
             Asked::New => {}
             Asked::Unknown if !has_floor && sequence < self.floor => {}
             Asked::Known(_) | Asked::Unknown => return Ok(()),
-            Asked::Full => return Err("no bound is met here".to_owned()),
+            Asked::Full { .. } => return Err("no bound is met here".to_owned()),
         }
         // An attempt that names an older epoch is executed nowhere; these are all of this one.
         if server.record.changes.contains(&sequence) {

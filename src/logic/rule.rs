@@ -1,6 +1,6 @@
 //! The rules that keep the promise, by name, so that a simulation can leave one out and see what comes of it.
 //!
-//! Without the feature `sim`, [`on`] is a constant and costs nothing. doc/simulation.md tells what catches each.
+//! Without the feature `sim`, [`on`] is a constant and costs nothing. doc/testing.md, "The simulation", tells what catches each.
 
 /// A rule. Source of each: doc/guarantees.md.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -218,7 +218,7 @@ fn nothing_served_is_an_error_and_never_a_miss() {
     client.ask("get a\r\n", "END\r\n");
     fake.with(|world| (0..3).for_each(|server| world.kill(server)));
     let began = Instant::now();
-    client.send("get a\r\nget a b c\r\nset a 0 0 1\r\nx\r\n");
+    client.send("get a\r\nget a b c\r\nset d 0 0 1\r\nx\r\n");
     client.expect("SERVER_ERROR no server reachable\r\n".repeat(2));
     // The set may have been sent before the death was noticed.
     let told = client.lines_until(&["SERVER_ERROR no server reachable", "SERVER_ERROR outcome unknown"]);
@@ -253,11 +253,24 @@ fn a_malformed_answer_breaks_the_link_and_nothing_else() {
     let (fake, mut client) = start(Setup { servers: 1, ..Setup::default() });
     client.ask("set a 0 0 1\r\nx\r\n", "STORED\r\n");
     fake.with(|world| world.servers[0].mode = Mode::Rubbish);
-    client.send("get a\r\nget a b c\r\nset a 0 0 1\r\ny\r\nget a\r\n");
+    client.send("get a\r\nget a b c\r\nset d 0 0 1\r\ny\r\nget d\r\n");
     fake.wait_until("it came back", |world| world.servers[0].connects.len() > 2);
     fake.with(|world| world.servers[0].mode = Mode::Serve);
     let value = |v| format!("VALUE a 0 1\r\n{v}\r\nEND\r\n");
-    client.expect(format!("{}{}STORED\r\n{}", value("x"), value("x"), value("y")));
+    client.expect(format!("{0}{0}STORED\r\n{1}", value("x"), value("y").replace('a', "d")));
+}
+
+/// Servers do not execute a change twice. So a get whose answer got lost, and that was tried again, told the set that its
+/// client had sent behind it.
+#[test]
+fn a_get_does_not_tell_a_change_that_was_sent_behind_it() {
+    let (fake, mut client) = start(Setup { servers: 1, ..Setup::default() });
+    client.ask("set a 0 0 1\r\nx\r\n", "STORED\r\n");
+    fake.with(|world| world.servers[0].mode = Mode::Rubbish);
+    client.send("get a\r\nset a 0 0 1\r\ny\r\nget a\r\n");
+    fake.wait_until("it came back", |world| world.servers[0].connects.len() > 2);
+    fake.with(|world| world.servers[0].mode = Mode::Serve);
+    client.expect("SERVER_ERROR cluster is changing, try again\r\nSTORED\r\nVALUE a 0 1\r\ny\r\nEND\r\n");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! kumosim: runs simulated clusters by their seeds. See [`kumofs::sim`].
 
 use clap::Parser;
+use kumofs::logic::rule::{self, Rule};
 use kumofs::sim::run::{Plan, Report};
+use kumofs::sim::scenario::{self, Scenario};
 use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,6 +27,20 @@ struct Options {
     /// Runs each seed twice and compares
     #[arg(long)]
     twice: bool,
+    /// Leaves out a rule, which must fail: see --table for their names
+    #[arg(long, value_parser = parse_rule)]
+    off: Option<Rule>,
+    /// Runs one of the named schedules, or `all` of them, instead of random ones
+    #[arg(long)]
+    scenario: Option<String>,
+    /// Leaves out each rule in turn, and tells after how many of the seeds that was found
+    #[arg(long)]
+    table: bool,
+}
+
+fn parse_rule(text: &str) -> Result<Rule, String> {
+    let named = |rule: &Rule| format!("{rule:?}").eq_ignore_ascii_case(text);
+    Rule::ALL.into_iter().find(named).ok_or_else(|| format!("there is no rule `{text}`"))
 }
 
 fn main() -> ExitCode {
@@ -33,6 +49,16 @@ fn main() -> ExitCode {
         eprintln!("kumosim: `{}` is no range of seeds: write A..B, or one number", options.seeds);
         return ExitCode::from(2);
     };
+    let wanted = |s: &&Scenario| options.scenario.as_ref().is_some_and(|name| name == "all" || name == s.name);
+    let scenarios: Vec<&Scenario> = scenario::ALL.iter().filter(wanted).collect();
+    if let (Some(name), true) = (&options.scenario, scenarios.is_empty()) {
+        eprintln!("kumosim: there is no schedule `{name}`; there are:");
+        scenario::ALL.iter().for_each(|s| eprintln!("  {:<20} {}", s.name, s.story));
+        return ExitCode::from(2);
+    }
+    if options.table {
+        return table(&seeds, options.jobs);
+    }
     let (next, failed, stop) = (AtomicU64::new(seeds.start), AtomicU64::new(0), AtomicBool::new(false));
     let (operations, unknown, undecided) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let (ran, virtual_ms, attached) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
@@ -40,12 +66,14 @@ fn main() -> ExitCode {
     std::thread::scope(|scope| {
         for _ in 0..options.jobs.max(1) {
             scope.spawn(|| {
+                rule::leave_out(options.off);
                 while !stop.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= seeds.end {
                         return;
                     }
-                    let plan = Plan::draw(seed);
+                    let scenario = scenarios.get(seed as usize % scenarios.len().max(1));
+                    let plan = scenario.map_or_else(|| Plan::draw(seed), |s| s.plan(seed));
                     let report = plan.run(options.trace);
                     ran.fetch_add(1, Ordering::Relaxed);
                     attached.fetch_add(u64::from(report.attached), Ordering::Relaxed);
@@ -81,6 +109,39 @@ fn main() -> ExitCode {
         began.elapsed().as_secs_f64()
     );
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Each rule left out in turn: after how many seeds a run failed, and of what.
+fn table(seeds: &Range<u64>, jobs: usize) -> ExitCode {
+    let next = AtomicU64::new(0);
+    let missed = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                while let Some(left_out) = Rule::ALL.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                    rule::leave_out(Some(*left_out));
+                    // Random runs and named schedules in turn.
+                    let found = seeds.clone().find_map(|seed| {
+                        let named = &scenario::ALL[seed as usize % scenario::ALL.len()];
+                        let runs = [(Plan::draw(seed), "a random run"), (named.plan(seed), named.name)];
+                        runs.into_iter().find_map(|(plan, name)| plan.run(false).failure.map(|f| (seed, name, f)))
+                    });
+                    match found {
+                        Some((seed, name, failure)) => {
+                            let what = failure.to_string();
+                            let what = what.split(':').next().unwrap_or_default().to_owned();
+                            println!("| {left_out:?} | {} | {name}: {what} |", 2 * (seed - seeds.start + 1));
+                        }
+                        None => {
+                            missed.fetch_add(1, Ordering::Relaxed);
+                            println!("| {left_out:?} | not in {} | |", 2 * (seeds.end - seeds.start));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    if missed.into_inner() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn show(plan: &Plan, report: &Report, traced: bool) {

@@ -11,6 +11,7 @@ use super::view::{Dialect, View};
 use super::worker::State;
 use crate::logic::epoch::Epoch;
 use crate::logic::record::HASH_LEN;
+use crate::logic::rule::{Rule, on};
 use crate::net::time::unix_secs;
 use crate::proto::memcache::{Reply, Style, Trouble, style, text};
 use crate::proto::rpc::error;
@@ -71,7 +72,7 @@ impl State {
             if latest {
                 self.finish(place, Answer::trouble(Trouble::Unknown));
             }
-        } else if latest || positive {
+        } else if latest || positive || !on(Rule::LatestRefusalOnly) {
             self.finish(place, answer);
         }
         Ok(())

@@ -98,6 +98,15 @@ impl State {
         !self.order.may_go(op)
     }
 
+    /// Whether a read that is tried again would see a change that its client asked for behind it.
+    fn is_overtaken(&mut self, place: u32) -> bool {
+        let State { ops, order, .. } = self;
+        let may_be_done = |place: u32| {
+            ops.get_at(place).is_some_and(|other| other.is_mutation() && (other.uncertain || other.link.is_some()))
+        };
+        ops.get_at(place).is_some_and(|op| order.is_overtaken(op, may_be_done))
+    }
+
     /// Sends an operation by the newest view.
     pub fn send(&mut self, place: u32) {
         let Some(link_place) = route(self.ops.at(place), &self.view, &self.links) else {
@@ -106,6 +115,10 @@ impl State {
         let (floor, epoch, now_ms) = (self.ops.floor(), self.view.number(), self.now_ms);
         if self.usable_link(link_place).is_none() {
             return self.unreachable(place);
+        }
+        let retried = self.ops.get_at(place).is_some_and(|op| op.in_line && op.attempt > 0 && op.ask == Ask::Get);
+        if retried && !self.speaks_v0(link_place) && self.is_overtaken(place) {
+            return self.finish(place, Answer::trouble(Trouble::TryAgain));
         }
         let Some(link) = self.links.at(link_place) else { return };
         let op = self.ops.at(place);

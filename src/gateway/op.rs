@@ -233,6 +233,11 @@ impl Ops {
         self.table.get_mut(place as usize).filter(|op| op.generation == generation)
     }
 
+    /// The operation at a place, to look at.
+    pub fn get_at(&self, place: u32) -> Option<&Op> {
+        self.table.get(place as usize)
+    }
+
     /// The operation at a place that was taken and not ended.
     #[inline]
     pub fn at(&mut self, place: u32) -> &mut Op {

@@ -56,6 +56,13 @@ impl Order {
         !op.in_line || first().is_none_or(|first| first.sequence == op.sequence)
     }
 
+    /// Whether a later change in an operation's line may have been executed. It is not executed again then
+    /// (doc/guarantees.md, "Exactly once"), so a read tried again now would see it.
+    pub fn is_overtaken(&self, op: &Op, mut may_be_done: impl FnMut(u32) -> bool) -> bool {
+        let line = self.lines.get(&key(op.home, op.hash)).filter(|_| op.in_line);
+        line.is_some_and(|line| line.iter().any(|other| other.order > op.order && may_be_done(other.place)))
+    }
+
     /// The operation is done. Returns the place of the one whose turn it is now, if that changed.
     pub fn leave(&mut self, op: &Op) -> Option<u32> {
         let key = key(op.home, op.hash);

@@ -14,6 +14,7 @@
 //! Cost: of an operation newer than all others of its lane, as they mostly are, a few compares and an append.
 
 use super::mutation::Answer;
+use super::rule;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Where the worker begins in a sequence.
@@ -217,7 +218,7 @@ impl Memory {
     #[inline]
     pub fn ask(&mut self, id: &Id, first_epoch: u64, epoch: u64) -> Asked {
         let since = self.since;
-        let unheard = if first_epoch < since { Asked::Unknown } else { Asked::New };
+        let unheard = if first_epoch < since && rule::on(rule::Rule::SinceEpoch) { Asked::Unknown } else { Asked::New };
         let Some(place) = self.lane(id) else {
             if self.gone.contains(&id.gateway) {
                 return Asked::Unknown;
@@ -226,7 +227,7 @@ impl Memory {
         };
         self.raise_floor(place, id.floor);
         let lane = &self.lanes[place];
-        if id.sequence < lane.floor {
+        if id.sequence < lane.floor && rule::on(rule::Rule::Floor) {
             return Asked::Unknown;
         }
         if id.sequence > lane.highest {

@@ -20,3 +20,4 @@ pub mod pending;
 pub mod record;
 pub mod ring;
 pub mod route;
+pub mod rule;

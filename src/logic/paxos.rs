@@ -12,6 +12,7 @@
 
 use super::address::Address;
 use super::epoch::Epoch;
+use super::rule::{self, on};
 use std::collections::BTreeSet;
 
 /// Who votes. Another disk at the same address is another voter, and so is a copy of the disk elsewhere.
@@ -165,6 +166,7 @@ impl Electorate {
         let backed = self.servers.intersection(of).count() * 2 > self.servers.len();
         match (self.rule, self.managers.len()) {
             (_, 0) => false,
+            _ if !on(rule::Rule::Quorum) => managers > 0,
             (Rule::Unanimous, all) => managers == all && (backed || self.servers.is_empty()),
             (Rule::Ordinary, 1) => managers == 1,
             (Rule::Ordinary, 2) => managers == 2 || managers == 1 && backed,

@@ -6,6 +6,7 @@
 use crate::logic::address::Address;
 use crate::logic::epoch::{Epoch, ServerEntry};
 use crate::logic::ring::Ring;
+use crate::logic::rule::{Rule, on};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All distinct ranges of a read space. Depends on the addresses alone, so that faults and returns leave it as it is.
@@ -111,7 +112,8 @@ impl Ranges {
             }
             let last = places.iter().map(|place| by_place[*place]).max();
             named.extend(places.iter().copied().filter(|place| by_place[*place] > 0));
-            missed.extend(places.into_iter().filter(|place| Some(by_place[*place]) != last));
+            let stale = |place: &usize| Some(by_place[*place]) != last && on(Rule::LastRemovedOnly);
+            missed.extend(places.into_iter().filter(stale));
         }
         let mut claims = Claims::default();
         for place in named {

@@ -299,7 +299,10 @@ impl Caller<'_> {
     fn join(&self) -> Handled {
         let join = v1::Join::read(self.params)?;
         match self.manager.with_state(|state, now| state.joined(now, self.id, &join)) {
-            Ok(()) => result(|out| write_bool(out, true)),
+            Ok(()) => {
+                let over = self.manager.state.borrow().is_over(self.id, join.incarnation);
+                result(|out| write_bool(out, !over))
+            }
             Err(_) => Ok(Outcome::Dismissed),
         }
     }

@@ -9,7 +9,8 @@ use super::requests;
 use super::state::{Action, ConnId, Level, Now, Setup, State, Ticket};
 use crate::logic::address::Address;
 use crate::logic::epoch::Epoch;
-use crate::logic::paxos::{Answer, Question, Voter};
+use crate::logic::paxos::{Answer, Question, Vote, Voter};
+use crate::logic::rule::{Rule, on};
 use crate::net::listen;
 use crate::net::rpc::{CallError, Event, Handler, Limits, Peer, RpcConn};
 use crate::net::sock::{TcpListener, TcpStream};
@@ -505,7 +506,8 @@ impl Manager {
             return false;
         }
         let state = self.state.borrow();
-        match self.file.as_ref().map_or(Ok(()), |file| file.save(state.epoch(), state.vote())) {
+        let vote = if on(Rule::DurableVote) { state.vote() } else { &Vote::default() };
+        match self.file.as_ref().map_or(Ok(()), |file| file.save(state.epoch(), vote)) {
             Ok(()) => true,
             Err(e) => {
                 self.failure.set(Some(e));

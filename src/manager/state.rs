@@ -14,6 +14,7 @@ use crate::logic::address::Address;
 use crate::logic::clock::{Clock, ClockTime};
 use crate::logic::epoch::{Epoch, Phase};
 use crate::logic::paxos::{Question, Vote, Voter};
+use crate::logic::rule::{Rule, on};
 use crate::proto::rpc::v1::Join;
 use deciding::{Asked, Attempt};
 use partners::Partner;
@@ -272,7 +273,7 @@ impl State {
     }
 
     fn is_fresh(&self, server: &Newcomer) -> bool {
-        server.incarnation == 0 || !self.burnt.contains(&server.incarnation)
+        server.incarnation == 0 || !self.burnt.contains(&server.incarnation) || !on(Rule::DeadStayDead)
     }
 
     /// Whether the server of a connection gets version 1 messages, and this epoch concerns it.
@@ -346,6 +347,13 @@ impl State {
         self.ask(Voter { address, disk_id: join.disk_id });
         self.go_on(now);
         Ok(())
+    }
+
+    /// Whether a life that introduced itself on a connection was removed by an epoch, be it that it never heard of the
+    /// one that had admitted it.
+    pub fn is_over(&self, conn: ConnId, incarnation: u64) -> bool {
+        let entry = self.roster.by_conn(conn).and_then(|address| self.epoch.server(address));
+        self.burnt.contains(&incarnation) || entry.is_some_and(|s| s.incarnation == incarnation && s.removed.is_some())
     }
 
     fn refuse(&mut self, now: Now, conn: ConnId, address: Address, why: Refused) -> Result<(), Refused> {

@@ -12,6 +12,7 @@ use crate::logic::clock::ClockTime;
 use crate::logic::epoch::Phase;
 use crate::logic::record::Stamp;
 use crate::logic::record::dbkey_hash;
+use crate::logic::rule::{Rule, on};
 use crate::proto::rpc::msgpack::{write_array, write_raw, write_uint};
 use crate::proto::rpc::v0::{self, method};
 use crate::proto::rpc::{frame::write_request, v1};
@@ -83,7 +84,7 @@ async fn copy(worker: &Rc<Worker>, job: &Job) -> Result<(), (Address, &'static s
             let (gathered, outgoing) = match streams.entry(target) {
                 Entry::Occupied(stream) => stream.into_mut(),
                 Entry::Vacant(place) => {
-                    let outgoing = worker.offer(target).ok_or((target.0, "there is no connection to it"))?;
+                    let outgoing = worker.offer(target, job.time).ok_or((target.0, "there is no connection to it"))?;
                     place.insert((Vec::new(), outgoing))
                 }
             };
@@ -126,6 +127,7 @@ impl Worker {
             let Ok(record) = record else { return };
             let Some(hash) = dbkey_hash(dbkey) else { return };
             let pending = state.pending.blocking(hash).is_some() || unstable.contains(&hash);
+            let pending = pending && on(Rule::CopyStableOnly);
             if pending || record.epoch < state.view.epoch.flushed {
                 return;
             }
@@ -138,9 +140,8 @@ impl Worker {
     }
 
     /// Offers a stream to another server.
-    fn offer(&self, target: Target) -> Option<Outgoing> {
+    fn offer(&self, target: Target, time: ClockTime) -> Option<Outgoing> {
         let mut state = self.state.borrow_mut();
-        let epoch = state.view.epoch.number;
         let link = state.links.iter().find(|(_, l)| (l.address, l.incarnation) == target && l.is_up())?.0;
         let outgoing = stream::register(&self.shared, self.number, target.0);
         let own = self.shared.config.stream;
@@ -152,7 +153,7 @@ impl Worker {
             } else {
                 write_request(out, id, v1::method::OFFER);
                 write_array(out, 2);
-                write_uint(out, epoch);
+                write_uint(out, time.0);
             }
             v0::write_address(out, own);
         });

@@ -13,6 +13,7 @@
 use super::copy::drop_in_slices;
 use super::shared::View;
 use super::worker::{State, Worker};
+use crate::logic::rule::{Rule, on};
 use crate::store::{Record, Shard, StoreError};
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -29,7 +30,7 @@ pub struct Fill {
 impl Fill {
     /// Whether what is stored at a ring position, stamped in `epoch`, may be what no other server has.
     fn doubts(&self, hash: u64, epoch: u64) -> bool {
-        epoch < self.epoch && !self.confirmed.contains(&hash)
+        epoch < self.epoch && !self.confirmed.contains(&hash) && on(Rule::OneWayRefill)
     }
 }
 

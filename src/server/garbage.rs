@@ -11,6 +11,7 @@ use super::worker::{State, Worker};
 use crate::logic::epoch::Phase;
 use crate::logic::expiry;
 use crate::logic::record::{self, Stamp, dbkey_hash};
+use crate::logic::rule::{Rule, on};
 use crate::store::{Shard, StoreError};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -96,7 +97,8 @@ pub(super) async fn sweep(worker: Rc<Worker>) {
 /// Whether marks may go: everybody holds what the ring says.
 fn is_settled(state: &State) -> bool {
     let epoch = &state.view.epoch;
-    state.view.me.is_some() && epoch.phase == Phase::Idle && epoch.whs.same_nodes(&epoch.rhs)
+    let settled = epoch.phase == Phase::Idle && epoch.whs.same_nodes(&epoch.rhs);
+    state.view.me.is_some() && (settled || !on(Rule::MarksStay))
 }
 
 fn collect_due(state: &mut State, shard: &mut dyn Shard) -> Result<(), StoreError> {
@@ -114,7 +116,8 @@ fn forget_stable(state: &State, shard: &mut dyn Shard, marks: Vec<(Stamp, Box<[u
     }
     let unstable = state.unstable_hashes();
     for (stamp, dbkey) in marks {
-        if hash_of(&dbkey).is_ok_and(|hash| state.pending.blocking(hash).is_none() && !unstable.contains(&hash)) {
+        let stable = |hash| state.pending.blocking(hash).is_none() && !unstable.contains(&hash);
+        if hash_of(&dbkey).is_ok_and(|hash| stable(hash) || !on(Rule::MarksStay)) {
             shard.forget(&dbkey, stamp)?;
         }
     }

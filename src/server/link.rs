@@ -309,14 +309,17 @@ impl Links {
     /// Tells every member that this worker acts no more, and ends the connections.
     pub fn leave(&mut self) {
         for link in self.list.iter_mut().flatten() {
-            if let Some(conn) = link.conn.take().filter(|_| !link.is_version0()) {
-                let id = link.take_id();
-                conn.write(|out| {
-                    write_request(out, id, method::LEAVE);
-                    write_array(out, 0);
-                });
-                conn.close_when_written();
+            let Some(conn) = link.conn.take() else { continue };
+            if link.is_version0() {
+                conn.close();
+                continue;
             }
+            let id = link.take_id();
+            conn.write(|out| {
+                write_request(out, id, method::LEAVE);
+                write_array(out, 0);
+            });
+            conn.close_when_written();
         }
     }
 

@@ -12,6 +12,7 @@ use crate::logic::clock::ClockTime;
 use crate::logic::epoch::{Epoch, Phase, ServerEntry};
 use crate::logic::paxos::Answer;
 use crate::logic::ring::HashSpace;
+use crate::logic::rule::{Rule, on};
 use crate::net::background::blocking;
 use crate::net::chance::random_u64;
 use crate::net::rpc::{CallError, Event, Handler, Incoming, Limits, Reply, RpcConn};
@@ -189,10 +190,23 @@ impl Control {
                 stream: shared.config.stream,
                 epoch: (view.epoch.number > 0).then(|| view.epoch.encode()),
             };
-            conn.call_with(|out, msgid| join.write(out, msgid), PATIENCE).await?;
+            let result = conn.call_with(|out, msgid| join.write(out, msgid), PATIENCE).await?;
+            let over = Reader::new(&result).bool() == Ok(false);
+            if over && join.incarnation == shared.incarnation() && shared.view().me.is_none() {
+                // It was admitted and removed without hearing of it.
+                self.begin_another_life();
+            }
             if join.incarnation == shared.incarnation() {
                 return Ok(());
             }
+        }
+    }
+
+    /// A removed life is over; the next one has to be admitted like any other newcomer.
+    fn begin_another_life(&self) {
+        match random_id() {
+            Ok(id) => self.shared.incarnation.store(id, Ordering::Relaxed),
+            Err(e) => tracing::error!("no random numbers: {e}"),
         }
     }
 
@@ -373,20 +387,21 @@ impl Control {
         if epoch.number <= known.epoch.number || shared.draining.load(Ordering::Relaxed) {
             return;
         }
-        if let Err(e) = save_epoch(shared.store.disk(), shared.store.dir(), &epoch) {
+        let kept =
+            if on(Rule::DurableEpoch) { save_epoch(shared.store.disk(), shared.store.dir(), &epoch) } else { Ok(()) };
+        if let Err(e) = kept {
             tracing::error!("cannot keep epoch {}: {e}", epoch.number);
             return;
         }
         let view = View::new(epoch, shared.config.address, shared.incarnation());
-        let removed = known.me.is_some() && view.me.is_none();
+        let life = shared.incarnation();
+        // Also when it never heard of the epoch that had admitted it.
+        let named = view.epoch.server(shared.config.address).is_some_and(|s| s.incarnation == life);
+        let removed = (known.me.is_some() || named) && view.me.is_none();
         tracing::info!("epoch {}{}", view.epoch.number, if view.me.is_none() { ", not in it" } else { "" });
         self.act_on(view);
         if removed && !self.leaving.get() {
-            // This life is over; the next one has to be admitted like any other newcomer.
-            match random_id() {
-                Ok(id) => shared.incarnation.store(id, Ordering::Relaxed),
-                Err(e) => tracing::error!("no random numbers: {e}"),
-            }
+            self.begin_another_life();
             for (_, conn, _) in self.managers.borrow().iter().filter(|(_, _, version1)| *version1) {
                 let (control, conn) = (self.clone(), conn.clone());
                 tokio::task::spawn_local(async move { control.join(&conn).await });

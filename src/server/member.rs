@@ -10,6 +10,7 @@ use super::worker::{State, Worker, write_obsolete};
 use crate::logic::lease::GRANT_MICROS;
 use crate::logic::memory::Deeds;
 use crate::logic::record;
+use crate::logic::rule::{Rule, on};
 use crate::net::conn::Conn;
 use crate::net::time::boot_micros;
 use crate::proto::rpc::frame::write_success;
@@ -151,7 +152,7 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
         state.given.remove(&key);
     }
     let source = state.sources.entry(key).or_default();
-    if head.first > source.next {
+    if head.first > source.next && on(Rule::PrefixClosed) {
         // Something before it was refused and will be sent again.
         write_obsolete(request.conn, request.msgid, known);
         return Ok(());
@@ -173,7 +174,7 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
                     return Ok(());
                 }
             }
-            deeds.as_slice().iter().for_each(|deed| state.memory.note(deed));
+            deeds.as_slice().iter().filter(|_| on(Rule::MemoryTravels)).for_each(|deed| state.memory.note(deed));
             let source = state.sources.get_mut(&key).expect("it was entered above");
             if number >= source.next {
                 source.unstable.push(number, dbkey, deeds);

@@ -8,6 +8,7 @@ use super::request::{Request, hash_of};
 use super::takeover::{is_active, life};
 use super::worker::{Answer, Outcome, State, Worker, write_obsolete};
 use crate::logic::memory::{Deed, Deeds};
+use crate::logic::rule::{Rule, on};
 use crate::proto::rpc::frame::write_success;
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_bool};
 use crate::proto::rpc::v1::{Connect, Entry, ReportHead, read_entry, write_entry};
@@ -152,7 +153,7 @@ impl State {
         }
         let (epoch, since) = (self.view.epoch.number, self.memory.since());
         let mut chunks: Vec<(usize, Vec<u8>)> = vec![(0, Vec::new())];
-        for (dbkey, deeds) in &self.takeover.orphans {
+        for (dbkey, deeds) in self.takeover.orphans.iter().filter(|_| on(Rule::ReportUnstable)) {
             if self.coordinator_link(dbkey).map(|(_, place)| place) != Some(place) {
                 continue;
             }
@@ -180,6 +181,9 @@ impl State {
     /// Sends a record that is here to all others, under its own stamp.
     pub(super) fn make_pending(&mut self, shard: &mut dyn Shard, dbkey: &[u8], deeds: Deeds) {
         let (Ok(hash), Ok(Some(Record { epoch, dbval }))) = (hash_of(dbkey), shard.get(dbkey)) else { return };
+        if !on(Rule::ResendReported) {
+            return;
+        }
         self.replicate(hash, dbkey, epoch, dbval, deeds, None);
     }
 }

@@ -12,6 +12,7 @@ use crate::logic::clock::ClockTime;
 use crate::logic::memory::Id;
 use crate::logic::mutation;
 use crate::logic::record::{self, Body, MAX_DBKEY_LEN, Value};
+use crate::logic::rule::{Rule, on};
 use crate::net::conn::{Conn, Received, Then};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{self, Frame, Role, Scanner, write_error, write_success};
@@ -149,7 +150,7 @@ impl Worker {
                 _ => Err(DecodeError::Type),
             },
             _ if version0::is_for_nodes(request.method) => match peer.node {
-                Some(node) => version0::execute_for_node(self, node, request),
+                Some(_) => version0::execute_for_node(self, request),
                 None => Err(DecodeError::Type),
             },
             _ => self.execute_for_client(request),
@@ -247,12 +248,12 @@ impl Worker {
         r.array_of(2)?;
         let (epoch, dbkey) = (r.u64()?, r.raw()?);
         let hash = hash_of(dbkey)?;
-        if epoch != state.view.epoch.number {
+        if epoch != state.view.epoch.number && on(Rule::Fence) {
             return Ok(self.other_epoch(state, request, epoch));
         }
         let Some(range) = self.readable(state, request, hash) else { return Ok(Done::Yes) };
         let leased = state.leased_until(&range.group, hash);
-        if !range.open || leased <= state.now_micros {
+        if !range.open || (leased <= state.now_micros && on(Rule::Lease)) {
             return Ok(Done::Park);
         }
         Counters::add(&self.shared.counters[usize::from(self.number)].gets, 1);
@@ -266,7 +267,7 @@ impl Worker {
             Look::Unreadable(e) => return Ok(self.unreadable(state, hash, dbkey, &e)),
         };
         state.leased_until = state.leased_until.min(leased);
-        match state.pending.blocking(hash) {
+        match state.unstable_write(hash) {
             None => request.conn.write(|out| write_value(out, request.msgid, dbval)),
             // The value seen now is the one to be told once it is stable, even if it is overwritten by then.
             Some(write) => return Ok(answer_after(state, request, Some(write), dbval)),
@@ -286,7 +287,7 @@ impl Worker {
         if keys > MULTI_GET_KEYS {
             return Err(DecodeError::Type);
         }
-        if epoch != state.view.epoch.number {
+        if epoch != state.view.epoch.number && on(Rule::Fence) {
             return Ok(self.other_epoch(state, request, epoch));
         }
         let mut leased = u64::MAX;
@@ -296,7 +297,7 @@ impl Worker {
             let Some(range) = self.readable(state, request, hash) else { return Ok(Done::Yes) };
             leased = leased.min(if range.open { state.leased_until(&range.group, hash) } else { 0 });
         }
-        if leased <= state.now_micros {
+        if leased <= state.now_micros && on(Rule::Lease) {
             return Ok(Done::Park);
         }
         let mut answer = std::mem::take(&mut state.new_dbval);
@@ -353,7 +354,7 @@ impl Worker {
             // Asked for alone, it waits until it is mended.
             Look::Unreadable(_) => write_bool(answer, false),
         }
-        Ok(state.pending.blocking(hash))
+        Ok(state.unstable_write(hash))
     }
 
     /// The range of a key that this server answers for. Refuses the request otherwise.
@@ -392,6 +393,12 @@ pub(super) enum Look<'s> {
 }
 
 impl State {
+    /// The write that an answer about a key has to wait for.
+    #[inline]
+    pub(super) fn unstable_write(&self, hash: u64) -> Option<u64> {
+        self.pending.blocking(hash).filter(|_| on(Rule::StableBeforeShown))
+    }
+
     /// Looks at a key. `options` are those of a Mutate, for kumofs's own expiry.
     pub(super) fn look_up<'s>(&self, shard: &'s mut dyn Shard, dbkey: &[u8], options: u8) -> Look<'s> {
         let Record { epoch, dbval } = match shard.get(dbkey) {

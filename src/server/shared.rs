@@ -1,6 +1,7 @@
 //! What the workers and the control plane of a server share.
 
 use crate::logic::address::Address;
+use crate::logic::clock::ClockTime;
 use crate::logic::epoch::Epoch;
 use crate::logic::route::Route;
 use crate::net::sock;
@@ -121,6 +122,8 @@ pub enum Mail {
     Apply {
         /// As in Replicate.
         entries: Vec<u8>,
+        /// The replace that they are sent for, where the sender tells.
+        time: Option<ClockTime>,
         /// The since-epoch of that server's memory.
         since: u64,
         /// Told.
@@ -170,8 +173,8 @@ pub struct Shared {
     pub lost: UnboundedSender<(Address, Duration)>,
     /// Streams offered to other servers.
     pub offered: super::stream::Offered,
-    /// Stream addresses that other servers offer, for the control plane to fetch.
-    pub offers: UnboundedSender<Address>,
+    /// Stream addresses that other servers offer, and for which replace, for the control plane to fetch.
+    pub offers: UnboundedSender<(Address, Option<ClockTime>)>,
     /// Items of each shard, as of its worker's last turn or tick; asking the shard would wait for its worker.
     pub items: Vec<AtomicU64>,
     /// The logical counter of the newest version made here.

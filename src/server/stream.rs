@@ -8,6 +8,7 @@
 
 use super::shared::{Mail, Shared};
 use crate::logic::address::Address;
+use crate::logic::clock::ClockTime;
 use crate::logic::record::{dbkey_hash, worker_of};
 use crate::net::sock::{TcpListener, TcpStream};
 use crate::proto::rpc::frame::MAX_FRAME;
@@ -161,24 +162,25 @@ async fn send_stream(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
 }
 
 /// Takes up an offer: fetches the stream at `from` and stores what comes.
-pub fn accept_offer(shared: Arc<Shared>, from: Address, _sender: Address) {
+/// `time` names the replace that it is for; a kumofs 0.4 server does not tell.
+pub fn accept_offer(shared: &Shared, from: Address, time: Option<ClockTime>) {
     // The control plane's loop does this, so that inflating costs no worker's time. Without it, nothing serves any more.
-    let _ = shared.offers.clone().send(from);
+    let _ = shared.offers.send((from, time));
 }
 
 /// Fetches offered streams, as they are announced.
-pub async fn fetch_offers(shared: Arc<Shared>, mut offers: mpsc::UnboundedReceiver<Address>) {
-    while let Some(from) = offers.recv().await {
+pub async fn fetch_offers(shared: Arc<Shared>, mut offers: mpsc::UnboundedReceiver<(Address, Option<ClockTime>)>) {
+    while let Some((from, time)) = offers.recv().await {
         let shared = shared.clone();
         tokio::task::spawn_local(async move {
-            if let Err(e) = receive_stream(&shared, from).await {
+            if let Err(e) = receive_stream(&shared, from, time).await {
                 tracing::warn!("the replace stream from {from} broke: {e}");
             }
         });
     }
 }
 
-async fn receive_stream(shared: &Shared, from: Address) -> io::Result<()> {
+async fn receive_stream(shared: &Shared, from: Address, time: Option<ClockTime>) -> io::Result<()> {
     let mut stream = timeout(PATIENCE, TcpStream::connect(from.socket_addr())).await??;
     let mut greeting = [0; GREETING_LEN];
     let address = shared.config.address.to_bytes();
@@ -186,7 +188,7 @@ async fn receive_stream(shared: &Shared, from: Address) -> io::Result<()> {
     greeting[1..=address.len()].copy_from_slice(&address);
     stream.write_all(&greeting).await?;
     let mut inflate = Inflate::default();
-    let mut parts = Parts::new(shared);
+    let mut parts = Parts::new(shared, time);
     let mut compressed = vec![0; CHUNK];
     let mut alive = 0;
     loop {
@@ -250,6 +252,8 @@ impl Inflate {
 /// What came in a stream, sorted by worker.
 struct Parts<'s> {
     shared: &'s Shared,
+    /// The replace that it is for.
+    time: Option<ClockTime>,
     entries: Vec<Vec<u8>>,
     /// The highest since-epoch of the sender's memory so far.
     since: u64,
@@ -258,9 +262,9 @@ struct Parts<'s> {
 }
 
 impl Parts<'_> {
-    fn new(shared: &Shared) -> Parts<'_> {
+    fn new(shared: &Shared, time: Option<ClockTime>) -> Parts<'_> {
         let entries = vec![Vec::new(); usize::from(shared.config.workers)];
-        Parts { shared, entries, since: 0, records: 0, complete: false }
+        Parts { shared, time, entries, since: 0, records: 0, complete: false }
     }
 
     /// Takes whole elements from the front of `bytes`; returns how many bytes they are.
@@ -304,8 +308,9 @@ impl Parts<'_> {
         for (worker, entries) in self.entries.iter_mut().enumerate() {
             if entries.len() > above {
                 let (done, stored) = oneshot::channel();
-                self.shared.tell(worker, Mail::Apply { entries: std::mem::take(entries), since: self.since, done });
-                stored.await.map_err(|_| io::Error::other("the store did not take it"))?;
+                let entries = std::mem::take(entries);
+                self.shared.tell(worker, Mail::Apply { entries, time: self.time, since: self.since, done });
+                stored.await.map_err(|_| io::Error::other("it was not stored"))?;
             }
         }
         Ok(())

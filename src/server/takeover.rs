@@ -13,10 +13,12 @@ use super::shared::View;
 use super::worker::{Answer, Range, State, Worker};
 use crate::logic::address::Address;
 use crate::logic::arcs::Arcs;
-use crate::logic::epoch::ServerEntry;
+use crate::logic::clock::ClockTime;
+use crate::logic::epoch::{Phase, ServerEntry};
 use crate::logic::lease::GRANT_MICROS;
 use crate::logic::memory::{Deeds, Limits, Memory};
 use crate::logic::route::Group;
+use crate::logic::rule::{Rule, on};
 use crate::proto::rpc::msgpack::Reader;
 use crate::proto::rpc::v1::{Entry, read_entry, write_entry};
 use crate::store::{Record, Shard};
@@ -181,10 +183,23 @@ impl Worker {
     }
 
     /// Stores records that another server has copied here, and tells when they are committed.
-    pub(super) fn apply_copied(self: &Rc<Self>, entries: &[u8], since: u64, done: oneshot::Sender<()>) {
+    pub(super) fn apply_copied(
+        self: &Rc<Self>,
+        entries: &[u8],
+        time: Option<ClockTime>,
+        since: u64,
+        done: oneshot::Sender<()>,
+    ) {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         state.set_time();
+        let phase = state.view.epoch.phase;
+        let in_phase = |time| matches!(phase, Phase::Copying { time: now, .. } if now == time);
+        if state.view.me.is_none() || time.is_some_and(|time| !in_phase(time)) {
+            // What is sent for a replace that has not begun here, or is over, counts for nothing. Untold, the other
+            // server sends everything again, if it still has to.
+            return;
+        }
         state.memory.raise_since(since);
         let mut shard = self.shard().lock().expect("no holder of a shard panics");
         let mut r = Reader::new(entries);
@@ -320,7 +335,8 @@ impl State {
         let silent = |(holder, until): (&(u64, u16), &u64)| {
             *until <= self.now_micros || Some(holder.0) == except || self.takeover.adopted.contains(holder)
         };
-        self.now_micros >= self.quiet_until && self.given.iter().all(silent)
+        (self.now_micros >= self.quiet_until || !on(Rule::QuietStart))
+            && (self.given.iter().all(silent) || !on(Rule::WaitForGrants))
     }
 
     /// Opens the ranges whose other members have all reported.
@@ -349,11 +365,13 @@ impl State {
 
     fn all_reported(&self, group: &Group) -> bool {
         let others = group.members().iter().filter(|server| Some(**server) != self.view.me);
-        others.into_iter().all(|server| {
-            let mut links = self.links.iter().filter(|(_, link)| link.server == *server).peekable();
-            links.peek().is_some()
-                && links.all(|(_, l)| l.is_version0() || self.takeover.reported.contains(&(l.incarnation, l.worker)))
-        })
+        !on(Rule::AwaitReports)
+            || others.into_iter().all(|server| {
+                let mut links = self.links.iter().filter(|(_, link)| link.server == *server).peekable();
+                links.peek().is_some()
+                    && links
+                        .all(|(_, l)| l.is_version0() || self.takeover.reported.contains(&(l.incarnation, l.worker)))
+            })
     }
 }
 

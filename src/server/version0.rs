@@ -8,10 +8,10 @@ use super::request::{Done, Look, Request, hash_of};
 use super::shared::Counters;
 use super::status;
 use super::worker::{Answer, Outcome, State, Style, Worker};
-use crate::logic::address::Address;
+use crate::logic::clock::ClockTime;
 use crate::logic::record::{self, Body, LAYOUT_KUMOFS, worker_of};
 use crate::proto::rpc::error;
-use crate::proto::rpc::frame::{Role, write_error, write_success};
+use crate::proto::rpc::frame::{write_error, write_success};
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_bool, write_nil, write_raw_head, write_uint};
 use crate::proto::rpc::v0::{self, DELETE_ASYNC, method, set_op};
 use crate::proto::rpc::v1::{self, Mutate, Mutated, Op, RequestId, Terms, option};
@@ -25,11 +25,7 @@ pub(super) fn is_for_nodes(id: u32) -> bool {
 }
 
 /// Executes what other servers (and managers, which ping) ask.
-pub(super) fn execute_for_node(
-    worker: &Rc<Worker>,
-    node: (Address, Role),
-    request: &Request<'_>,
-) -> Result<(), DecodeError> {
+pub(super) fn execute_for_node(worker: &Rc<Worker>, request: &Request<'_>) -> Result<(), DecodeError> {
     let mut r = Reader::new(request.params);
     let len = r.array()?;
     match (request.method, len) {
@@ -41,11 +37,11 @@ pub(super) fn execute_for_node(
             });
         }
         (method::REPLACE_OFFER, 1) => {
-            super::stream::accept_offer(worker.shared.clone(), v0::read_address(&mut r)?, node.0);
+            super::stream::accept_offer(&worker.shared, v0::read_address(&mut r)?, None);
         }
         (v1::method::OFFER, 2) => {
-            r.u64()?;
-            super::stream::accept_offer(worker.shared.clone(), v0::read_address(&mut r)?, node.0);
+            let time = ClockTime(r.u64()?);
+            super::stream::accept_offer(&worker.shared, v0::read_address(&mut r)?, Some(time));
         }
         (method::REPLICATE_SET, 4) => {
             let (clock, _flags, dbkey, dbval) = (r.u32()?, r.u64()?, r.raw()?, r.raw()?);

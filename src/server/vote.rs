@@ -8,6 +8,7 @@
 use super::epoch_file::{load_checked, save_checked};
 use crate::logic::epoch::{Epoch, MAX_ENCODED_LEN};
 use crate::logic::paxos::{Answer, Question, Vote};
+use crate::logic::rule::{Rule, on};
 use crate::proto::rpc::msgpack::Reader;
 use crate::proto::rpc::vote::{read_vote, write_vote};
 use crate::store::fs::Disk;
@@ -63,7 +64,9 @@ impl Ballots {
         if vote != self.vote {
             let mut bytes = Vec::new();
             write_vote(&mut bytes, &vote);
-            save_checked(disk, &dir.join(VOTE_FILE), &bytes)?;
+            if on(Rule::DurableVote) {
+                save_checked(disk, &dir.join(VOTE_FILE), &bytes)?;
+            }
             self.vote = vote;
         }
         Ok(answer)

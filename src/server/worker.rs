@@ -17,6 +17,7 @@ use crate::logic::memory::{Limits, Memory};
 use crate::logic::pending::Pending;
 use crate::logic::record::worker_of;
 use crate::logic::route::Group;
+use crate::logic::rule::{Rule, on};
 use crate::net::conn::{Conn, Scratch};
 use crate::net::sock::{TcpStream, unpack};
 use crate::net::time::{boot_micros, unix_secs};
@@ -274,7 +275,7 @@ impl Worker {
                 Ok(stream) => self.serve(stream),
                 Err(e) => tracing::warn!("cannot serve a connection: {e}"),
             },
-            Mail::Apply { entries, since, done } => self.apply_copied(&entries, since, done),
+            Mail::Apply { entries, time, since, done } => self.apply_copied(&entries, time, since, done),
             Mail::Copy(job) => super::copy::start(self.clone(), job),
             Mail::Drop(done) => super::copy::start_drop(self.clone(), done),
             Mail::DropUnconfirmed(done) => super::fill::start_drop(self.clone(), done),
@@ -336,7 +337,8 @@ impl Worker {
         state.commit(self);
         state.send_to_members();
         // The look at the clock that every answer of this turn stands behind.
-        if state.leased_until != u64::MAX && state.leased_until <= boot_micros() {
+        let looks = on(Rule::LookAgain) && on(Rule::Lease);
+        if looks && state.leased_until != u64::MAX && state.leased_until <= boot_micros() {
             tracing::warn!("stood still for longer than a lease: answers not yet sent are dropped");
             state.connections.drain(..).filter_map(|c| c.upgrade()).for_each(|conn| conn.close());
         }

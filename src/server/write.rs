@@ -11,6 +11,7 @@ use crate::logic::memory::{Asked, Deed, Deeds, Id, Outcome as Remembered};
 use crate::logic::mutation::{self, Decision};
 use crate::logic::record::{self, worker_of};
 use crate::logic::route::MAX_GROUP;
+use crate::logic::rule::{Rule, on};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::write_error;
 use crate::proto::rpc::msgpack::DecodeError;
@@ -37,7 +38,7 @@ impl Worker {
             None if mutate.dbval.is_empty() => None,
             None => return Err(DecodeError::Type),
         };
-        if style == Style::Version1 && mutate.epoch != state.view.epoch.number {
+        if style == Style::Version1 && mutate.epoch != state.view.epoch.number && on(Rule::Fence) {
             return Ok(self.other_epoch(state, request, mutate.epoch));
         }
         let range = *state.range(hash);
@@ -54,6 +55,7 @@ impl Worker {
         }
         let id = request.id_of(style, mutate);
         if let Some(id) = &id
+            && on(Rule::Remember)
             && let Some(done) = remembered(state, shard, request, hash, mutate, id)
         {
             return Ok(done);
@@ -85,8 +87,11 @@ impl Worker {
         dbval[..8].copy_from_slice(&version.0.to_be_bytes());
         let deed = id.map(|id| Deed { id, version: version.0, answer });
         let answer = answer_of(answer, request, style, version.0, &dbval);
-        let (told_early, told_late) =
-            if mutate.options & option::ASYNC != 0 { (Some(answer), None) } else { (None, Some(answer)) };
+        let (told_early, told_late) = if mutate.options & option::ASYNC != 0 || !on(Rule::StableBeforeAcknowledged) {
+            (Some(answer), None)
+        } else {
+            (None, Some(answer))
+        };
         let stored = state.write(shard, hash, mutate.dbkey, &dbval, deed.into(), told_late);
         state.new_dbval = dbval;
         self.turn.wake();
@@ -148,11 +153,11 @@ impl Worker {
 fn refuse(state: &mut State, request: &Request<'_>, style: Style, hash: u64, mutated: Mutated<'static>) -> Done {
     let group = state.range(hash).group;
     let leased = state.leased_until(&group, hash);
-    if leased <= state.now_micros {
+    if leased <= state.now_micros && on(Rule::Lease) {
         return Done::Park;
     }
     state.leased_until = state.leased_until.min(leased);
-    match state.pending.blocking(hash) {
+    match state.unstable_write(hash) {
         None => request.conn.write(|out| write_mutated(out, request.msgid, style, &mutated)),
         Some(write) => {
             let outcome = Outcome::Mutated(style, mutated);

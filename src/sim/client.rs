@@ -57,12 +57,15 @@ pub struct Load {
     pub pause_ms: u64,
     /// Also commands that must not be done twice.
     pub counters: bool,
+    /// The clients of this gateway hardly do anything but read, so that no write of their own keeps an old value from them.
+    pub readers: Option<usize>,
 }
 
 /// One client's connection.
 pub struct Client {
     number: u32,
     gateway: IpAddr,
+    gateway_number: usize,
     log: Rc<Log>,
     stream: Option<TcpStream>,
     input: Vec<u8>,
@@ -72,17 +75,28 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of a gateway.
-    pub fn new(number: u32, gateway: IpAddr, log: Rc<Log>, seed: u64) -> Client {
+    /// A client of a gateway, given by its number and its address.
+    pub fn new(number: u32, (gateway_number, gateway): (usize, IpAddr), log: Rc<Log>, seed: u64) -> Client {
         let dice = Dice::new(seed ^ (u64::from(number) << 40));
-        Client { number, gateway, log, stream: None, input: Vec::new(), dice, values: 0, uniques: Vec::new() }
+        Client {
+            number,
+            gateway,
+            gateway_number,
+            log,
+            stream: None,
+            input: Vec::new(),
+            dice,
+            values: 0,
+            uniques: Vec::new(),
+        }
     }
 
     /// Sends commands until `enough` says so.
     pub async fn run(mut self, load: Load, enough: Rc<Cell<bool>>) {
         while !enough.get() {
             let key = self.dice.below(load.keys as u64) as usize;
-            let action = self.choose(key, load.counters);
+            let reads = load.readers == Some(self.gateway_number) && !self.dice.one_in(40);
+            let action = if reads { Action::Get } else { self.choose(key, load.counters) };
             self.execute(key, action).await;
             tokio::time::sleep(Duration::from_millis(self.dice.below(load.pause_ms) + 1)).await;
         }

@@ -5,12 +5,14 @@
 //!
 //! 1. [`node`]: hosts and processes: clocks, kill -9, SIGSTOP. [`net`]: TCP over links that are slow, lossy or cut.
 //! 2. [`cluster`]: the roles on their hosts. [`client`]: who uses them, and what they saw.
-//! 3. [`script`]: what goes wrong and when. [`run`]: one run and its judgement. [`trace`]: what happened, for people.
+//! 3. [`script`]: what goes wrong and when. [`scenario`]: the schedules that break lesser designs.
+//!    [`run`]: one run and its judgement. [`trace`]: what happened, for people.
 
 pub mod client;
 pub mod cluster;
 pub mod net;
 pub mod node;
 pub mod run;
+pub mod scenario;
 pub mod script;
 pub mod trace;

@@ -98,14 +98,21 @@ pub struct Report {
 }
 
 impl Plan {
+    /// One that is made of these.
+    pub fn new(seed: u64, shape: Shape, load: Load, script: Script, duration_ms: u64, gap_ms: Option<u64>) -> Plan {
+        Plan { seed, shape, load, script, duration_ms, gap_ms, attached: Cell::new(false) }
+    }
+
     /// A random one.
     pub fn draw(seed: u64) -> Plan {
         let mut dice = Dice::new(seed);
         let shape = script::draw_shape(&mut dice);
-        let load = Load { keys: 1 + dice.below(6) as usize, pause_ms: 10 + dice.below(150), counters: true };
+        let readers = if dice.one_in(2) { Some(dice.below(shape.gateways as u64) as usize) } else { None };
+        let keys = 1 + dice.below(4) as usize;
+        let load = Load { keys, pause_ms: 10 + dice.below(100), counters: true, readers };
         let duration_ms = 3_000 + dice.below(9_000);
         let script = script::draw_script(&mut dice, &shape, load.keys, duration_ms);
-        Plan { seed, shape, load, script, duration_ms, gap_ms: None, attached: Cell::new(false) }
+        Plan::new(seed, shape, load, script, duration_ms, None)
     }
 
     /// Carries it out. With `traced`, the report has lines of what happened.
@@ -149,7 +156,7 @@ impl Plan {
             for _ in 0..CLIENTS {
                 let number = clients.len() as u32;
                 let ip = cluster.host(Who::Gateway(gateway)).node.ip;
-                let client = Client::new(number, ip, log.clone(), self.seed);
+                let client = Client::new(number, (gateway, ip), log.clone(), self.seed);
                 // A process of its own on the gateway's host: it outlives the gateway's.
                 let host = Node::new(&format!("client{number}"), ip, self.seed ^ u64::from(number) << 8);
                 host.lives.set(1_000_000 + u64::from(number));
@@ -220,7 +227,7 @@ impl Plan {
             let number = 100 + gateway as u32 + (node::elapsed_micros() / 1000 * 10) as u32;
             let (seed, told) = (self.seed, served.clone());
             let probe = Process::start(&host, async move {
-                let mut client = Client::new(number, ip, log, seed);
+                let mut client = Client::new(number, (gateway, ip), log, seed);
                 for key in 0..keys {
                     loop {
                         let value = if key % 3 == 1 { "1".to_owned() } else { format!("p{number}.{key}") };

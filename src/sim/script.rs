@@ -30,6 +30,8 @@ pub enum Act {
     Isolate(Who),
     /// Nothing comes through between someone and the managers.
     IsolateFromManagers(Who),
+    /// Nothing comes through between a server and the managers, nor between a gateway and anybody but that server.
+    Strand(Who, Who),
     /// Nothing comes through between those on this side and everybody else.
     Split(Vec<Who>),
     /// New connections from one to the other are refused.
@@ -65,6 +67,7 @@ impl fmt::Display for Act {
             Act::Mend(from, to) => write!(f, "mend {from} -> {to}"),
             Act::Isolate(who) => write!(f, "isolate {who}"),
             Act::IsolateFromManagers(who) => write!(f, "isolate {who} from the managers"),
+            Act::Strand(who, gateway) => write!(f, "isolate {who} from the managers, and {gateway} from all others"),
             Act::Split(side) => {
                 write!(f, "split off")?;
                 side.iter().try_for_each(|who| write!(f, " {who}"))
@@ -117,6 +120,15 @@ impl Act {
                     both(*who, manager, &|l| l.cut = true);
                 }
             }
+            Act::Strand(who, gateway) => {
+                let server = cluster.resolve(*who);
+                for manager in (0..cluster.shape.managers).map(Who::Manager) {
+                    both(server, manager, &|l| l.cut = true);
+                }
+                for other in cluster.everybody().into_iter().filter(|other| *other != server) {
+                    both(*gateway, other, &|l| l.cut = true);
+                }
+            }
             Act::Split(side) => {
                 let side: Vec<Who> = side.iter().map(|who| cluster.resolve(*who)).collect();
                 for other in cluster.everybody().into_iter().filter(|who| !side.contains(who)) {
@@ -163,8 +175,13 @@ pub fn draw_shape(dice: &mut Dice) -> Shape {
 /// Draws faults for `duration_ms`, each with its end.
 pub fn draw_script(dice: &mut Dice, shape: &Shape, keys: usize, duration_ms: u64) -> Script {
     let mut script = Script::new();
-    let faults = 1 + dice.below(7);
+    let faults = 1 + dice.below(6);
     for _ in 0..faults {
+        if dice.one_in(3) {
+            let at = dice.below(duration_ms);
+            draw_plot(dice, shape, keys, at, &mut script);
+            continue;
+        }
         let at = dice.below(duration_ms);
         let lasting = [60, 150, 300, 700, 1500, 3000, 6000][dice.below(7) as usize];
         let end = at + 1 + dice.below(lasting);
@@ -175,6 +192,12 @@ pub fn draw_script(dice: &mut Dice, shape: &Shape, keys: usize, duration_ms: u64
         script.push((dice.below(duration_ms), Act::Command(*dice.pick(&commands))));
     }
     script.sort_by_key(|(at, _)| *at);
+    // Of the votes on disk one may be lost, not a majority of them.
+    let wipes = script.iter_mut().filter_map(|(_, act)| match act {
+        Act::Wipe(who, _) => Some((*who, act)),
+        _ => None,
+    });
+    wipes.skip(1).for_each(|(who, act)| *act = Act::Kill(who));
     script
 }
 
@@ -193,6 +216,71 @@ fn draw_anybody(dice: &mut Dice, shape: &Shape, keys: usize) -> Who {
         1 => Who::Gateway(dice.below(shape.gateways as u64) as usize),
         _ => draw_server(dice, shape, keys),
     }
+}
+
+/// Several faults that together try one of the schedules in which lesser designs fail: half of them aim at whoever
+/// coordinates a key, and leave it with a gateway that knows no better.
+fn draw_plot(dice: &mut Dice, shape: &Shape, keys: usize, at: u64, script: &mut Script) {
+    let key = dice.below(keys as u64) as usize;
+    let gateway = Who::Gateway(dice.below(shape.gateways as u64) as usize);
+    let (coordinator, other) = (Who::Coordinator(key), Who::Member(key, dice.below(2) as usize));
+    let mut end = at + 1_000 + dice.below(4_000);
+    match dice.below(9) {
+        // An old coordinator and its gateway on one side, everybody else on the other.
+        0 => script.push((at, Act::Split(vec![coordinator, gateway]))),
+        // Only the managers lose sight of it; its leases are live while another takes over, which may have restarted.
+        1 | 2 => {
+            script.push((at, Act::Strand(coordinator, gateway)));
+            if dice.one_in(2) {
+                let then = at + 1_300 + dice.below(500);
+                script.extend((0..2).map(|n| (then, Act::Kill(Who::Member(key, n)))));
+                script.extend((0..shape.servers).map(|n| (then + 1 + dice.below(30), Act::Start(Who::Server(n)))));
+            }
+        }
+        // Answers to a gateway get lost, and then who gave them.
+        3 | 4 => {
+            script.push((at, Act::Cut(coordinator, gateway)));
+            let then = at + 1 + dice.below(300);
+            script.push((then, Act::Kill(coordinator)));
+            if dice.one_in(2) {
+                script.push((then + 50 + dice.below(400), Act::Kill(coordinator)));
+            }
+            end = then + 1 + dice.below(800);
+        }
+        // A gateway sleeps over it all.
+        5 => {
+            script.push((at, Act::Stop(gateway)));
+            script.push((at + dice.below(500), Act::Kill(coordinator)));
+            script.push((end, Act::Continue(gateway)));
+        }
+        // One is away until marks are collected, perhaps with a clock that is ahead, and comes back with its old file.
+        6 => {
+            if dice.one_in(2) {
+                script.push((at, Act::WallClock(coordinator, 3600)));
+            }
+            script.push((at + 300, Act::Kill(if dice.one_in(2) { coordinator } else { other })));
+            end = at + 4_500 + dice.below(3_000);
+            script.push((end + 300, Act::Command(Command::Attach)));
+        }
+        // All power goes, one after the other or at once.
+        7 => {
+            let step_ms = [0, 20, 400][dice.below(3) as usize];
+            let cut = |n: usize| (at + n as u64 * step_ms, Act::CutPower(Who::Server(n), at ^ n as u64));
+            script.extend((0..shape.servers).map(cut));
+            script.extend((0..shape.managers).filter(|_| dice.one_in(2)).map(|n| (at, Act::Kill(Who::Manager(n)))));
+            end = at + 500 + dice.below(1_500);
+        }
+        // A manager comes back with nothing, while servers are cut off.
+        _ => {
+            let manager = Who::Manager(dice.below(shape.managers as u64) as usize);
+            script.push((at, if shape.managers > 1 { Act::Wipe(manager, at) } else { Act::Kill(manager) }));
+            script.push((at + dice.below(1_000), Act::Isolate(other)));
+            script.push((at + 100 + dice.below(1_000), Act::Start(manager)));
+        }
+    }
+    script.push((end, Act::HealAll));
+    let everybody = (0..shape.servers).map(Who::Server).chain((0..shape.managers).map(Who::Manager));
+    script.extend(everybody.chain([gateway]).map(|who| (end, Act::Start(who))));
 }
 
 /// A fault that names a server by its role is over for a server that is named by its number: [`Act::Start`] and the like

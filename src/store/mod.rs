@@ -23,6 +23,7 @@ pub mod sled;
 
 use crate::logic::clock::ClockTime;
 use crate::logic::record::Stamp;
+use crate::logic::rule::{Rule, on};
 use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -41,7 +42,7 @@ impl Record<'_> {
     /// Its stamp; a dbval too short to have a version (never stored) counts as version 0.
     pub fn stamp(&self) -> Stamp {
         let version = crate::logic::record::version_of(self.dbval).unwrap_or(ClockTime(0));
-        Stamp { epoch: self.epoch, version }
+        Stamp { epoch: if on(Rule::EpochInStamp) { self.epoch } else { 0 }, version }
     }
 }
 

@@ -454,8 +454,9 @@ fn increments_under_kills_of_their_coordinator_are_all_told_and_each_made_once()
     let retries = stats.iter().find(|(name, _)| name == "kumo_retries").map_or("", |(_, value)| value);
     say(&format!("increments: {n}, {counted} told, {unknown} unknown, {retries} retries"));
     assert!((counted..=counted + unknown).contains(&n), "{n} with {counted} told and {unknown} unknown");
-    // A machine that stands still for seconds may cost one. Before servers remembered, each kill cost up to eight.
-    assert!(unknown <= 2, "{unknown} unknown");
+    // A gateway that hears late of an epoch may lose what is under way, once (doc/guarantees.md, "Exactly once"). Before
+    // servers remembered, each kill did.
+    assert!(unknown <= 2 * CLIENTS as u64, "{unknown} unknown");
     assert!(retries.parse::<u64>().expect("a number") > 0);
     cluster.assert_sound();
 }

@@ -10,6 +10,7 @@ use super::{ConnId, Draft, Level, Now, State};
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
 use crate::logic::epoch::Phase;
+use crate::logic::rule::{Rule, on};
 use crate::manager::change::{self, Newcomer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -251,7 +252,7 @@ impl State {
             return;
         }
         let mut active = self.epoch.whs.nodes.iter().filter(|n| n.active);
-        if active.any(|n| !self.reported.contains(&n.address)) {
+        if active.any(|n| !self.reported.contains(&n.address)) && on(Rule::CopiedBeforeFull) {
             return;
         }
         // Filling servers may say that they have copied everything when nobody was there to copy from.

@@ -1,0 +1,116 @@
+//! The rules that keep the promise, by name, so that a simulation can leave one out and see what comes of it.
+//!
+//! Without the feature `sim`, [`on`] is a constant and costs nothing. doc/testing.md, "The simulation", tells what catches each.
+
+/// A rule. Source of each: doc/guarantees.md.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Rule {
+    /// A server executes only requests of exactly its epoch.
+    Fence,
+    /// What was read is told only while all other members' leases are live.
+    Lease,
+    /// ... which is looked at again after the look-up, before anything leaves.
+    LookAgain,
+    /// A server speaks for a new epoch only when what it granted in older ones has run out or was given back.
+    WaitForGrants,
+    /// A restarted server first keeps quiet for as long as a lease lasts.
+    QuietStart,
+    /// What is read is told only when every member has it.
+    StableBeforeShown,
+    /// A change is acknowledged only when every member has it.
+    StableBeforeAcknowledged,
+    /// A new coordinator waits for the reports of all other members.
+    AwaitReports,
+    /// Members report what they hold unstable.
+    ReportUnstable,
+    /// What was reported is sent to all members before it is shown.
+    ResendReported,
+    /// Outcomes are remembered, and an operation asked for again is not executed again.
+    Remember,
+    /// Outcomes travel with the records to the other members.
+    MemoryTravels,
+    /// What is below a floor is unknown, and not executed.
+    Floor,
+    /// What was first attempted before the memory began is unknown, and not executed.
+    SinceEpoch,
+    /// A member takes messages only without gaps.
+    PrefixClosed,
+    /// A server that is filled takes the full ones for the truth.
+    OneWayRefill,
+    /// Stamps are compared by their epochs first.
+    EpochInStamp,
+    /// A copy leaves out what is not stable.
+    CopyStableOnly,
+    /// Deletion marks stay while they, or what they delete, are unstable or on the move.
+    MarksStay,
+    /// A server becomes full only when all have copied.
+    CopiedBeforeFull,
+    /// Of a range without a full server, only those removed last come back as its source.
+    LastRemovedOnly,
+    /// A life that an epoch removed is not admitted again.
+    DeadStayDead,
+    /// Votes are counted: all, or a majority.
+    Quorum,
+    /// A vote is on disk before it is told.
+    DurableVote,
+    /// An epoch is on disk before it is acted on.
+    DurableEpoch,
+    /// A gateway takes what was not done from its latest attempt only.
+    LatestRefusalOnly,
+}
+
+impl Rule {
+    /// All of them.
+    pub const ALL: [Rule; 26] = [
+        Rule::Fence,
+        Rule::Lease,
+        Rule::LookAgain,
+        Rule::WaitForGrants,
+        Rule::QuietStart,
+        Rule::StableBeforeShown,
+        Rule::StableBeforeAcknowledged,
+        Rule::AwaitReports,
+        Rule::ReportUnstable,
+        Rule::ResendReported,
+        Rule::Remember,
+        Rule::MemoryTravels,
+        Rule::Floor,
+        Rule::SinceEpoch,
+        Rule::PrefixClosed,
+        Rule::OneWayRefill,
+        Rule::EpochInStamp,
+        Rule::CopyStableOnly,
+        Rule::MarksStay,
+        Rule::CopiedBeforeFull,
+        Rule::LastRemovedOnly,
+        Rule::DeadStayDead,
+        Rule::Quorum,
+        Rule::DurableVote,
+        Rule::DurableEpoch,
+        Rule::LatestRefusalOnly,
+    ];
+}
+
+/// Whether a rule is kept: always, but in a simulation of what comes of breaking it.
+#[cfg(not(feature = "sim"))]
+#[inline(always)]
+pub const fn on(_rule: Rule) -> bool {
+    true
+}
+
+#[cfg(feature = "sim")]
+thread_local! {
+    static OFF: std::cell::Cell<Option<Rule>> = const { std::cell::Cell::new(None) };
+}
+
+/// Whether a rule is kept by this thread's simulation.
+#[cfg(feature = "sim")]
+pub fn on(rule: Rule) -> bool {
+    OFF.get() != Some(rule)
+}
+
+/// Has this thread's simulations leave out a rule, or none.
+#[cfg(feature = "sim")]
+pub fn leave_out(rule: Option<Rule>) {
+    OFF.set(rule);
+}

@@ -1,0 +1,263 @@
+//! Named schedules: those in which lesser designs fail, each for one of the rules of doc/guarantees.md.
+//!
+//! What is written down is who is struck and about when; the seed draws the rest (latencies, commands, what exactly is under
+//! way), so that each is worth many seeds.
+
+use super::client::Load;
+use super::cluster::{Command, Shape, Who};
+use super::node::Dice;
+use super::run::Plan;
+use super::script::{Act, Script};
+
+/// A schedule.
+pub struct Scenario {
+    /// For the command line.
+    pub name: &'static str,
+    /// What would go wrong.
+    pub story: &'static str,
+    shape: Shape,
+    script: fn(&mut Dice, &mut Script),
+    gap_ms: Option<u64>,
+}
+
+const X: Who = Who::Coordinator(0);
+const B: Who = Who::Member(0, 0);
+const C: Who = Who::Member(0, 1);
+const GATEWAY: Who = Who::Gateway(0);
+/// How long clients send commands, in milliseconds.
+const DURATION_MS: u64 = 9_000;
+
+const TRIO: Shape =
+    Shape { managers: 1, servers: 3, attached: 3, gateways: 2, workers: 1, sync: false, auto_replace: false };
+const PAIR: Shape = Shape { managers: 2, ..TRIO };
+const FIVE: Shape = Shape { managers: 2, servers: 5, attached: 5, auto_replace: true, ..TRIO };
+
+/// All of them.
+pub const ALL: [Scenario; 18] = [
+    Scenario {
+        name: "old-lease",
+        story: "a coordinator, a manager and a gateway are cut off; the others go on, and it answers with old values",
+        shape: PAIR,
+        script: |_, script| script.push((1_000, Act::Split(vec![X, Who::Manager(0), GATEWAY]))),
+        gap_ms: None,
+    },
+    Scenario {
+        name: "no-managers",
+        story: "all managers are stopped, and service with them",
+        shape: PAIR,
+        script: |_, script| {
+            script.extend((0..2).map(|n| (1_000, Act::Stop(Who::Manager(n)))));
+            script.extend((0..2).map(|n| (7_000, Act::Continue(Who::Manager(n)))));
+        },
+        gap_ms: Some(1_000),
+    },
+    Scenario {
+        name: "refused-alive",
+        story: "a server refuses new connections, is taken for dead, and goes on over those that it has",
+        shape: PAIR,
+        script: |_, script| {
+            let all = (0..2).map(Who::Manager).chain((0..3).map(Who::Server)).chain([GATEWAY]);
+            script.extend(all.map(|who| (1_000, Act::Refuse(who, X))));
+            script.push((1_001, Act::IsolateFromManagers(X)));
+        },
+        gap_ms: None,
+    },
+    Scenario {
+        name: "granted-and-forgot",
+        story: "members that granted a lease restart, forget it, and take over while its holder still reads",
+        shape: TRIO,
+        script: |dice, script| {
+            script.push((1_000, Act::Strand(X, GATEWAY)));
+            let then = 2_200 + dice.below(600);
+            script.extend([B, C].map(|who| (then, Act::Kill(who))));
+            script.extend((0..3).map(|n| (then + 1 + dice.below(20), Act::Start(Who::Server(n)))));
+        },
+        gap_ms: None,
+    },
+    Scenario {
+        name: "taken-over-early",
+        story: "a new coordinator opens while the old one, unseen by managers alone, still holds its leases",
+        shape: TRIO,
+        script: |_, script| script.push((1_000, Act::Strand(X, GATEWAY))),
+        gap_ms: None,
+    },
+    Scenario {
+        name: "paused",
+        story: "a process is paused between the look at its lease and its answer",
+        shape: TRIO,
+        script: |dice, script| {
+            let mut at = 500;
+            while at < 8_000 {
+                script.push((at, Act::Stop(X)));
+                at += 150 + dice.below(2_600);
+                script.extend((0..3).map(|n| (at, Act::Continue(Who::Server(n)))));
+                at += 600;
+                script.push((at, Act::Command(Command::Attach)));
+            }
+        },
+        gap_ms: None,
+    },
+    Scenario {
+        name: "clocks",
+        story: "clocks run apart and jump by an hour",
+        shape: FIVE,
+        script: |_, script| {
+            script.push((500, Act::WallClock(X, 3_600)));
+            script.push((500, Act::Drift(X, -5_000)));
+            script.push((500, Act::Drift(B, 5_000)));
+            script.push((1_500, Act::WallClock(B, -3_600)));
+            script.push((2_500, Act::Kill(X)));
+            script.push((5_000, Act::Kill(X)));
+        },
+        gap_ms: None,
+    },
+    Scenario {
+        name: "two-halves",
+        story: "each manager, with a server on its side, decides another next epoch",
+        shape: PAIR,
+        script: |_, script| {
+            script.push((1_000, Act::Split(vec![Who::Manager(0), X, GATEWAY])));
+            script.push((1_000, Act::Cut(B, C)));
+            script.push((1_000, Act::Cut(C, B)));
+        },
+        gap_ms: None,
+    },
+    Scenario {
+        name: "lost-vote",
+        story: "a manager loses its disk and votes again",
+        shape: Shape { managers: 3, ..FIVE },
+        script: |dice, script| {
+            script.push((1_000, Act::Kill(X)));
+            script.push((1_000 + dice.below(80), Act::Wipe(Who::Manager(1), 7)));
+            script.push((1_100, Act::Split(vec![Who::Manager(0), Who::Server(1)])));
+            script.push((1_100 + dice.below(100), Act::Start(Who::Manager(1))));
+        },
+        gap_ms: None,
+    },
+    Scenario {
+        name: "stale-first",
+        story: "one was removed early, the others late; all are down, and the first one comes back before them",
+        shape: PAIR,
+        script: |_, script| {
+            script.push((500, Act::Kill(X)));
+            script.push((3_000, Act::Kill(X)));
+            script.push((3_000, Act::Kill(B)));
+            script.push((3_001, Act::Kill(C)));
+            script.extend((0..3).map(|n| (3_500 + 700 * n as u64, Act::Start(Who::Server(n)))));
+        },
+        gap_ms: None,
+    },
+    Scenario {
+        name: "half-written",
+        story: "a member holds a write that was not acknowledged, restarts, and the coordinator dies",
+        shape: TRIO,
+        script: |dice, script| {
+            script.push((1_000, Act::Cut(X, C)));
+            script.push((1_000 + dice.below(300), Act::Kill(B)));
+            script.push((1_020 + dice.below(300), Act::Kill(X)));
+            script.extend((0..3).map(|n| (1_350, Act::Start(Who::Server(n)))));
+        },
+        gap_ms: None,
+    },
+    Scenario {
+        name: "two-takeovers",
+        story: "the coordinator dies, and who takes over dies while it does",
+        shape: FIVE,
+        script: |dice, script| {
+            for at in [1_000, 4_500] {
+                script.push((at, Act::Kill(X)));
+                script.push((at + 40 + dice.below(150), Act::Kill(X)));
+                script.extend((0..5).map(|n| (at + 1_500, Act::Start(Who::Server(n)))));
+            }
+        },
+        gap_ms: None,
+    },
+    Scenario {
+        name: "attached-under-load",
+        story: "the ring for writes differs from that for reads, and the source of a copy dies",
+        shape: Shape { attached: 3, ..FIVE },
+        script: |dice, script| {
+            script.push((1_000, Act::Command(Command::Attach)));
+            script.push((1_000 + dice.below(40), Act::Kill(X)));
+            script.extend((0..5).map(|n| (2_000, Act::Start(Who::Server(n)))));
+            script.push((4_000, Act::Command(Command::FullReplace)));
+            script.push((4_000 + dice.below(20), Act::Isolate(B)));
+        },
+        gap_ms: None,
+    },
+    Scenario {
+        name: "from-the-future",
+        story: "writes stamped an hour ahead are on a removed server alone, which comes back",
+        shape: PAIR,
+        script: |_, script| {
+            script.push((500, Act::WallClock(X, 3_600)));
+            script.push((900, Act::Isolate(X)));
+            script.push((4_000, Act::HealAll));
+            script.push((4_200, Act::Command(Command::Attach)));
+        },
+        gap_ms: None,
+    },
+    Scenario {
+        name: "slept-through",
+        story: "one is away until the marks of what was deleted are collected, and comes back with its old file",
+        shape: PAIR,
+        script: |_, script| {
+            script.push((300, Act::Kill(B)));
+            script.extend((0..3).map(|n| (6_500, Act::Start(Who::Server(n)))));
+            script.push((7_000, Act::Command(Command::Attach)));
+        },
+        gap_ms: None,
+    },
+    Scenario {
+        name: "answers-lost",
+        story: "a change is executed, its answer gets lost, the coordinator dies, and the gateway asks again",
+        shape: FIVE,
+        script: |dice, script| {
+            for at in [1_000, 4_000, 6_500] {
+                script.push((at, Act::Cut(X, GATEWAY)));
+                script.push((at + 20 + dice.below(150), Act::Kill(X)));
+                script.push((at + 800, Act::HealAll));
+                script.extend((0..5).map(|n| (at + 900, Act::Start(Who::Server(n)))));
+            }
+        },
+        gap_ms: None,
+    },
+    Scenario {
+        name: "sleeping-gateway",
+        story: "a gateway sleeps until what it asked for is forgotten, and asks again",
+        shape: TRIO,
+        script: |dice, script| {
+            script.push((1_000, Act::Slow(X, GATEWAY, 250)));
+            script.push((1_500 + dice.below(200), Act::Stop(GATEWAY)));
+            script.push((1_600, Act::Kill(X)));
+            script.push((4_500, Act::Continue(GATEWAY)));
+            script.extend((0..3).map(|n| (5_000, Act::Start(Who::Server(n)))));
+        },
+        gap_ms: None,
+    },
+    Scenario {
+        name: "power-cut",
+        story: "all power goes, and the cluster needs an operator",
+        shape: Shape { sync: true, ..FIVE },
+        script: |dice, script| {
+            let all = (0..5).map(Who::Server).chain((0..2).map(Who::Manager));
+            let cut: Vec<(u64, Act)> = all.clone().map(|who| (2_000, Act::CutPower(who, dice.draw()))).collect();
+            script.extend(cut);
+            script.extend(all.map(|who| (2_500 + dice.below(1_000), Act::Start(who))));
+        },
+        gap_ms: None,
+    },
+];
+
+impl Scenario {
+    /// One run of it.
+    pub fn plan(&self, seed: u64) -> Plan {
+        let mut dice = Dice::new(seed ^ 0x5ce0);
+        let mut script = Script::new();
+        (self.script)(&mut dice, &mut script);
+        script.sort_by_key(|(at, _)| *at);
+        let readers = if dice.one_in(2) { Some(0) } else { None };
+        let load = Load { keys: 1 + dice.below(3) as usize, pause_ms: 10 + dice.below(60), counters: true, readers };
+        Plan::new(seed, self.shape, load, script, DURATION_MS, self.gap_ms)
+    }
+}

@@ -101,6 +101,7 @@ mod tests {
         let programs: Vec<String> = std::fs::read_dir(bins)
             .unwrap()
             .map(|f| f.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+            // kumosim is for those who work on kumofs, and is not installed.
             .filter(|name| name != "kumosim")
             .collect();
         let (_, pages) = written(What::Man { dir: PathBuf::new() });

@@ -156,6 +156,19 @@ fn show_short(arg: Arg, spelling: &Spelling<'_>) -> Arg {
     arg.help(format!("{help} [-{short}]"))
 }
 
+/// The definition of a daemon's command line with its short spellings, for man pages and completions.
+pub fn documented<O: Options>() -> Command {
+    let spelling = Spelling { known: &[], shorts: O::SHORTS };
+    O::command().mut_args(|arg| {
+        let short = arg.get_long().and_then(|long| spelling.short_of(long)).unwrap_or_default();
+        let mut letters = short.chars();
+        match (letters.next(), letters.next()) {
+            (Some(letter), None) => arg.short(letter),
+            _ => show_short(arg, &spelling),
+        }
+    })
+}
+
 /// One line for what clap found wrong.
 fn describe(error: &clap::Error, command: &Command, spelling: &Spelling<'_>) -> String {
     let text = |kind| match error.get(kind) {

@@ -11,7 +11,7 @@ use crate::net::listen;
 use crate::net::rpc::{CallError, Limits, RpcConn};
 use crate::proto::rpc::msgpack::{DecodeError, Head, Reader, write_array, write_bool, write_raw, write_uint};
 use crate::proto::rpc::{v0, v1};
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory, Parser, ValueEnum};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Write;
@@ -84,6 +84,11 @@ enum CtlError {
     Answer(Address, DecodeError),
     #[error("{0}")]
     System(#[from] std::io::Error),
+}
+
+/// The definition of its command line.
+pub fn command() -> clap::Command {
+    Options::command()
 }
 
 /// Runs kumoctl. Exit status: 0 done, 1 not reachable, timed out or refused, 2 wrong usage.

@@ -7,6 +7,7 @@ pub mod ask;
 pub mod bench;
 pub mod ctl;
 pub mod hash;
+pub mod help;
 pub mod logs;
 pub mod ruby_time;
 pub mod simulate;

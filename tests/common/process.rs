@@ -31,13 +31,7 @@ impl Process {
     }
 
     /// The same on a host of a [`World`](super::world::World).
-    pub fn start_within(
-        network: Option<Network>,
-        name: &str,
-        program: &Path,
-        args: &[String],
-        dir: &Path,
-    ) -> Process {
+    pub fn start_within(network: Option<Network>, name: &str, program: &Path, args: &[String], dir: &Path) -> Process {
         std::fs::create_dir_all(dir).expect("a directory can be made");
         let mut process = Process {
             name: name.to_owned(),

@@ -156,6 +156,21 @@ impl<R> Pending<R> {
         }
     }
 
+    /// The dbkeys of the writes that are pending.
+    pub fn dbkeys(&mut self) -> Vec<Vec<u8>> {
+        let keys = self.keys.make_contiguous();
+        let mut start = 0;
+        let mut pending = Vec::new();
+        for write in &self.writes {
+            let end = start + usize::from(write.key_len);
+            if write.missing > 0 {
+                pending.push(keys[start..end].to_vec());
+            }
+            start = end;
+        }
+        pending
+    }
+
     fn get(&mut self, write: u64) -> Option<&mut Write<R>> {
         let place = usize::try_from(write.checked_sub(self.first)?).ok()?;
         self.writes.get_mut(place)
@@ -270,6 +285,7 @@ mod tests {
         let mut pending = Pending::default();
         pending.push(1, b"12345678a", 2, Deeds::None, Some('a'));
         pending.push(2, b"12345678bb", 1, Deeds::None, Some('b'));
+        assert_eq!(pending.dbkeys(), [b"12345678a".to_vec(), b"12345678bb".to_vec()]);
         let mut keys = Vec::new();
         pending.recount(|number, dbkey, _, _, _| {
             keys.push((number, dbkey.to_vec()));
@@ -279,5 +295,6 @@ mod tests {
         let mut released = Vec::new();
         pending.settle(|r| released.push(r));
         assert_eq!((released, pending.len()), (vec!['a'], 1));
+        assert_eq!(pending.dbkeys(), [b"12345678bb".to_vec()]);
     }
 }

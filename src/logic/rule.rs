@@ -23,6 +23,8 @@ pub enum Rule {
     AwaitReports,
     /// Members report what they hold unstable.
     ReportUnstable,
+    /// ... also what was unstable in an earlier life.
+    ReportLeft,
     /// What was reported is sent to all members before it is shown.
     ResendReported,
     /// Outcomes are remembered, and an operation asked for again is not executed again.
@@ -61,7 +63,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Rule; 26] = [
+    pub const ALL: [Rule; 27] = [
         Rule::Fence,
         Rule::Lease,
         Rule::LookAgain,
@@ -71,6 +73,7 @@ impl Rule {
         Rule::StableBeforeAcknowledged,
         Rule::AwaitReports,
         Rule::ReportUnstable,
+        Rule::ReportLeft,
         Rule::ResendReported,
         Rule::Remember,
         Rule::MemoryTravels,

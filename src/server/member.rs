@@ -35,6 +35,11 @@ impl KeyQueue {
         self.keys.extend(dbkey);
     }
 
+    /// The lowest number of an entry.
+    pub fn first(&self) -> Option<u64> {
+        self.entries.front().map(|(number, ..)| *number)
+    }
+
     /// The ring positions of all dbkeys.
     pub fn hashes(&self) -> impl Iterator<Item = u64> + '_ {
         let mut start = 0;
@@ -75,7 +80,7 @@ impl KeyQueue {
 /// One worker of a coordinator, as the member knows it.
 pub struct Source {
     /// The number that its next entry has to have, or a lower one.
-    next: u64,
+    pub(super) next: u64,
     /// The last entry on disk.
     durable: u64,
     /// It acts no more: it is granted nothing.

@@ -12,6 +12,7 @@ pub mod copy;
 pub mod epoch_file;
 pub mod fill;
 pub mod garbage;
+mod left;
 pub mod link;
 pub mod managers;
 pub mod measures;

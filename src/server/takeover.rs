@@ -94,7 +94,8 @@ impl Worker {
         state.begin_or_end_fill(begins);
         let refuse = |answer: Answer| answer.refuse(view.epoch.number);
         if view.me.is_none() || (old.me.is_some() && !same_life(&old, &view)) {
-            // Another life: what the earlier one promised is not this one's to keep.
+            // Another life: what the earlier one promised is not this one's to keep. What it stored is.
+            state.leave_unstable();
             state.pending.clear(Answer::unknown, refuse);
             state.sources.clear();
             state.links.leave();
@@ -115,6 +116,7 @@ impl Worker {
             let mut shard = self.shard().lock().expect("no holder of a shard panics");
             state.recount_pending(&old, &mut *shard, |hash| old_group(hash).group);
         }
+        state.take_up_left();
         state.adopt_unstable();
         let takeover = &mut state.takeover;
         takeover.adopted.clear();

@@ -217,6 +217,8 @@ pub struct State {
     pub unpark: bool,
     /// Takeover under way.
     pub takeover: super::takeover::Takeover,
+    /// What earlier lives left unstable.
+    pub(super) left: super::left::Left,
     /// What is here from before this life, while it is being filled.
     pub fill: Option<super::fill::Fill>,
     /// The server is ending, and acts no more.
@@ -241,7 +243,11 @@ impl Worker {
         let state = State::new(view, shared.config.clone(), boot_micros());
         let worker =
             Rc::new(Worker { shared, number, turn: Turn::new(), scratch: Scratch::new(), state: RefCell::new(state) });
-        let items = worker.shard().lock().expect("no holder of a shard panics").items();
+        let items = {
+            let mut shard = worker.shard().lock().expect("no holder of a shard panics");
+            worker.state.borrow_mut().left.add(shard.take_unstable());
+            shard.items()
+        };
         worker.shared.items[usize::from(number)].store(items, Ordering::Relaxed);
         let turns = worker.clone();
         tokio::task::spawn_local(worker.turn.clone().run(move || turns.finish()));
@@ -327,6 +333,7 @@ impl Worker {
         state.rotate_measures();
         let now = state.now_micros;
         state.tell_overdue(self);
+        state.note_stable(self);
         let renewal = state.links.renewal_due(now);
         let expired = state.parked.iter().any(|p| p.until_micros <= now);
         let waiting = state.takeover.is_waiting() || state.unpark || expired || state.commit_failed;
@@ -434,6 +441,7 @@ impl State {
             waiting: BTreeSet::new(),
             unpark: false,
             takeover: super::takeover::Takeover::default(),
+            left: super::left::Left::default(),
             fill: None,
             has_left: false,
             marks: super::garbage::Marks::new(&config),

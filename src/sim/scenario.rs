@@ -33,7 +33,7 @@ const PAIR: Shape = Shape { managers: 2, ..TRIO };
 const FIVE: Shape = Shape { managers: 2, servers: 5, attached: 5, auto_replace: true, ..TRIO };
 
 /// All of them.
-pub const ALL: [Scenario; 18] = [
+pub const ALL: [Scenario; 19] = [
     Scenario {
         name: "old-lease",
         story: "a coordinator, a manager and a gateway are cut off; the others go on, and it answers with old values",
@@ -156,6 +156,23 @@ pub const ALL: [Scenario; 18] = [
             script.push((1_000 + dice.below(300), Act::Kill(B)));
             script.push((1_020 + dice.below(300), Act::Kill(X)));
             script.extend((0..3).map(|n| (1_350, Act::Start(Who::Server(n)))));
+        },
+        gap_ms: None,
+    },
+    Scenario {
+        name: "revived-apart",
+        story: "a write is at the coordinator alone, all die and come back, and the coordinator dies after it told it",
+        shape: TRIO,
+        script: |dice, script| {
+            script.extend([B, C].map(|who| (1_000, Act::Cut(X, who))));
+            let then = 1_020 + dice.below(120);
+            script.extend((0..3).map(|n| (then, Act::Kill(Who::Server(n)))));
+            script.push((then + 1, Act::HealAll));
+            script.extend((0..3).map(|n| (then + 2 + dice.below(20), Act::Start(Who::Server(n)))));
+            // Nobody writes over it meanwhile, where the other gateway has readers only.
+            script.push((then, Act::Stop(Who::Gateway(1))));
+            script.push((then + 500 + dice.below(1_000), Act::Kill(X)));
+            script.push((5_000, Act::Continue(Who::Gateway(1))));
         },
         gap_ms: None,
     },

@@ -120,6 +120,17 @@ pub trait Shard: Any + Send {
     /// records are passed to `visit` as errors.
     fn scan(&mut self, from: u64, budget: usize, visit: &mut ScanVisitor<'_>) -> Result<Option<u64>, StoreError>;
 
+    /// Where the next change will stand among this shard's.
+    fn position(&self) -> u64 {
+        0
+    }
+
+    /// The dbkeys of records behind the last position that an earlier process has told to be stable
+    /// ([`Store::note_stable`]). Told once. Empty where the engine does not know.
+    fn take_unstable(&mut self) -> Vec<Vec<u8>> {
+        Vec::new()
+    }
+
     /// Number of records that are not deletion marks, exact, at no cost.
     fn items(&self) -> u64;
 
@@ -160,6 +171,10 @@ pub trait Store: Send + Sync {
 
     /// The highest ticket of a shard that is durable.
     fn durable(&self, shard: usize) -> Ticket;
+
+    /// Keeps in mind, for the next process, that the changes of a shard before a position
+    /// ([`Shard::position`]) are on all servers that are to have them. A failure costs nothing but a longer report.
+    fn note_stable(&self, _shard: usize, _position: u64) {}
 
     /// Sets what is called, from another thread, with the shard's number when its [`durable`](Store::durable) grew.
     /// After a failed sync it is not called any more, and commits answer errors.

@@ -31,6 +31,7 @@ mod open;
 mod plan;
 mod segment;
 mod shard;
+mod stable;
 mod sync;
 mod walk;
 
@@ -44,6 +45,7 @@ use super::fs::Disk;
 use super::{Maintained, Shard, Store, StoreError, Ticket};
 use compact::Maintenance;
 use segment::Segment;
+use stable::{Positions, Stable};
 use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
@@ -87,6 +89,7 @@ impl Options {
 /// A store of the log engine.
 pub struct LogStore {
     core: Arc<Core>,
+    stable: Stable,
     shards: Vec<Box<Mutex<dyn Shard>>>,
     maintenance: Mutex<Maintenance>,
     /// Backups under way: while there are any, no segment is removed.
@@ -103,10 +106,17 @@ impl LogStore {
         let options = Options { shards, segment_bytes, ..options };
         let (disk_id, lock) = identity::take(disk.as_ref(), dir)?;
         let core = Arc::new(Core::new(disk, dir.to_owned(), options, disk_id, lock));
-        let shards = open::load(&core)?;
+        let known = stable::read(core.disk.as_ref(), dir);
+        let shards = open::load(&core, known.as_ref())?;
+        let positions = match known {
+            Some(known) => known.for_shards(core.options.shards),
+            None => Positions::new(shards.iter().map(LogShard::next_lsn).collect()),
+        };
+        let stable = Stable::begin(core.disk.as_ref(), dir, positions)?;
         let boxed = |shard| Box::new(Mutex::new(shard)) as Box<Mutex<dyn Shard>>;
         let store = LogStore {
             core,
+            stable,
             shards: shards.into_iter().map(boxed).collect(),
             maintenance: Mutex::default(),
             pins: AtomicUsize::new(0),
@@ -202,6 +212,12 @@ impl Store for LogStore {
 
     fn durable(&self, shard: usize) -> Ticket {
         self.core.sync.durable(shard)
+    }
+
+    fn note_stable(&self, shard: usize, position: u64) {
+        if let Err(e) = self.stable.note(self.core.disk.as_ref(), shard as u16, position) {
+            tracing::debug!("cannot note what is stable: {e}");
+        }
     }
 
     fn on_durable(&self, call: Box<dyn Fn(usize) + Send + Sync>) {

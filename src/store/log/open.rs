@@ -10,6 +10,7 @@ use super::hint::{Hint, HintBuilder, HintEntry};
 use super::index::{Entry, Index, Place, TABLES, table_of};
 use super::segment::{Segment, hint_name, id_in, log_name};
 use super::shard::LogShard;
+use super::stable::Positions;
 use super::walk::{Step, Walk};
 use crate::logic::record::worker_of;
 use crate::store::StoreError;
@@ -42,8 +43,8 @@ pub(super) struct Read {
     damaged: bool,
 }
 
-/// Reads the store's segments; returns its shards.
-pub(super) fn load(core: &Arc<Core>) -> Result<Vec<LogShard>, StoreError> {
+/// Reads the store's segments; returns its shards. They note what is not `stable`, if that is known.
+pub(super) fn load(core: &Arc<Core>, stable: Option<&Positions>) -> Result<Vec<LogShard>, StoreError> {
     let mut found = find_segments(core)?;
     judge_torn_tails(core, &mut found)?;
     for f in &found {
@@ -60,7 +61,7 @@ pub(super) fn load(core: &Arc<Core>) -> Result<Vec<LogShard>, StoreError> {
     let top = found.iter().map(|f| f.hint.top_lsn.max(f.segment.head.birth)).max();
     let next_lsn = top.map_or(1, |lsn| lsn + 1);
     run_all(core.options.open_threads, usize::from(core.options.shards), |number| {
-        Ok(build_shard(core, number as u16, &found, next_lsn))
+        Ok(build_shard(core, number as u16, &found, next_lsn, stable))
     })
 }
 
@@ -230,12 +231,16 @@ struct Candidate {
     found: usize,
 }
 
-fn build_shard(core: &Arc<Core>, number: u16, found: &[Found], next_lsn: u64) -> LogShard {
+fn build_shard(core: &Arc<Core>, number: u16, found: &[Found], next_lsn: u64, stable: Option<&Positions>) -> LogShard {
     let shards = core.options.shards;
     let may_hold = |f: &&Found| f.segment.head.shards != shards || f.segment.head.shard == number;
     let ours: Vec<&Found> = found.iter().filter(may_hold).collect();
     let mut index = Index::new();
-    let (mut candidates, mut newest) = (Vec::new(), Vec::new());
+    let is_unstable = |c: &&Candidate| {
+        let head = ours[c.found].segment.head;
+        !c.entry.is_forget() && stable.is_some_and(|stable| !stable.cover(head.shards, head.shard, c.entry.lsn))
+    };
+    let (mut candidates, mut newest, mut unstable) = (Vec::new(), Vec::new(), Vec::new());
     // A part of the ring at a time, so that little more memory is needed than the index takes.
     for tables in (0..TABLES).step_by(TABLES / PASSES).map(|first| first..first + TABLES / PASSES) {
         candidates.clear();
@@ -251,12 +256,16 @@ fn build_shard(core: &Arc<Core>, number: u16, found: &[Found], next_lsn: u64) ->
         for same_place in candidates.chunk_by(|a, b| a.entry.hash == b.entry.hash) {
             keep_newest(same_place, &mut newest);
         }
+        let place = |c: &Candidate| Place { slot: ours[c.found].segment.slot, offset: c.entry.offset };
+        unstable.extend(newest.iter().filter(is_unstable).map(place));
         for in_table in newest.chunk_by(|a, b| table_of(a.entry.hash) == table_of(b.entry.hash)) {
             add_to_index(&mut index, &ours, in_table);
         }
     }
     let segments: Vec<Arc<Segment>> = ours.iter().map(|f| f.segment.clone()).collect();
-    LogShard::new(core.clone(), number, index, &segments, next_lsn)
+    let mut shard = LogShard::new(core.clone(), number, index, &segments, next_lsn);
+    shard.note_unstable(&unstable);
+    shard
 }
 
 /// Adds records of one table.

@@ -37,6 +37,8 @@ pub struct LogShard {
     unticketed: bool,
     unchecked_bytes: u64,
     ticket: Ticket,
+    /// Dbkeys of records that an earlier process left, and others may lack.
+    unstable: Vec<Vec<u8>>,
 }
 
 /// Where the records are.
@@ -110,6 +112,7 @@ impl LogShard {
             unticketed: false,
             unchecked_bytes: u64::MAX / 2,
             ticket: 0,
+            unstable: Vec::new(),
         };
         segments.iter().for_each(|s| shard.add_segment(s.clone()));
         shard
@@ -122,6 +125,12 @@ impl LogShard {
             self.data.segments.resize(slot + 1, None);
         }
         self.data.segments[slot] = Some(segment);
+    }
+
+    /// The records at these places may be here alone.
+    pub(super) fn note_unstable(&mut self, places: &[Place]) {
+        let Self { data, scratch, unstable, .. } = self;
+        unstable.extend(places.iter().filter_map(|place| Some(data.read_intact(*place, scratch)?.dbkey().to_vec())));
     }
 
     /// No index entry points to the segment at `slot` any more.
@@ -356,6 +365,14 @@ impl Shard for LogShard {
                 return Ok(Some(from));
             }
         }
+    }
+
+    fn position(&self) -> u64 {
+        self.next_lsn
+    }
+
+    fn take_unstable(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.unstable)
     }
 
     fn items(&self) -> u64 {

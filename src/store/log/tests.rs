@@ -8,6 +8,7 @@ mod faults;
 mod model;
 mod open;
 mod process;
+mod stable;
 mod sync;
 mod vectors;
 

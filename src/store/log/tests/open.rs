@@ -42,7 +42,7 @@ fn a_store_that_was_never_written_leaves_no_segments() {
     }
     let mut names: Vec<_> = std::fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, [identity::IDENTITY, identity::LOCK]);
+    assert_eq!(names, [identity::IDENTITY, identity::LOCK, super::super::stable::STABLE]);
 }
 
 #[test]

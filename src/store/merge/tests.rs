@@ -389,7 +389,7 @@ fn one_that_is_stopped_leaves_nothing() {
     for looks in [1, 20, 60, 99] {
         let mut ear = Ear { looks, notes: Vec::new() };
         let dest = dir.path().join("dest");
-        let line = merge(&order(&dest, Engine::Log, &[source.clone()]), &mut ear).unwrap_err().to_string();
+        let line = merge(&order(&dest, Engine::Log, std::slice::from_ref(&source)), &mut ear).unwrap_err().to_string();
         assert!(line.contains("nothing was made"), "{line}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "after {looks} looks");
     }

@@ -277,6 +277,7 @@ pub fn scaled(mut value: f64, step: f64) -> String {
 /// Microseconds in the unit that fits.
 pub fn micros(value: f64) -> String {
     match value {
+        v if v < 0.5 => "0".to_owned(),
         v if v < 999.5 => format!("{v:.0}us"),
         v if v < 99_950.0 => format!("{:.1}ms", v / 1e3),
         v if v < 999_500.0 => format!("{:.0}ms", v / 1e3),

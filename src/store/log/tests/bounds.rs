@@ -1,11 +1,12 @@
 //! Disk and memory stay within bounds, whatever is done for however long.
 
 use super::*;
+use crate::store::fs::mem::Faults;
 
 const LIVE_KEYS: u64 = 400;
 
-fn overwritten_store(shards: u16, writes: u64) -> LogStore {
-    let store = open(&MemDisk::new(1), tiny(shards)).unwrap();
+fn overwritten_store(options: Options, writes: u64) -> LogStore {
+    let store = open(&MemDisk::new(1), options).unwrap();
     for i in 0..writes {
         put(&store, &key(i.wrapping_mul(7919) % LIVE_KEYS), &value(i, 110)).unwrap();
         if i % 16 == 0 {
@@ -20,11 +21,43 @@ fn overwritten_store(shards: u16, writes: u64) -> LogStore {
 
 #[test]
 fn the_disk_holds_at_most_half_more_than_the_data_under_steady_overwriting() {
-    let store = overwritten_store(2, 40_000);
+    let store = overwritten_store(tiny(2), 40_000);
     let data = LIVE_KEYS * (8 + 7 + 18 + 110);
     let used = store.disk_bytes();
     // Segments are tiny here: heads, hints and the slack of two segments a shard weigh more than they do in life.
     assert!(used < data * 18 / 10, "{used} bytes for {data}");
+}
+
+#[test]
+fn garbage_within_the_allowance_is_left_alone_and_more_is_not() {
+    let allowance = 400_000;
+    let least = |writes| overwritten_store(Options { garbage_bytes: allowance, ..tiny(2) }, writes).disk_bytes();
+    // All of them are still there: no segment was rewritten.
+    assert!(least(1_500) > 1_500 * (8 + 7 + 18 + 110));
+    let data = LIVE_KEYS * (8 + 7 + 18 + 110);
+    let used = least(40_000);
+    assert!(used > allowance / 2 && used < allowance + data * 18 / 10, "{used} bytes for {data}");
+}
+
+#[test]
+fn where_little_is_free_little_garbage_is_left_alone() {
+    let disk = MemDisk::new(1);
+    let used = |options: Options| {
+        let store = open(&disk, options).unwrap();
+        let mut most = 0;
+        for i in 0..10_000_u64 {
+            put(&store, &key(i % LIVE_KEYS), &value(i, 110)).unwrap();
+            if i % 16 == 0 {
+                commit(&store).unwrap();
+                store.maintain(16 * 170 * 3).unwrap();
+                most = most.max(store.disk_bytes());
+            }
+        }
+        most
+    };
+    disk.set_faults(Faults { capacity: Some(1_000_000), ..Faults::default() });
+    let most = used(Options { garbage_bytes: 10_000_000, ..tiny(2) });
+    assert!(most < 500_000, "{most} bytes of 1000000");
 }
 
 #[test]

@@ -3,7 +3,6 @@
 //! Each message is executed when it is read. It is answered at once, or its answer waits in [`super::worker::State`] for
 //! a write to become stable, or the whole request is parked until its range is open and leased.
 
-use super::lookahead;
 use super::member;
 use super::shared::Counters;
 use super::statistics;
@@ -132,7 +131,7 @@ impl Worker {
     /// Has memory bring what the next messages will look up; returns how many bytes they take.
     fn look_ahead(&self, bytes: &[u8]) -> usize {
         let mut state = self.state.borrow_mut();
-        let seen = lookahead::positions(bytes, &mut state.ahead);
+        let seen = super::lookahead::positions(bytes, &mut state.ahead);
         if state.ahead.len() > 1 {
             self.shard().lock().expect("no holder of a shard panics").prefetch(&state.ahead);
         }

@@ -217,6 +217,8 @@ pub struct State {
     pub takeover: super::takeover::Takeover,
     /// What is here from before this life, while it is being filled.
     pub fill: Option<super::fill::Fill>,
+    /// Comparisons with other servers under way.
+    pub comparisons: u32,
     /// The server is ending, and acts no more.
     pub(super) has_left: bool,
     /// Deletion marks by age.
@@ -277,7 +279,7 @@ impl Worker {
             },
             Mail::Apply { entries, time, since, done } => self.apply_copied(&entries, time, since, done),
             Mail::Copy(job) => super::copy::start(self.clone(), job),
-            Mail::Drop(done) => super::copy::start_drop(self.clone(), done),
+            Mail::Drop(done) => super::dropping::start_drop(self.clone(), done),
             Mail::DropUnconfirmed(done) => super::fill::start_drop(self.clone(), done),
             Mail::Durable => self.turn.wake(),
             Mail::Flush(done) => {
@@ -424,6 +426,7 @@ impl State {
             unpark: false,
             takeover: super::takeover::Takeover::default(),
             fill: None,
+            comparisons: 0,
             has_left: false,
             marks: super::garbage::Marks::new(&config),
             new_dbval: Vec::new(),

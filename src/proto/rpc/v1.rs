@@ -8,8 +8,10 @@ use super::msgpack::{DecodeError, Reader, write_array, write_nil, write_raw, wri
 use crate::logic::address::Address;
 
 mod between;
+mod compare;
 
 pub use between::{Entry, ReplicateHead, ReportHead, read_entry, write_entry};
+pub use compare::{Compare, Compared, List, read_digests, write_digests};
 
 /// The version number in [`method::CONNECT`].
 pub const PROTOCOL: u64 = 1;
@@ -52,6 +54,10 @@ pub mod method {
     pub const OFFER: u32 = v1(23);
     /// To a member, from a worker of a coordinator: `[]`, never answered: it acts no more, and relies on no lease.
     pub const LEAVE: u32 = v1(24);
+    /// To a worker of a server, from one of another: see [`super::Compare`] → [`super::Compared`].
+    pub const COMPARE: u32 = v1(25);
+    /// The same: see [`super::List`] → those of the digests that the receiver lacks.
+    pub const LIST: u32 = v1(26);
     /// To a manager or server, from a manager: see [`super::super::vote::Ask`] → [`super::super::vote::Voted`].
     pub const VOTE: u32 = v1(30);
 }

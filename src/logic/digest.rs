@@ -1,6 +1,6 @@
 //! Digests by which two servers find out what one of them lacks, without sending what both hold.
 //!
-//! Source: doc/guarantees.md, "Being filled". The ring is cut into 2^bits *leaves* of equal width; the digest of a leaf is
+//! Source: doc/guarantees.md, "Being filled"; the bytes: doc/protocol.md, "Rejoining". The ring is cut into 2^bits *leaves* of equal width; the digest of a leaf is
 //! the sum of its records', so it can be taken in any order and in pieces, and an empty leaf has 0. A record's covers all
 //! of it: dbkey, stamp, and what is stored, should two records carry one stamp after all (restored from elsewhere).
 //!

@@ -124,6 +124,21 @@ fn messages(method: u32, params: &[u8]) {
                 }
             }
         }
+        v1::method::COMPARE => {
+            if let Ok(compare) = v1::Compare::read(params) {
+                compare.write(&mut out, 1);
+                assert_eq!(v1::Compare::read(params_of(&out)), Ok(compare));
+            }
+            if let Ok(compared) = v1::Compared::read(params) {
+                compared.write(&mut out);
+            }
+        }
+        v1::method::LIST => {
+            if let Ok(list) = v1::List::read(params) {
+                list.write(&mut out, 1);
+                assert_eq!(v1::List::read(params_of(&out)), Ok(list));
+            }
+        }
         _ => {
             if let Ok(space) = v0::read_seed(&mut Reader::new(params)) {
                 v0::write_seed(&mut out, &space);

@@ -12,6 +12,7 @@ pub mod decimal;
 pub mod digest;
 pub mod epoch;
 pub mod expiry;
+pub mod hottest;
 pub mod lease;
 pub mod memory;
 pub mod mutation;

@@ -106,6 +106,7 @@ async fn copy_until_done(worker: &Rc<Worker>, job: &Job) {
 async fn copy(worker: &Rc<Worker>, job: &Job, plain: &BTreeSet<Target>) -> Result<(), Failed> {
     let plan = worker.plan(job.full, plain);
     let mut streams = Streams { worker, time: job.time, open: BTreeMap::new() };
+    worker.went_through(Some(0));
     let mut next = Window::at(worker.cut(), 0).filter(|_| !plan.ways.is_empty());
     while let Some(window) = next {
         let mut found = Found::new(window, plan.pairs.len());
@@ -129,6 +130,7 @@ async fn copy(worker: &Rc<Worker>, job: &Job, plain: &BTreeSet<Target>) -> Resul
         }
         streams.end_resting().await?;
         next = window.next();
+        worker.went_through(next.map(Window::start));
     }
     streams.end().await
 }

@@ -17,6 +17,7 @@ const SLICE: usize = 256;
 
 /// Starts to drop what this worker holds and the epoch gives to others.
 pub(super) fn start_drop(worker: Rc<Worker>, done: oneshot::Sender<()>) {
+    worker.went_through(Some(0));
     worker.shared.moving.fetch_or(moving::DELETING, Ordering::Relaxed);
     drop_in_slices(worker, "records that moved away", done, |state, hash, _| {
         let Some(me) = state.view.me else { return false };
@@ -37,7 +38,10 @@ pub(super) fn drop_in_slices(
         let (mut from, mut dropped) = (Some(0), 0);
         while let Some(position) = from {
             match worker.drop_slice(position, &goes) {
-                Ok((count, next)) => (dropped, from) = (dropped + count, next),
+                Ok((count, next)) => {
+                    (dropped, from) = (dropped + count, next);
+                    worker.went_through(next);
+                }
                 Err(e) => {
                     tracing::error!("cannot drop {what}: {e}");
                     tokio::time::sleep(RETRY).await;
@@ -54,6 +58,11 @@ pub(super) fn drop_in_slices(
 }
 
 impl Worker {
+    /// Notes for tools where on the ring this worker's copying or deleting goes on; `None`: it is at the end.
+    pub(super) fn went_through(&self, next: Option<u64>) {
+        self.shared.gone_through[usize::from(self.number)].store(next.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
     fn drop_slice(
         &self,
         from: u64,

@@ -9,9 +9,11 @@ use crate::logic::address::Address;
 
 mod between;
 mod compare;
+mod statistics;
 
 pub use between::{Entry, ReplicateHead, ReportHead, read_entry, write_entry};
 pub use compare::{Compare, Compared, List, read_digests, write_digests};
+pub use statistics::{Caller, Lag, Numbers, Statistics};
 
 /// The version number in [`method::CONNECT`].
 pub const PROTOCOL: u64 = 1;
@@ -58,6 +60,8 @@ pub mod method {
     pub const COMPARE: u32 = v1(25);
     /// The same: see [`super::List`] → those of the digests that the receiver lacks.
     pub const LIST: u32 = v1(26);
+    /// To a server, from tools: `[]` → see [`super::Statistics`].
+    pub const STATISTICS: u32 = v1(40);
     /// To a manager or server, from a manager: see [`super::super::vote::Ask`] → [`super::super::vote::Voted`].
     pub const VOTE: u32 = v1(30);
 }

@@ -3,7 +3,7 @@
 use kumofs::logic::address::Address;
 use kumofs::logic::clock::ClockTime;
 use kumofs::logic::digest::{Leaves, Window};
-use kumofs::logic::epoch::{Epoch, ManagerEntry, Phase, ServerEntry};
+use kumofs::logic::epoch::{Epoch, ManagerEntry, Pace, Phase, ServerEntry};
 use kumofs::logic::memory::{Deed, Id};
 use kumofs::logic::mutation::Answer;
 use kumofs::logic::paxos::{self, Ballot, Question, Voter};
@@ -57,6 +57,7 @@ fn epoch() -> Epoch {
         flushed: 1,
         flush_at: None,
         phase: Phase::Idle,
+        pace: Pace::default(),
     }
 }
 

@@ -257,6 +257,43 @@ mod tests {
         assert!(held.iter().all(|h| *h < mean * 6 / 5), "{held:?}, mean {mean}");
     }
 
+    /// How much more than the mean the fullest of these servers holds, counted by the widths of arcs.
+    fn fullest(addresses: &[Address]) -> f64 {
+        let nodes: Vec<Node> = addresses.iter().map(|address| Node { address: *address, active: true }).collect();
+        let ring = Ring::new(&nodes);
+        let ends: Vec<u64> = ring.points().iter().map(|(point, _)| *point).collect();
+        let mut held = vec![0.0; nodes.len()];
+        for (i, end) in ends.iter().enumerate() {
+            let width = end.wrapping_sub(ends[(i + ends.len() - 1) % ends.len()]);
+            ring.assign(*end).as_slice().iter().for_each(|node| held[usize::from(*node)] += width as f64);
+        }
+        held.iter().copied().fold(0.0, f64::max) * held.len() as f64 / held.iter().sum::<f64>()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+        /// In a row as operators number hosts, anywhere in a private network, or on one host by port. The worst of 3000 such
+        /// sets had 1.19 times the mean.
+        #[test]
+        fn nobody_of_ten_holds_over_a_fifth_more_than_the_mean_wherever_they_are(
+            kind in 0..3,
+            net in any::<[u8; 2]>(),
+            first in 1u8..240,
+            hosts in proptest::collection::btree_set(1u8..255, 10),
+            port in 10_000u16..60_000,
+        ) {
+            let host = |last: u8, port: u16| Address::new(([10, net[0], net[1], last], port).into());
+            let addresses: Vec<Address> = match kind {
+                0 => (first..first + 10).map(|last| host(last, 19800)).collect(),
+                1 => hosts.into_iter().map(|last| host(last, 19800)).collect(),
+                _ => (port..port + 10).map(|port| host(first, port)).collect(),
+            };
+            let fullest = fullest(&addresses);
+            prop_assert!(fullest < 1.2, "{fullest} at {addresses:?}");
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 

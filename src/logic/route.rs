@@ -270,27 +270,20 @@ mod tests {
         held.iter().copied().fold(0.0, f64::max) * held.len() as f64 / held.iter().sum::<f64>()
     }
 
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
-
-        /// In a row as operators number hosts, anywhere in a private network, or on one host by port. The worst of 3000 such
-        /// sets had 1.19 times the mean.
-        #[test]
-        fn nobody_of_ten_holds_over_a_fifth_more_than_the_mean_wherever_they_are(
-            kind in 0..3,
-            net in any::<[u8; 2]>(),
-            first in 1u8..240,
-            hosts in proptest::collection::btree_set(1u8..255, 10),
-            port in 10_000u16..60_000,
-        ) {
-            let host = |last: u8, port: u16| Address::new(([10, net[0], net[1], last], port).into());
-            let addresses: Vec<Address> = match kind {
-                0 => (first..first + 10).map(|last| host(last, 19800)).collect(),
-                1 => hosts.into_iter().map(|last| host(last, 19800)).collect(),
-                _ => (port..port + 10).map(|port| host(first, port)).collect(),
+    /// In a row as operators number hosts, anywhere in a private network, or on one host by port. The worst of 3000 such
+    /// sets had 1.19 times the mean, half of them less than 1.08.
+    #[test]
+    fn nobody_of_ten_holds_over_a_fifth_more_than_the_mean_wherever_they_are() {
+        for set in 0..150_u32 {
+            let dice = hash(&set.to_le_bytes()).to_le_bytes();
+            let host = |last: u8, port: u16| Address::new(([10, dice[0], dice[1], last], port).into());
+            let addresses: Vec<Address> = match set % 3 {
+                0 => (0..10).map(|i| host(dice[2] % 240 + i, 19800)).collect(),
+                1 => (0..10).map(|i| host(hash(&[dice[2], i]) as u8 / 10 * 10 + i, 19800)).collect(),
+                _ => (0..10).map(|i| host(1, 10_000 + u16::from(dice[2]) * 100 + i)).collect(),
             };
             let fullest = fullest(&addresses);
-            prop_assert!(fullest < 1.2, "{fullest} at {addresses:?}");
+            assert!(fullest < 1.2, "{fullest} at {addresses:?}");
         }
     }
 

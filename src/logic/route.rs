@@ -279,7 +279,7 @@ mod tests {
             let host = |last: u8, port: u16| Address::new(([10, dice[0], dice[1], last], port).into());
             let addresses: Vec<Address> = match set % 3 {
                 0 => (0..10).map(|i| host(dice[2] % 240 + i, 19800)).collect(),
-                1 => (0..10).map(|i| host(hash(&[dice[2], i]) as u8 / 10 * 10 + i, 19800)).collect(),
+                1 => (0..10).map(|i| host(hash(&[dice[2], i]) as u8 % 240 / 10 * 10 + i, 19800)).collect(),
                 _ => (0..10).map(|i| host(1, 10_000 + u16::from(dice[2]) * 100 + i)).collect(),
             };
             let fullest = fullest(&addresses);

@@ -3,7 +3,7 @@
 use kumofs::logic::address::Address;
 use kumofs::logic::clock::ClockTime;
 use kumofs::logic::digest::{Leaves, Window};
-use kumofs::logic::epoch::{Epoch, ManagerEntry, Phase, ServerEntry};
+use kumofs::logic::epoch::{Epoch, ManagerEntry, Pace, Phase, ServerEntry};
 use kumofs::logic::hottest::Hot;
 use kumofs::logic::memory::{Deed, Id};
 use kumofs::logic::mutation::Answer;
@@ -13,10 +13,9 @@ use kumofs::logic::ring::{HashSpace, Node};
 use kumofs::proto::rpc::frame::{Role, write_error, write_error_head, write_hello, write_request, write_success};
 use kumofs::proto::rpc::msgpack::{write_array, write_raw, write_uint};
 use kumofs::proto::rpc::v1::{
-    Compare, Compared, Connect, Connected, Join, List, Mutate, Mutated, Op, Peer, ReplicateHead, ReportHead, RequestId,
-    Terms, method, term, write_digests, write_entry, write_get, write_multi_get_head,
-    Caller, Connect, Connected, Join, Lag, Mutate, Mutated, Numbers, Op, Peer, ReplicateHead, ReportHead, RequestId,
-    Statistics, Terms, method, term, write_entry, write_get, write_multi_get_head,
+    Caller, Compare, Compared, Connect, Connected, Join, Lag, List, Mutate, Mutated, Numbers, Op, Peer, ReplicateHead,
+    ReportHead, RequestId, Statistics, Terms, method, term, write_digests, write_entry, write_get,
+    write_multi_get_head,
 };
 use kumofs::proto::rpc::vote::{Ask, Voted};
 use kumofs::proto::rpc::{error, v0};
@@ -60,6 +59,7 @@ fn epoch() -> Epoch {
         flushed: 1,
         flush_at: None,
         phase: Phase::Idle,
+        pace: Pace::default(),
     }
 }
 

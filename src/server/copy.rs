@@ -13,7 +13,7 @@ use super::worker::{State, Worker};
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
 use crate::logic::digest::{Leaves, Window, of_record};
-use crate::logic::epoch::Phase;
+use crate::logic::epoch::{Pace, Phase};
 use crate::logic::record::{dbkey_hash, worker_of};
 use crate::logic::route::Group;
 use crate::logic::rule::{Rule, on};
@@ -105,7 +105,7 @@ async fn copy_until_done(worker: &Rc<Worker>, job: &Job) {
 
 async fn copy(worker: &Rc<Worker>, job: &Job, plain: &BTreeSet<Target>) -> Result<(), Failed> {
     let plan = worker.plan(job.full, plain);
-    let mut streams = Streams { worker, time: job.time, open: BTreeMap::new() };
+    let mut streams = Streams { worker, time: job.time, open: BTreeMap::new(), added: 0 };
     worker.went_through(Some(0));
     let mut next = Window::at(worker.cut(), 0).filter(|_| !plan.ways.is_empty());
     while let Some(window) = next {
@@ -120,11 +120,17 @@ async fn copy(worker: &Rc<Worker>, job: &Job, plain: &BTreeSet<Target>) -> Resul
             for (target, bytes) in slice {
                 streams.add(target, &bytes).await?;
             }
+            streams.keep_pace().await?;
             tokio::task::yield_now().await;
         }
         for (number, pair) in plan.pairs.iter().enumerate() {
-            for dbkeys in worker.lacking(pair, job.time, &found, number).await?.chunks(SLICE) {
-                streams.add(pair.target, &worker.encode(pair.target, job.full, dbkeys)).await?;
+            let lacking = worker.lacking(pair, job.time, &found, number).await?;
+            let mut rest = &lacking[..];
+            while !rest.is_empty() {
+                let (bytes, used) = worker.encode(pair.target, job.full, rest);
+                rest = &rest[used..];
+                streams.add(pair.target, &bytes).await?;
+                streams.keep_pace().await?;
                 tokio::task::yield_now().await;
             }
         }
@@ -161,6 +167,8 @@ struct Streams<'w> {
     worker: &'w Rc<Worker>,
     time: ClockTime,
     open: BTreeMap<Target, Stream>,
+    /// Bytes that were added and not yet waited for.
+    added: u64,
 }
 
 struct Stream {
@@ -184,11 +192,29 @@ impl Streams<'_> {
             }
         };
         stream.gathered.extend_from_slice(bytes);
+        self.added += bytes.len() as u64;
         stream.used = Instant::now();
         if stream.gathered.len() >= BATCH_BYTES {
             let batch = std::mem::take(&mut stream.gathered);
             stream.outgoing.send(batch).await.map_err(|why| Failed::At(target.0, why))?;
         }
+        Ok(())
+    }
+
+    /// Waits as long as what was added is to take, and while nothing is to move.
+    async fn keep_pace(&mut self) -> Result<(), Failed> {
+        let mut waited = Duration::ZERO;
+        loop {
+            let due = self.worker.pace().due(self.added, waited);
+            let Some(pause) = due else { break };
+            if waited > STREAM_REST {
+                self.end_all().await?;
+            }
+            let pause = pause.min(PHASE_CHECK);
+            tokio::time::sleep(pause).await;
+            waited += pause;
+        }
+        self.added = 0;
         Ok(())
     }
 
@@ -203,6 +229,10 @@ impl Streams<'_> {
     }
 
     async fn end(mut self) -> Result<(), Failed> {
+        self.end_all().await
+    }
+
+    async fn end_all(&mut self) -> Result<(), Failed> {
         while let Some(target) = self.open.keys().next().copied() {
             self.end_one(target).await?;
         }
@@ -212,6 +242,25 @@ impl Streams<'_> {
     async fn end_one(&mut self, target: Target) -> Result<(), Failed> {
         let Some(stream) = self.open.remove(&target) else { return Ok(()) };
         stream.outgoing.finish(stream.gathered).await.map_err(|why| Failed::At(target.0, why))
+    }
+}
+
+/// What one worker may do of what its server may.
+#[derive(Clone, Copy)]
+struct Share {
+    pace: Pace,
+    workers: u64,
+}
+
+impl Share {
+    /// How long is still to be waited for so many bytes; `None`: no longer.
+    fn due(self, bytes: u64, waited: Duration) -> Option<Duration> {
+        if self.pace.paused {
+            return Some(Duration::MAX);
+        }
+        let rate = (self.pace.bytes_per_sec / self.workers).max(1);
+        let lasts = if self.pace.bytes_per_sec == 0 { 0 } else { bytes.saturating_mul(1_000_000) / rate };
+        Duration::from_micros(lasts).checked_sub(waited).filter(|rest| !rest.is_zero())
     }
 }
 
@@ -317,14 +366,24 @@ impl Worker {
         Ok((slice, next.filter(|position| window.place(*position).is_some())))
     }
 
-    /// Encodes records that the target lacks, as they are by now.
-    fn encode(&self, target: Target, full: bool, dbkeys: &[&[u8]]) -> Vec<u8> {
+    /// How fast this worker may move records: its share of what its server may.
+    fn pace(&self) -> Share {
+        let pace = self.state.borrow().view.epoch.pace;
+        Share { pace, workers: u64::from(self.shared.config.workers.max(1)) }
+    }
+
+    /// Encodes the first of the records that the target lacks, as they are by now, up to a batch; tells how many.
+    fn encode(&self, target: Target, full: bool, dbkeys: &[&[u8]]) -> (Vec<u8>, usize) {
         let state = self.state.borrow();
         let mut shard = self.shard().lock().expect("no holder of a shard panics");
         let unstable = state.not_to_be_copied(full);
         let mut bytes = opening(target, state.memory.since());
-        let before = bytes.len();
+        let (before, mut used) = (bytes.len(), 0);
         for dbkey in dbkeys {
+            if bytes.len() >= BATCH_BYTES || used >= SLICE {
+                break;
+            }
+            used += 1;
             let Some(hash) = dbkey_hash(dbkey) else { continue };
             if let Ok(Some(record)) = shard.get(dbkey)
                 && state.may_be_copied(hash, record, &unstable)
@@ -333,7 +392,7 @@ impl Worker {
                 self.shared.moved.records.fetch_add(1, Ordering::Relaxed);
             }
         }
-        if bytes.len() == before { Vec::new() } else { bytes }
+        (if bytes.len() == before { Vec::new() } else { bytes }, used)
     }
 
     /// Offers a stream to another server.
@@ -395,5 +454,24 @@ impl State {
     fn may_be_copied(&self, hash: u64, record: Record<'_>, unstable: &HashSet<u64>) -> bool {
         let pending = self.pending.blocking(hash).is_some() || unstable.contains(&hash);
         !(pending && on(Rule::CopyStableOnly)) && record.epoch >= self.view.epoch.flushed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_workers_of_a_server_share_its_rate() {
+        let pace = Pace { bytes_per_sec: 1000, paused: false };
+        let share = Share { pace, workers: 4 };
+        assert_eq!(share.due(500, Duration::ZERO), Some(Duration::from_secs(2)));
+        assert_eq!(share.due(500, Duration::from_secs(2)), None);
+        let unlimited = Share { pace: Pace::default(), workers: 4 };
+        assert_eq!(unlimited.due(u64::MAX, Duration::ZERO), None);
+        let slow = Share { pace: Pace { bytes_per_sec: 1, paused: false }, workers: 8 };
+        assert_eq!(slow.due(3, Duration::ZERO), Some(Duration::from_secs(3)));
+        let paused = Share { pace: Pace { paused: true, ..pace }, workers: 4 };
+        assert!(paused.due(0, Duration::from_secs(3600)).is_some());
     }
 }

@@ -116,3 +116,38 @@ fn only_what_differs_is_sent_to_a_server_that_was_away() {
     }
     cluster.assert_sound();
 }
+
+/// How fast records move is part of the epoch: whoever restarts knows it.
+#[test]
+fn what_is_paused_stays_paused_over_restarts_and_goes_on_when_told() {
+    let _turn = Turn::shared();
+    let mut cluster = Cluster::start(1, 3);
+    let mut client = cluster.client();
+    for i in 0..KEYS {
+        client.set(&format!("key-{i}"), &[b'x'; 100]).expect("it is stored");
+    }
+    cluster.order(&["rate", "50000000"]);
+    cluster.order(&["pause"]);
+    let mut before: Vec<u64> = cluster.servers.iter().map(|s| s.mark()).collect();
+    before.push(0);
+    let new = cluster.add_server();
+    let marks = cluster.manager_marks();
+    cluster.order(&["attach"]);
+    cluster.servers[new].wait_for("start replace copy", 0);
+    cluster.restart_manager(0);
+    cluster.until("all are there again", |s| s.active() == 4);
+    for i in 0..KEYS {
+        client.set(&format!("key-{i}"), &[b'y'; 100]).expect("it is stored");
+    }
+    let told = cluster.ctl(&["rate"]);
+    assert_eq!(told.stdout, "50000000, paused\n", "{told:?}");
+    let status = cluster.ctl(&["status", "--json"]).stdout;
+    assert!(status.contains("\"phase\":\"copying\"") && status.contains("\"paused\":true"), "{status}");
+    let says = "replace copy: sent";
+    assert!(cluster.servers.iter().zip(before).all(|(s, mark)| s.logged(says, mark).is_none()), "something moved");
+    cluster.order(&["rate", "unlimited"]);
+    cluster.order(&["resume"]);
+    cluster.until_replaced(&marks);
+    assert_eq!(cluster.ctl(&["rate"]).stdout, "unlimited\n");
+    cluster.assert_sound();
+}

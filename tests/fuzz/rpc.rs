@@ -2,7 +2,7 @@
 
 use kumofs::logic::address::Address;
 use kumofs::logic::clock::ClockTime;
-use kumofs::logic::epoch::{Epoch, ManagerEntry, Phase, ServerEntry};
+use kumofs::logic::epoch::{Epoch, ManagerEntry, Pace, Phase, ServerEntry};
 use kumofs::logic::memory::{Deed, Id};
 use kumofs::logic::mutation::Answer;
 use kumofs::logic::ring::{HashSpace, Node};
@@ -200,6 +200,7 @@ fn epoch(servers: u16) -> Epoch {
         flushed: 1,
         flush_at: Some(12),
         phase: Phase::Copying { time: ClockTime(5), full: true },
+        pace: Pace::default(),
     }
 }
 

@@ -39,6 +39,10 @@ pub mod method {
     pub const SOURCED: u32 = v1(6);
     /// To a manager, from a server that is told to end: `[]` → nil: it serves until an epoch removes it.
     pub const LEAVING: u32 = v1(7);
+    /// To a manager, from tools: `[bytes per second]`, for each server, 0: as fast as they can → nil once it is decided.
+    pub const RATE: u32 = v1(8);
+    /// To a manager, from tools: `[whether records are not to move for now]` → nil once it is decided.
+    pub const PAUSE: u32 = v1(9);
     /// To a server: `[epoch, dbkey]` → dbval or nil.
     pub const GET: u32 = v1(10);
     /// To a server: `[epoch, [dbkey...]]` → for each a dbval, nil: none, false: not in this answer, ask for it alone.

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 /// How long the other may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How often a server is asked that is not in the phase yet, and how long after each other.
+/// How often a server is asked that is not in the phase yet, or not connected, and how long after each other.
 const NOT_READY_TRIES: u32 = 50;
 const NOT_READY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -102,7 +102,10 @@ impl Worker {
         let failed = |why| Failed::At(pair.target.0, why);
         for _ in 0..NOT_READY_TRIES {
             let (answer, answered) = oneshot::channel();
-            self.ask_once(pair, Call::Ask(answer), &write).ok_or(failed("there is no connection to it"))?;
+            if self.ask_once(pair, Call::Ask(answer), &write).is_none() {
+                tokio::time::sleep(NOT_READY_PAUSE).await;
+                continue;
+            }
             match tokio::time::timeout(PATIENCE, answered).await {
                 Ok(Ok(Ok(result))) => {
                     self.shared.moved.bytes.fetch_add(result.len() as u64, Ordering::Relaxed);

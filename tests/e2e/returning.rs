@@ -134,6 +134,7 @@ fn what_is_paused_stays_paused_over_restarts_and_goes_on_when_told() {
     let marks = cluster.manager_marks();
     cluster.order(&["attach"]);
     cluster.servers[new].wait_for("start replace copy", 0);
+    cluster.managers[0].kill();
     cluster.restart_manager(0);
     cluster.until("all are there again", |s| s.active() == 4);
     for i in 0..KEYS {

@@ -97,7 +97,7 @@ impl Worker {
         let mut found = 0_u64;
         let mut from = Some(with.window.start());
         while let Some(position) = from {
-            from = self.visit_window(with, position, &mut |_, place, dbkey, record| {
+            from = self.visit_window(with, position, |_, place, dbkey, record| {
                 found += 1;
                 own[place] = own[place].wrapping_add(of_record(with.incarnation, dbkey, record.epoch, record.dbval));
             })?;
@@ -118,7 +118,7 @@ impl Worker {
         let mut from = Some(with.window.start());
         while let Some(position) = from {
             let mut strangers: Vec<(Vec<u8>, Stamp)> = Vec::new();
-            from = self.visit_window(with, position, &mut |state, place, dbkey, record| {
+            from = self.visit_window(with, position, |state, place, dbkey, record| {
                 let Some(theirs) = &mut theirs[place] else { return };
                 let known = theirs.remove(&of_record(with.incarnation, dbkey, record.epoch, record.dbval));
                 if !known && state.may_drop(with.incarnation, dbkey, record) {
@@ -144,7 +144,7 @@ impl Worker {
         &self,
         with: With,
         from: u64,
-        visit: &mut dyn FnMut(&State, usize, &[u8], Record<'_>),
+        mut visit: impl FnMut(&State, usize, &[u8], Record<'_>),
     ) -> Result<Option<u64>, Refused> {
         let state = self.state.borrow();
         let (sender, full) = state.sender(with).ok_or(Refused)?;

@@ -2,7 +2,8 @@
 
 use kumofs::logic::address::Address;
 use kumofs::logic::clock::ClockTime;
-use kumofs::logic::epoch::{Epoch, ManagerEntry, Phase, ServerEntry};
+use kumofs::logic::digest::{Leaves, Window};
+use kumofs::logic::epoch::{Epoch, ManagerEntry, Pace, Phase, ServerEntry};
 use kumofs::logic::hottest::Hot;
 use kumofs::logic::memory::{Deed, Id};
 use kumofs::logic::mutation::Answer;
@@ -12,8 +13,9 @@ use kumofs::logic::ring::{HashSpace, Node};
 use kumofs::proto::rpc::frame::{Role, write_error, write_error_head, write_hello, write_request, write_success};
 use kumofs::proto::rpc::msgpack::{write_array, write_raw, write_uint};
 use kumofs::proto::rpc::v1::{
-    Caller, Connect, Connected, Join, Lag, Mutate, Mutated, Numbers, Op, Peer, ReplicateHead, ReportHead, RequestId,
-    Statistics, Terms, method, term, write_entry, write_get, write_multi_get_head,
+    Caller, Compare, Compared, Connect, Connected, Join, Lag, List, Mutate, Mutated, Numbers, Op, Peer, ReplicateHead,
+    ReportHead, RequestId, Statistics, Terms, method, term, write_digests, write_entry, write_get,
+    write_multi_get_head,
 };
 use kumofs::proto::rpc::vote::{Ask, Voted};
 use kumofs::proto::rpc::{error, v0};
@@ -57,6 +59,7 @@ fn epoch() -> Epoch {
         flushed: 1,
         flush_at: None,
         phase: Phase::Idle,
+        pace: Pace::default(),
     }
 }
 
@@ -162,6 +165,16 @@ impl Written {
         }
     }
 
+    fn comparing(&mut self) {
+        let time = ClockTime(EPOCH);
+        let window = Window::at(Leaves::for_records(17), 0).expect("it begins");
+        self.add("Compare", |out| Compare { time, window, digests: vec![5, 0] }.write(out, MSGID));
+        self.answer("holds nothing there", |out| Compared::Nothing.write(out));
+        self.answer("the first differs", |out| Compared::Differ(vec![0]).write(out));
+        self.add("List", |out| List { time, window, leaves: vec![(0, vec![5])] }.write(out, MSGID));
+        self.answer("it lacks that", |out| write_digests(out, &[5]));
+    }
+
     fn between_servers(&mut self, dbkey: &[u8]) {
         self.add("Replicate", |out| {
             ReplicateHead { epoch: EPOCH, since: 2, stable: 4, first: 5 }.write(out, MSGID, 1);
@@ -215,6 +228,7 @@ fn the_documents_golden_bytes_are_those_that_are_written() {
     written.version0(&dbkey);
     written.version1(&dbkey);
     written.between_servers(&dbkey);
+    written.comparing();
     written.votes();
     let documented = documented();
     let names = |all: &BTreeMap<String, Vec<u8>>| all.keys().cloned().collect::<Vec<_>>();

@@ -61,6 +61,21 @@ pub enum Phase {
     },
 }
 
+/// How fast servers may move records to each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Pace {
+    /// Each server sends at most so many bytes of records in a second; 0: as many as it can.
+    pub bytes_per_sec: u64,
+    /// None at all for now.
+    pub paused: bool,
+}
+
+impl Pace {
+    fn is_usual(&self) -> bool {
+        *self == Pace::default()
+    }
+}
+
 /// One epoch's text.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Epoch {
@@ -82,6 +97,9 @@ pub struct Epoch {
     pub flush_at: Option<u64>,
     /// The replace under way.
     pub phase: Phase,
+    /// How fast it may go. Left out when nothing is said, so that nodes which do not know it read the epoch.
+    #[serde(default, skip_serializing_if = "Pace::is_usual")]
+    pub pace: Pace,
 }
 
 /// Why bytes are not an epoch.
@@ -173,6 +191,7 @@ mod tests {
             flushed: 1,
             flush_at: Some(12),
             phase: Phase::Copying { time: ClockTime(5), full: true },
+            pace: Pace { bytes_per_sec: 7, paused: true },
         }
     }
 
@@ -183,6 +202,14 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(Epoch::decode(&bytes[..cut]).is_err(), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn an_epoch_that_says_nothing_of_the_pace_is_what_it_was_before_there_was_one() {
+        let usual = Epoch { pace: Pace::default(), ..sample() };
+        let bytes = usual.encode();
+        assert_eq!(bytes[0], 0x99, "nine values");
+        assert_eq!(Epoch::decode(&bytes).unwrap(), usual);
     }
 
     #[test]

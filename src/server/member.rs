@@ -4,6 +4,7 @@
 //! acknowledges what its disk has. It remembers as unstable what it was not told to be stable, across epochs, for the
 //! report to the next coordinator ([`super::takeover`]).
 
+use super::fill::Sent;
 use super::request::{Request, hash_of};
 use super::shared::View;
 use super::worker::{State, Worker, write_obsolete};
@@ -171,7 +172,7 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
         let mut shard = worker.shard().lock().expect("no holder of a shard panics");
         for number in head.first..head.first + entries as u64 {
             let Entry { dbkey, epoch, dbval, deeds } = read_entry(&mut r)?;
-            match state.apply(&mut *shard, dbkey, Record { epoch, dbval })? {
+            match state.apply(&mut *shard, dbkey, Record { epoch, dbval }, Sent::Written)? {
                 Ok(()) => {}
                 Err(e) => {
                     tracing::error!("cannot store what was replicated: {e}");
@@ -211,11 +212,12 @@ impl State {
         shard: &mut dyn Shard,
         dbkey: &[u8],
         record: Record<'_>,
+        sent: Sent,
     ) -> Result<Result<(), StoreError>, DecodeError> {
         let hash = hash_of(dbkey)?;
         let value = record::parse(record.dbval).ok_or(DecodeError::Type)?;
         self.clock.observe_counter(value.version.counter());
-        Ok(match self.put_sent(shard, hash, dbkey, record) {
+        Ok(match self.put_sent(shard, hash, dbkey, record, sent) {
             Ok(stored) => {
                 if stored && value.body.is_none() {
                     self.marks.note(self.now_secs, dbkey, record.stamp());

@@ -4,12 +4,15 @@
 //! will look up), [`write`](mod@write)
 //! (a change, from its execution to its stability), [`link`] (to another member, as coordinator), [`member`] (from a
 //! coordinator), [`mend`] (a damaged record), [`takeover`] (a new epoch), [`report`] (what is unstable then); then the control plane: [`mod@run`],
-//! [`managers`], [`status`], [`measures`] and [`statistics`] (what tools are told), [`epoch_file`], [`vote`]; and what moves records: [`copy`], [`stream`],
-//! [`fill`], [`garbage`].
+//! [`managers`], [`status`], [`measures`] and [`statistics`] (what tools are told), [`epoch_file`], [`vote`]; and what moves
+//! records: [`copy`], [`differ`], [`compare`], [`stream`], [`fill`], [`dropping`], [`garbage`].
 //!
 //! Each worker owns a shard of the store and decides alone about the keys in it; what workers share is [`Shared`].
 
+pub mod compare;
 pub mod copy;
+pub mod differ;
+pub mod dropping;
 pub mod epoch_file;
 pub mod fill;
 pub mod garbage;

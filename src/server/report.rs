@@ -3,6 +3,7 @@
 //! A record that is not known to be everywhere travels with all changes that it owes itself to, also those whose
 //! records it has overwritten, so that none of them is executed again (doc/guarantees.md, "Exactly once").
 
+use super::fill::Sent;
 use super::link::Call;
 use super::request::{Request, hash_of};
 use super::takeover::{is_active, life};
@@ -51,7 +52,7 @@ impl Worker {
         }
         for _ in 0..entries {
             let Entry { dbkey, epoch, dbval, deeds } = read_entry(&mut r)?;
-            if let Err(e) = state.apply(&mut *shard, dbkey, Record { epoch, dbval })? {
+            if let Err(e) = state.apply(&mut *shard, dbkey, Record { epoch, dbval }, Sent::Written)? {
                 tracing::error!("cannot store what was reported: {e}");
                 write_obsolete(request.conn, request.msgid, state.view.epoch.number);
                 return Ok(());

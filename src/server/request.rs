@@ -3,6 +3,7 @@
 //! Each message is executed when it is read. It is answered at once, or its answer waits in [`super::worker::State`] for
 //! a write to become stable, or the whole request is parked until its range is open and leased.
 
+use super::compare;
 use super::member;
 use super::shared::Counters;
 use super::statistics;
@@ -175,6 +176,10 @@ impl Worker {
             }
             method::REPLICATE | method::REPORT | method::LEAVE => match (peer.node, peer.connect) {
                 (Some((_, Role::Server)), Some(connect)) => member::execute(self, &connect, request),
+                _ => Err(DecodeError::Type),
+            },
+            method::COMPARE | method::LIST => match (peer.node, peer.connect) {
+                (Some((_, Role::Server)), Some(connect)) => compare::execute(self, &connect, request),
                 _ => Err(DecodeError::Type),
             },
             _ if version0::is_for_nodes(request.method) => match peer.node {

@@ -2,7 +2,7 @@
 
 use super::epoch_file::load_epoch;
 use super::managers::{Control, random_id};
-use super::shared::{Config, Counters, Mail, Shared, View};
+use super::shared::{Config, Counters, Mail, Moved, Shared, View};
 use super::stream;
 use super::vote::Ballots;
 use super::worker::Worker;
@@ -62,6 +62,7 @@ pub async fn run(
         statistics: super::statistics::Newest::default(),
         mailboxes,
         moving: AtomicU8::new(0),
+        moved: Moved::default(),
         lost,
         offered: stream::Offered::default(),
         offers,

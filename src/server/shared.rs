@@ -155,6 +155,15 @@ pub mod moving {
     pub const DELETING: u8 = 8;
 }
 
+/// What a server has sent to others to bring them up to date.
+#[derive(Debug, Default)]
+pub struct Moved {
+    /// Records sent.
+    pub records: AtomicU64,
+    /// Bytes on the wire: streams as they are compressed, and what was said and heard to find out what others lack.
+    pub bytes: AtomicU64,
+}
+
 /// Shared by all threads of a server.
 pub struct Shared {
     /// As started.
@@ -173,6 +182,8 @@ pub struct Shared {
     pub counters: Vec<Counters>,
     /// Bits of [`moving`].
     pub moving: AtomicU8,
+    /// How much this server has moved since its start.
+    pub moved: Moved,
     /// How far each worker's copying or deleting has gone through its shard: a position on the ring.
     pub gone_through: Vec<AtomicU64>,
     /// What tools were told last.

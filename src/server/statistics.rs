@@ -199,6 +199,7 @@ mod tests {
             flushed: 0,
             flush_at: None,
             phase: Phase::Idle,
+            pace: crate::logic::epoch::Pace::default(),
         };
         View::new(epoch, address(me), 8)
     }

@@ -136,12 +136,14 @@ async fn send_stream(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
         while let Some(batch) = source.batches.recv().await {
             zlib.write_all(&batch)?;
             let compressed = std::mem::take(zlib.get_mut());
+            shared.moved.bytes.fetch_add(compressed.len() as u64, Ordering::Relaxed);
             timeout(PATIENCE, write.write_all(&compressed)).await??;
             // Compressing takes its time, and managers want their pings answered.
             tokio::task::yield_now().await;
         }
         zlib.write_all(&[NIL])?;
         let rest = zlib.finish()?;
+        shared.moved.bytes.fetch_add(rest.len() as u64, Ordering::Relaxed);
         timeout(PATIENCE, write.write_all(&rest)).await??;
         io::Result::Ok(())
     };

@@ -7,6 +7,7 @@
 //!
 //! Invariant: nothing is executed in a range that is not open.
 
+use super::fill::Sent;
 use super::report::{Unstable, add};
 use super::request::hash_of;
 use super::shared::View;
@@ -58,6 +59,11 @@ impl Takeover {
         self.orphans.keys().chain(self.taken.keys()).filter_map(|dbkey| hash_of(dbkey).ok())
     }
 
+    /// The ring positions of records that were unstable somewhere, and wait to be made pending.
+    pub(super) fn taken_hashes(&self) -> impl Iterator<Item = u64> + '_ {
+        self.taken.keys().filter_map(|dbkey| hash_of(dbkey).ok())
+    }
+
     /// Notes that a life's worker acts in this epoch; true when that is news.
     pub fn adopted_by(&mut self, holder: (u64, u16)) -> bool {
         self.adopted.insert(holder)
@@ -65,7 +71,7 @@ impl Takeover {
 }
 
 /// Whether worker `i` of `n` and worker `j` of `m` have keys in common ([`crate::logic::record::worker_of`]).
-fn overlap(i: u16, n: u16, j: u16, m: u16) -> bool {
+pub(super) fn overlap(i: u16, n: u16, j: u16, m: u16) -> bool {
     let (i, n, j, m) = (u32::from(i), u32::from(n), u32::from(j), u32::from(m));
     i * m < (j + 1) * n && j * n < (i + 1) * m
 }
@@ -211,7 +217,7 @@ impl Worker {
             if state.view.me.is_none_or(|me| !state.range(hash).group.members().contains(&me)) {
                 continue;
             }
-            match state.apply(&mut *shard, dbkey, Record { epoch, dbval }) {
+            match state.apply(&mut *shard, dbkey, Record { epoch, dbval }, Sent::Copied) {
                 Ok(Ok(())) => {}
                 Ok(Err(e)) => {
                     // Untold, the other server sends everything again.

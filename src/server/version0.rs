@@ -3,6 +3,7 @@
 //! Source: `doc/protocol.md`, "Version 0". Requests are translated to those of ours; what another server has to do is
 //! passed on to it, so that an old gateway reads what is true now.
 
+use super::fill::Sent;
 use super::link::Call;
 use super::request::{Done, Look, Request, hash_of};
 use super::shared::Counters;
@@ -79,7 +80,7 @@ fn replicate(
         Ok(old) => old.is_none_or(|old| old.stamp() < record.stamp()),
         Err(_) => true,
     };
-    match state.apply(&mut *shard, dbkey, record)? {
+    match state.apply(&mut *shard, dbkey, record, Sent::Written)? {
         Ok(()) => {
             let mut bytes = Vec::new();
             write_success(&mut bytes, request.msgid);

@@ -221,6 +221,8 @@ pub struct State {
     pub(super) left: super::left::Left,
     /// What is here from before this life, while it is being filled.
     pub fill: Option<super::fill::Fill>,
+    /// Comparisons with other servers under way.
+    pub comparisons: u32,
     /// The server is ending, and acts no more.
     pub(super) has_left: bool,
     /// Deletion marks by age.
@@ -289,7 +291,7 @@ impl Worker {
             },
             Mail::Apply { entries, time, since, done } => self.apply_copied(&entries, time, since, done),
             Mail::Copy(job) => super::copy::start(self.clone(), job),
-            Mail::Drop(done) => super::copy::start_drop(self.clone(), done),
+            Mail::Drop(done) => super::dropping::start_drop(self.clone(), done),
             Mail::DropUnconfirmed(done) => super::fill::start_drop(self.clone(), done),
             Mail::Durable => self.turn.wake(),
             Mail::Flush(done) => {
@@ -445,6 +447,7 @@ impl State {
             takeover: super::takeover::Takeover::default(),
             left: super::left::Left::default(),
             fill: None,
+            comparisons: 0,
             has_left: false,
             marks: super::garbage::Marks::new(&config),
             ahead: Vec::new(),

@@ -124,7 +124,19 @@ pub trait Shard: Any + Send {
     /// `budget` were visited, whole steps at a time. Returns the position to go on from, or `None` at the end.
     /// Changes between calls may or may not be seen; what is there throughout is visited exactly once. Damaged
     /// records are passed to `visit` as errors.
-    fn scan(&mut self, from: u64, budget: usize, visit: &mut ScanVisitor<'_>) -> Result<Option<u64>, StoreError>;
+    fn scan(&mut self, from: u64, budget: usize, visit: &mut ScanVisitor<'_>) -> Result<Option<u64>, StoreError> {
+        self.scan_some(from, budget, &|_| true, visit)
+    }
+
+    /// The same for the ring positions that are `wanted`: others are passed over unread, which counts for little of the
+    /// budget, so that a call may end with fewer visits.
+    fn scan_some(
+        &mut self,
+        from: u64,
+        budget: usize,
+        wanted: &dyn Fn(u64) -> bool,
+        visit: &mut ScanVisitor<'_>,
+    ) -> Result<Option<u64>, StoreError>;
 
     /// Where the next change will stand among this shard's.
     fn position(&self) -> u64 {

@@ -36,8 +36,9 @@ struct Options {
     /// What to do
     #[arg(value_enum)]
     command: Command,
-    /// For backup: what is appended to the names of the files; today's date unless written
-    suffix: Option<String>,
+    /// For backup: what is appended to the names of the files, today's date unless written. For rate: bytes per second for
+    /// each server, or `unlimited`
+    argument: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -61,6 +62,12 @@ enum Command {
     FullReplace,
     /// Have every server make a backup of its database
     Backup,
+    /// How fast each server may move data, in bytes per second; without a number, how fast that is now
+    Rate,
+    /// Move no data for now
+    Pause,
+    /// Go on moving data
+    Resume,
     /// Attach and detach without being asked
     EnableAutoReplace,
     /// Do not attach and detach without being asked
@@ -107,8 +114,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if options.suffix.is_some() && options.command != Command::Backup {
-        eprintln!("kumoctl: only backup takes a suffix; see kumoctl --help");
+    if options.argument.is_some() && !matches!(options.command, Command::Backup | Command::Rate) {
+        eprintln!("kumoctl: only backup and rate take something more; see kumoctl --help");
+        return ExitCode::from(2);
+    }
+    if options.command == Command::Rate && options.argument.as_deref().is_some_and(|text| rate(text).is_none()) {
+        eprintln!("kumoctl: rate takes a number of bytes per second, as in 50000000, or unlimited");
         return ExitCode::from(2);
     }
     let mut out = String::new();
@@ -137,7 +148,10 @@ async fn ask(manager: Address, options: &Options, out: &mut String) -> Result<()
     if options.command == Command::Status {
         return status(&conn, manager, options.json, out).await;
     }
-    let suffix = options.suffix.clone().unwrap_or_else(today);
+    if options.command == Command::Rate && options.argument.is_none() {
+        return tell_pace(&conn, options.json, out).await;
+    }
+    let suffix = options.argument.clone().unwrap_or_else(today);
     if options.command == Command::Backup && !options.json {
         out.push_str(&format!("suffix={suffix}\n"));
     }
@@ -180,6 +194,13 @@ fn request(command: Command, suffix: &str) -> (u32, Vec<u8>) {
         Command::FullReplace => (v0::method::START_REPLACE, one_bool(true)),
         Command::EnableAutoReplace => (v0::method::SET_AUTO_REPLACE, one_bool(true)),
         Command::DisableAutoReplace => (v0::method::SET_AUTO_REPLACE, one_bool(false)),
+        Command::Pause => (v1::method::PAUSE, one_bool(true)),
+        Command::Resume => (v1::method::PAUSE, one_bool(false)),
+        Command::Rate => {
+            let mut params = vec![0x91];
+            write_uint(&mut params, rate(suffix).unwrap_or(0));
+            (v1::method::RATE, params)
+        }
         Command::Backup => {
             let mut params = Vec::new();
             write_array(&mut params, 1);
@@ -187,6 +208,24 @@ fn request(command: Command, suffix: &str) -> (u32, Vec<u8>) {
             (v0::method::CREATE_BACKUP, params)
         }
     }
+}
+
+/// Bytes per second as they are typed; 0: no limit. `None`: it is no rate.
+fn rate(text: &str) -> Option<u64> {
+    if text == "unlimited" { Some(0) } else { text.parse().ok().filter(|rate| *rate > 0) }
+}
+
+/// How fast records may move.
+async fn tell_pace(conn: &RpcConn, json: bool, out: &mut String) -> Result<(), CtlError> {
+    let pace = newest_epoch(conn).await.map(|epoch| epoch.pace).unwrap_or_default();
+    let limit = (pace.bytes_per_sec > 0).then_some(pace.bytes_per_sec);
+    if json {
+        out.push_str(&format!("{}\n", json!({"bytes_per_sec": limit, "paused": pace.paused})));
+    } else {
+        let limit = limit.map_or("unlimited".to_owned(), |limit| limit.to_string());
+        out.push_str(&format!("{limit}{}\n", if pace.paused { ", paused" } else { "" }));
+    }
+    Ok(())
 }
 
 /// A plain result: nil, a bool or a number.
@@ -247,6 +286,8 @@ impl NodesInfo {
             "epoch": epoch.map(|e| e.number),
             "phase": epoch.map(phase),
             "strict": epoch.map(Epoch::strict),
+            "bytes_per_sec": epoch.map(|e| e.pace.bytes_per_sec).filter(|rate| *rate > 0),
+            "paused": epoch.map(|e| e.pace.paused),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use kumofs::logic::address::Address;
 use kumofs::logic::clock::ClockTime;
-use kumofs::logic::epoch::{Epoch, ManagerEntry, Phase, ServerEntry};
+use kumofs::logic::epoch::{Epoch, ManagerEntry, Pace, Phase, ServerEntry};
 use kumofs::logic::memory::{Deed, Id};
 use kumofs::logic::mutation::Answer;
 use kumofs::logic::ring::{HashSpace, Node};
@@ -124,6 +124,21 @@ fn messages(method: u32, params: &[u8]) {
                 }
             }
         }
+        v1::method::COMPARE => {
+            if let Ok(compare) = v1::Compare::read(params) {
+                compare.write(&mut out, 1);
+                assert_eq!(v1::Compare::read(params_of(&out)), Ok(compare));
+            }
+            if let Ok(compared) = v1::Compared::read(params) {
+                compared.write(&mut out);
+            }
+        }
+        v1::method::LIST => {
+            if let Ok(list) = v1::List::read(params) {
+                list.write(&mut out, 1);
+                assert_eq!(v1::List::read(params_of(&out)), Ok(list));
+            }
+        }
         _ => {
             if let Ok(space) = v0::read_seed(&mut Reader::new(params)) {
                 v0::write_seed(&mut out, &space);
@@ -185,6 +200,7 @@ fn epoch(servers: u16) -> Epoch {
         flushed: 1,
         flush_at: Some(12),
         phase: Phase::Copying { time: ClockTime(5), full: true },
+        pace: Pace::default(),
     }
 }
 

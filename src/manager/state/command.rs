@@ -4,7 +4,7 @@
 use super::deciding::{Command, Decision, Progress};
 use super::{Level, Now, Refused, State};
 use crate::logic::address::Address;
-use crate::logic::epoch::Phase;
+use crate::logic::epoch::{Pace, Phase};
 use crate::manager::change::{Draft, Newcomer};
 use crate::proto::rpc::v0::MAX_NODES;
 use std::collections::BTreeSet;
@@ -55,6 +55,10 @@ impl State {
             Command::Attach { replace } => self.attach_those_present(now, replace),
             Command::Detach { replace } => self.attach_and_detach(now, &[], true, replace),
             Command::Replace { full } => self.change(now, |draft| draft.replace(full)),
+            Command::Rate(bytes_per_sec) => {
+                self.change(now, |draft| draft.set_pace(Pace { bytes_per_sec, ..draft.epoch().pace }))
+            }
+            Command::Pause(paused) => self.change(now, |draft| draft.set_pace(Pace { paused, ..draft.epoch().pace })),
             Command::Flush => self.change(now, Draft::flush),
             Command::FlushAt(unix_secs) => self.change(now, |draft| draft.flush_at(unix_secs)),
         }

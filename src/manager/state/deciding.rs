@@ -50,6 +50,10 @@ pub enum Command {
         /// Everything, not only what is missing.
         full: bool,
     },
+    /// Move records at most so fast, in bytes per second for each server; 0: as fast as they can.
+    Rate(u64),
+    /// Move no records for now, or go on.
+    Pause(bool),
     /// Delete all that is stored before the decision.
     Flush,
     /// Delete it at a UNIX time in seconds.

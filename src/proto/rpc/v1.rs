@@ -8,11 +8,12 @@ use super::msgpack::{DecodeError, Reader, write_array, write_nil, write_raw, wri
 use crate::logic::address::Address;
 
 mod between;
+mod compare;
 mod statistics;
 
-pub use statistics::{Caller, Lag, Numbers, Statistics};
-
 pub use between::{Entry, ReplicateHead, ReportHead, read_entry, write_entry};
+pub use compare::{Compare, Compared, List, read_digests, write_digests};
+pub use statistics::{Caller, Lag, Numbers, Statistics};
 
 /// The version number in [`method::CONNECT`].
 pub const PROTOCOL: u64 = 1;
@@ -38,6 +39,10 @@ pub mod method {
     pub const SOURCED: u32 = v1(6);
     /// To a manager, from a server that is told to end: `[]` → nil: it serves until an epoch removes it.
     pub const LEAVING: u32 = v1(7);
+    /// To a manager, from tools: `[bytes per second]`, for each server, 0: as fast as they can → nil once it is decided.
+    pub const RATE: u32 = v1(8);
+    /// To a manager, from tools: `[whether records are not to move for now]` → nil once it is decided.
+    pub const PAUSE: u32 = v1(9);
     /// To a server: `[epoch, dbkey]` → dbval or nil.
     pub const GET: u32 = v1(10);
     /// To a server: `[epoch, [dbkey...]]` → for each a dbval, nil: none, false: not in this answer, ask for it alone.
@@ -55,6 +60,10 @@ pub mod method {
     pub const OFFER: u32 = v1(23);
     /// To a member, from a worker of a coordinator: `[]`, never answered: it acts no more, and relies on no lease.
     pub const LEAVE: u32 = v1(24);
+    /// To a worker of a server, from one of another: see [`super::Compare`] → [`super::Compared`].
+    pub const COMPARE: u32 = v1(25);
+    /// The same: see [`super::List`] → those of the digests that the receiver lacks.
+    pub const LIST: u32 = v1(26);
     /// To a server, from tools: `[]` → see [`super::Statistics`].
     pub const STATISTICS: u32 = v1(40);
     /// To a manager or server, from a manager: see [`super::super::vote::Ask`] → [`super::super::vote::Voted`].

@@ -177,10 +177,10 @@ impl Index {
         self.tables[table].len()
     }
 
-    /// Fills `out` with the entries of a table at positions from `from` on, in no order.
-    pub fn gather(&self, table: usize, from: u64, out: &mut Vec<Entry>) {
+    /// Fills `out` with the entries of a table at those positions from `from` on that are `wanted`, in no order.
+    pub fn gather(&self, table: usize, from: u64, wanted: &dyn Fn(u64) -> bool, out: &mut Vec<Entry>) {
         out.clear();
-        out.extend(self.tables[table].iter().filter(|e| e.hash >= from));
+        out.extend(self.tables[table].iter().filter(|e| e.hash >= from && wanted(e.hash)));
     }
 }
 

@@ -265,8 +265,8 @@ impl LogShard {
 
     /// Fills `gathered` with entries of a table from position `from` on, sorted: little more than `limit`, but all of
     /// those at one position. Returns where to go on in this table.
-    fn gather(&mut self, table: usize, from: u64, limit: usize) -> Option<u64> {
-        self.index.gather(table, from, &mut self.gathered);
+    fn gather(&mut self, table: usize, from: u64, limit: usize, wanted: &dyn Fn(u64) -> bool) -> Option<u64> {
+        self.index.gather(table, from, wanted, &mut self.gathered);
         let mut rest = None;
         if self.gathered.len() > limit {
             let (_, last, _) = self.gathered.select_nth_unstable_by_key(limit, |e| e.hash);
@@ -350,11 +350,17 @@ impl Shard for LogShard {
         Ok(if durable { Commit::Done } else { Commit::Pending(self.ticket) })
     }
 
-    fn scan(&mut self, from: u64, budget: usize, visit: &mut ScanVisitor<'_>) -> Result<Option<u64>, StoreError> {
+    fn scan_some(
+        &mut self,
+        from: u64,
+        budget: usize,
+        wanted: &dyn Fn(u64) -> bool,
+        visit: &mut ScanVisitor<'_>,
+    ) -> Result<Option<u64>, StoreError> {
         let (mut from, mut visited) = (from, 0);
         loop {
             let table = table_of(from);
-            let rest = self.gather(table, from, budget.saturating_sub(visited).max(1) - 1);
+            let rest = self.gather(table, from, budget.saturating_sub(visited).max(1) - 1, wanted);
             for entry in &self.gathered {
                 match self.data.read_intact(entry.place(), &mut self.scratch) {
                     Some(raw) => visit(raw.dbkey(), Ok(Record { epoch: raw.header.epoch, dbval: raw.dbval() })),
@@ -365,7 +371,8 @@ impl Shard for LogShard {
                     }
                 }
             }
-            visited += self.gathered.len();
+            let passed_over = self.index.table_len(table).saturating_sub(self.gathered.len());
+            visited += self.gathered.len() + passed_over / PASSED_OVER_PER_VISIT;
             match rest {
                 Some(next) => from = next,
                 None if table + 1 == TABLES => return Ok(None),
@@ -404,6 +411,9 @@ fn damaged(core: &Core, data: &Data, place: Place) -> StoreError {
         None => StoreError::Damaged { file: core.dir.clone(), offset: u64::from(place.offset) },
     }
 }
+
+/// How many entries of the index take about as long to pass over as a record to visit.
+const PASSED_OVER_PER_VISIT: usize = 64;
 
 /// Room for at least one record behind a segment's head.
 pub(super) const LEAST_SEGMENT_BYTES: u64 = (SEGMENT_HEAD_LEN + format::MAX_HEAD_LEN) as u64;

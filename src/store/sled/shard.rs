@@ -29,6 +29,9 @@ pub struct SledShard {
     damage: Arc<Damage>,
 }
 
+/// How many records take about as long to pass over as one to visit.
+const PASSED_OVER_PER_VISIT: usize = 8;
+
 /// Records by kind.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Counts {
@@ -123,17 +126,28 @@ impl Shard for SledShard {
         Ok(Commit::Pending(self.ticket))
     }
 
-    fn scan(&mut self, from: u64, budget: usize, visit: &mut ScanVisitor<'_>) -> Result<Option<u64>, StoreError> {
+    fn scan_some(
+        &mut self,
+        from: u64,
+        budget: usize,
+        wanted: &dyn Fn(u64) -> bool,
+        visit: &mut ScanVisitor<'_>,
+    ) -> Result<Option<u64>, StoreError> {
         let db = self.open()?;
         let mut records = db.range(from.to_be_bytes()..);
-        let (mut visited, mut last) = (0, None);
+        let (mut visited, mut passed_over, mut last) = (0, 0, None);
         while let Some((dbkey, stored)) = guarded("scanning", &self.dir, || records.next().transpose())? {
             let Some(hash) = dbkey_hash(&dbkey) else { continue };
             if usize::from(worker_of(hash, self.shards)) != self.number {
                 continue;
             }
-            if visited >= budget.max(1) && last != Some(hash) {
+            let used = visited + passed_over / PASSED_OVER_PER_VISIT;
+            if used >= budget.max(1) && last != Some(hash) {
                 return Ok(Some(hash));
+            }
+            if !wanted(hash) {
+                (passed_over, last) = (passed_over + 1, Some(hash));
+                continue;
             }
             visit(&dbkey, decode(&dbkey, &stored).ok_or_else(|| self.damage.report(&dbkey)));
             visited += 1;

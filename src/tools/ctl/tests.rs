@@ -95,6 +95,26 @@ fn each_command_asks_what_kumofs_asks_and_prints_the_result() {
 }
 
 #[test]
+fn how_fast_records_move_is_said_in_bytes_per_second() {
+    let nil: &[u8] = &[0x94, 1, 0, 0xc0, 0xc0];
+    for (args, request) in [
+        (&["rate", "300"][..], &[0xce, 0, 1, 0, 8, 0x91, 0xcd, 1, 44][..]),
+        (&["rate", "unlimited"], &[0xce, 0, 1, 0, 8, 0x91, 0]),
+        (&["pause"], &[0xce, 0, 1, 0, 9, 0x91, 0xc3]),
+        (&["resume"], &[0xce, 0, 1, 0, 9, 0x91, 0xc2]),
+    ] {
+        let (asked, printed) = execute_on(args, nil);
+        assert_eq!(asked, [&[0x94, 0, 0][..], request].concat(), "{args:?}");
+        assert_eq!(printed.unwrap(), "nil\n");
+    }
+    // Nobody has decided anything yet.
+    let (asked, printed) = execute_on(&["rate"], nil);
+    assert_eq!(asked, [0x94, 0, 0, 0xce, 0, 1, 0, 1, 0x91, 0]);
+    assert_eq!(printed.unwrap(), "unlimited\n");
+    assert_eq!(execute_on(&["rate", "--json"], nil).1.unwrap(), "{\"bytes_per_sec\":null,\"paused\":false}\n");
+}
+
+#[test]
 fn backup_prints_its_suffix_first() {
     let nil: &[u8] = &[0x94, 1, 0, 0xc0, 0xc0];
     let (asked, printed) = execute_on(&["backup", "20090101"], nil);
@@ -133,6 +153,10 @@ fn wrong_usage_is_exit_status_2() {
     assert_eq!(status(&["kumoctl", "127.0.0.1"]), usage);
     assert_eq!(status(&["kumoctl", "127.0.0.1", "dance"]), usage);
     assert_eq!(status(&["kumoctl", "127.0.0.1", "status", "x"]), usage);
+    assert_eq!(status(&["kumoctl", "127.0.0.1", "pause", "x"]), usage);
+    for wrong in ["fast", "0", "-1", "1MB", ""] {
+        assert_eq!(status(&["kumoctl", "127.0.0.1", "rate", wrong]), usage, "{wrong:?}");
+    }
     assert_eq!(status(&["kumoctl", "a:b", "status"]), usage);
     assert_eq!(status(&["kumoctl", "--version"]), format!("{:?}", ExitCode::SUCCESS));
 }

@@ -1,0 +1,208 @@
+//! Being compared: another server tells digests of what it holds, and learns what this one lacks.
+//!
+//! Source: doc/protocol.md, "Rejoining"; the other end is [`super::differ`]. Compare names the digests of a window of leaves,
+//! List those of each record in the leaves that differ. What is here and in neither is dropped at once where the sender
+//! coordinates the range and this server is being filled: the full ones do not have it, or are sending something newer.
+//! Windows come in their order; when the last one has, the sender's part needs no confirmation by record.
+
+use super::copy::moves;
+use super::request::{Request, hash_of};
+use super::worker::{State, Worker};
+use crate::logic::clock::ClockTime;
+use crate::logic::digest::{Window, of_record};
+use crate::logic::epoch::Phase;
+use crate::logic::record::{Stamp, worker_of};
+use crate::proto::rpc::error;
+use crate::proto::rpc::frame::{write_error, write_success};
+use crate::proto::rpc::msgpack::DecodeError;
+use crate::proto::rpc::v1::{Compare, Compared, Connect, List, method, write_digests};
+use crate::store::{Record, ScanVisitor, StoreError};
+use std::collections::HashSet;
+use std::rc::Rc;
+
+/// Records looked at before others have their turn.
+const STEP: usize = 256;
+/// Comparisons under way at a time; each sender has one.
+const MAX_UNDER_WAY: u32 = 1024;
+
+/// Whom a comparison is with, and about what.
+#[derive(Clone, Copy)]
+struct With {
+    incarnation: u64,
+    worker: u16,
+    workers: u16,
+    time: ClockTime,
+    window: Window,
+}
+
+/// Why a comparison cannot be made: this server is in another phase, or the store fails.
+struct Refused;
+
+impl From<StoreError> for Refused {
+    fn from(e: StoreError) -> Refused {
+        tracing::error!("cannot compare what is stored: {e}");
+        Refused
+    }
+}
+
+/// Executes a request of another server, in steps.
+pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<'_>) -> Result<(), DecodeError> {
+    let (incarnation, from) = (connect.incarnation, connect.from_worker);
+    let with = |time, window| With { incarnation, worker: from, workers: connect.workers.max(1), time, window };
+    let (conn, msgid, worker) = (request.conn.clone(), request.msgid, worker.clone());
+    let refuse = move |conn: &Rc<crate::net::conn::Conn>| conn.write(|out| write_error(out, msgid, error::SERVER));
+    let under_way = worker.state.borrow().comparisons;
+    if under_way >= MAX_UNDER_WAY {
+        refuse(&conn);
+        return Ok(());
+    }
+    if request.method == method::COMPARE {
+        let asked = Compare::read(request.params)?;
+        let with = with(asked.time, asked.window);
+        tokio::task::spawn_local(async move {
+            worker.state.borrow_mut().comparisons += 1;
+            let compared = worker.compare(with, &asked.digests).await;
+            worker.state.borrow_mut().comparisons -= 1;
+            match compared {
+                Ok(compared) => conn.write(|out| {
+                    write_success(out, msgid);
+                    compared.write(out);
+                }),
+                Err(Refused) => refuse(&conn),
+            }
+        });
+    } else {
+        let asked = List::read(request.params)?;
+        let with = with(asked.time, asked.window);
+        tokio::task::spawn_local(async move {
+            worker.state.borrow_mut().comparisons += 1;
+            let lacking = worker.list(with, asked.leaves).await;
+            worker.state.borrow_mut().comparisons -= 1;
+            match lacking {
+                Ok(lacking) => conn.write(|out| {
+                    write_success(out, msgid);
+                    write_digests(out, &lacking);
+                }),
+                Err(Refused) => refuse(&conn),
+            }
+        });
+    }
+    Ok(())
+}
+
+impl Worker {
+    async fn compare(&self, with: With, theirs: &[u64]) -> Result<Compared, Refused> {
+        self.state.borrow_mut().begin_window(with)?;
+        let mut own = vec![0_u64; theirs.len()];
+        let mut found = 0_u64;
+        let mut from = Some(with.window.start());
+        while let Some(position) = from {
+            from = self.visit_window(with, position, |_, place, dbkey, record| {
+                found += 1;
+                own[place] = own[place].wrapping_add(of_record(with.incarnation, dbkey, record.epoch, record.dbval));
+            })?;
+            tokio::task::yield_now().await;
+        }
+        let differ: Vec<usize> = (0..theirs.len()).filter(|place| own[*place] != theirs[*place]).collect();
+        if found == 0 || differ.is_empty() {
+            self.state.borrow_mut().end_window(with)?;
+        }
+        Ok(if found == 0 && !differ.is_empty() { Compared::Nothing } else { Compared::Differ(differ) })
+    }
+
+    async fn list(&self, with: With, leaves: Vec<(usize, Vec<u64>)>) -> Result<Vec<u64>, Refused> {
+        let mut theirs: Vec<Option<HashSet<u64>>> = (0..with.window.len).map(|_| None).collect();
+        for (place, digests) in leaves {
+            theirs[place] = Some(digests.into_iter().collect());
+        }
+        let mut from = Some(with.window.start());
+        while let Some(position) = from {
+            let mut strangers: Vec<(Vec<u8>, Stamp)> = Vec::new();
+            from = self.visit_window(with, position, |state, place, dbkey, record| {
+                let Some(theirs) = &mut theirs[place] else { return };
+                let known = theirs.remove(&of_record(with.incarnation, dbkey, record.epoch, record.dbval));
+                if !known && state.may_drop(with.incarnation, dbkey, record) {
+                    strangers.push((dbkey.to_vec(), record.stamp()));
+                }
+            })?;
+            if !strangers.is_empty() {
+                let mut shard = self.shard().lock().expect("no holder of a shard panics");
+                for (dbkey, stamp) in &strangers {
+                    shard.forget(dbkey, *stamp)?;
+                }
+                // What was dropped is committed with the turn.
+                self.turn.wake();
+            }
+            tokio::task::yield_now().await;
+        }
+        self.state.borrow_mut().end_window(with)?;
+        Ok(theirs.into_iter().flatten().flatten().collect())
+    }
+
+    /// Visits some records of a window that the sender is to have sent; returns where to go on.
+    fn visit_window(
+        &self,
+        with: With,
+        from: u64,
+        mut visit: impl FnMut(&State, usize, &[u8], Record<'_>),
+    ) -> Result<Option<u64>, Refused> {
+        let state = self.state.borrow();
+        let (sender, full) = state.sender(with).ok_or(Refused)?;
+        let Some(me) = state.view.me else { return Err(Refused) };
+        let flushed = state.view.epoch.flushed;
+        let wanted = |hash| {
+            with.window.place(hash).is_some()
+                && worker_of(hash, with.workers) == with.worker
+                && moves(&state.range(hash).group, full, sender, me)
+        };
+        let mut shard = self.shard().lock().expect("no holder of a shard panics");
+        let each: &mut ScanVisitor<'_> = &mut |dbkey, record| {
+            // A damaged one is none: it is sent.
+            let (Ok(record), Ok(hash)) = (record, hash_of(dbkey)) else { return };
+            if let Some(place) = with.window.place(hash).filter(|_| record.epoch >= flushed) {
+                visit(&state, place, dbkey, record);
+            }
+        };
+        let next = shard.scan_some(from, STEP, &wanted, each)?;
+        Ok(next.filter(|position| with.window.place(*position).is_some()))
+    }
+}
+
+impl State {
+    /// The place of the server that compares, and whether the replace is a full one; `None`: it is not under way here.
+    fn sender(&self, with: With) -> Option<(u16, bool)> {
+        let Phase::Copying { time, full } = self.view.epoch.phase else { return None };
+        let is_it = |s: &crate::logic::epoch::ServerEntry| s.incarnation == with.incarnation && s.removed.is_none();
+        let place = self.view.epoch.servers.iter().position(is_it).filter(|_| time == with.time)?;
+        Some((u16::try_from(place).ok()?, full))
+    }
+
+    /// Whether a record that the sender does not hold is to go: the sender holds the truth, and this one is from before.
+    fn may_drop(&self, sender: u64, dbkey: &[u8], record: Record<'_>) -> bool {
+        let (Some(fill), Ok(hash)) = (&self.fill, hash_of(dbkey)) else { return false };
+        fill.doubts(hash, record.epoch) && self.filler(hash).is_some_and(|(incarnation, _)| incarnation == sender)
+    }
+
+    /// The life and the worker that fill this server with what is at a ring position, where it is one alone.
+    pub(super) fn filler(&self, hash: u64) -> Option<(u64, u16)> {
+        let group = &self.range(hash).group;
+        let coordinator = group.coordinator()?;
+        let server = self.view.epoch.servers.get(usize::from(coordinator))?;
+        let filled = self.view.me.is_some_and(|me| group.filling().contains(&me));
+        filled.then(|| (server.incarnation, worker_of(hash, server.workers)))
+    }
+
+    fn begin_window(&mut self, with: With) -> Result<(), Refused> {
+        self.sender(with).ok_or(Refused)?;
+        let by = (with.incarnation, with.worker);
+        let in_turn = self.fill.as_mut().is_none_or(|fill| fill.begin_window(by, with.time, with.window));
+        if in_turn { Ok(()) } else { Err(Refused) }
+    }
+
+    fn end_window(&mut self, with: With) -> Result<(), Refused> {
+        self.sender(with).ok_or(Refused)?;
+        let by = (with.incarnation, with.worker);
+        let in_turn = self.fill.as_mut().is_none_or(|fill| fill.end_window(by, with.time, with.window));
+        if in_turn { Ok(()) } else { Err(Refused) }
+    }
+}

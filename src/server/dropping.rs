@@ -1,0 +1,95 @@
+//! Dropping records that are not this server's to hold: they moved away, or no full server has them.
+//!
+//! It goes through the shard in slices between which the worker serves.
+
+use super::copy::RETRY;
+use super::shared::{Shared, moving};
+use super::worker::{State, Worker};
+use crate::logic::epoch::Phase;
+use crate::logic::record::{Stamp, dbkey_hash};
+use crate::store::Record;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use tokio::sync::oneshot;
+
+/// Records of a slice.
+const SLICE: usize = 256;
+
+/// Starts to drop what this worker holds and the epoch gives to others.
+pub(super) fn start_drop(worker: Rc<Worker>, done: oneshot::Sender<()>) {
+    worker.went_through(Some(0));
+    worker.shared.moving.fetch_or(moving::DELETING, Ordering::Relaxed);
+    drop_in_slices(worker, "records that moved away", done, |state, hash, _| {
+        let Some(me) = state.view.me else { return false };
+        let deleting = matches!(state.view.epoch.phase, Phase::Deleting { .. });
+        deleting && !state.range(hash).group.members().contains(&me)
+    });
+}
+
+/// Starts to go through the shard and to drop the records for which `goes` says so, given their ring position. The store
+/// is asked again when it fails. `done` is told at the end.
+pub(super) fn drop_in_slices(
+    worker: Rc<Worker>,
+    what: &'static str,
+    done: oneshot::Sender<()>,
+    goes: impl Fn(&State, u64, Record<'_>) -> bool + 'static,
+) {
+    tokio::task::spawn_local(async move {
+        let (mut from, mut dropped) = (Some(0), 0);
+        while let Some(position) = from {
+            match worker.drop_slice(position, &goes) {
+                Ok((count, next)) => {
+                    (dropped, from) = (dropped + count, next);
+                    worker.went_through(next);
+                }
+                Err(e) => {
+                    tracing::error!("cannot drop {what}: {e}");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        if dropped > 0 {
+            tracing::info!("dropped {dropped} {what}");
+        }
+        // Whoever asked may have gone on to another epoch.
+        let _ = done.send(());
+    });
+}
+
+impl Worker {
+    /// Notes for tools where on the ring this worker's copying or deleting goes on; `None`: it is at the end.
+    pub(super) fn went_through(&self, next: Option<u64>) {
+        self.shared.gone_through[usize::from(self.number)].store(next.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn drop_slice(
+        &self,
+        from: u64,
+        goes: impl Fn(&State, u64, Record<'_>) -> bool,
+    ) -> Result<(u64, Option<u64>), crate::store::StoreError> {
+        let state = self.state.borrow();
+        let mut shard = self.shard().lock().expect("no holder of a shard panics");
+        let mut gone: Vec<(Vec<u8>, Stamp)> = Vec::new();
+        let next = shard.scan(from, SLICE, &mut |dbkey, record| {
+            // What is damaged is mended from the others, or found out not to be there, when it is asked for.
+            let (Ok(record), Some(hash)) = (record, dbkey_hash(dbkey)) else { return };
+            if goes(&state, hash, record) {
+                gone.push((dbkey.to_vec(), record.stamp()));
+            }
+        })?;
+        for (dbkey, stamp) in &gone {
+            shard.forget(dbkey, *stamp)?;
+        }
+        if !gone.is_empty() {
+            // What was dropped is committed with the turn.
+            self.turn.wake();
+        }
+        Ok((gone.len() as u64, next))
+    }
+}
+
+/// The bits of GetStatus that tell how far a server is with moving records.
+pub(super) fn clear(shared: &Shared, bit: u8) {
+    shared.moving.fetch_and(!bit, Ordering::Relaxed);
+}

@@ -1,6 +1,7 @@
 //! `--sync`: acknowledging waits for the disk.
 
 use super::*;
+use crate::store::fs::mem::Faults;
 use std::sync::mpsc;
 
 #[test]

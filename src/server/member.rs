@@ -176,6 +176,7 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
                 Ok(()) => {}
                 Err(e) => {
                     tracing::error!("cannot store what was replicated: {e}");
+                    state.tell_unable(worker);
                     write_obsolete(request.conn, request.msgid, known);
                     return Ok(());
                 }

@@ -137,7 +137,7 @@ pub enum Mail {
     Drop(oneshot::Sender<()>),
     /// All full servers have copied to this one: drop what none of them has. Told when it is done.
     DropUnconfirmed(oneshot::Sender<()>),
-    /// The shard's durable ticket grew.
+    /// The shard's durable ticket grew, or a sync failed.
     Durable,
     /// Commit, and tell.
     Flush(oneshot::Sender<()>),

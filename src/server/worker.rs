@@ -27,7 +27,7 @@ use crate::net::turn::Turn;
 use crate::proto::rpc::frame::{write_error, write_error_head, write_success};
 use crate::proto::rpc::msgpack::{write_bool, write_uint};
 use crate::proto::rpc::{error, v1::Mutated};
-use crate::store::{Commit, Shard, StoreError, Ticket};
+use crate::store::{Commit, Shard, Ticket};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -43,8 +43,8 @@ const TICK: Duration = Duration::from_millis(20);
 const PACE_MAX: Duration = Duration::from_millis(20);
 /// How long a request waits for its range to open or be leased before it is refused.
 pub(super) const PARKED_MICROS: u64 = 1_000_000;
-/// How often the managers are told that the disk is full.
-const FULL_TOLD_MICROS: u64 = 300_000;
+/// How often the managers are told that nothing can be stored here.
+const UNABLE_TOLD_MICROS: u64 = 300_000;
 /// Bytes of parked requests above which new ones are refused at once.
 const PARKED_BYTES: usize = 64 << 20;
 
@@ -236,7 +236,7 @@ pub struct State {
     pub(super) hottest: Hottest,
     commit_failed: bool,
     /// Since when the disk has been full, and when that was last told.
-    full_since: Option<(u64, u64)>,
+    unable_since: Option<(u64, u64)>,
     next_commit_micros: u64,
 }
 
@@ -456,7 +456,7 @@ impl State {
             measures: Measures::default(),
             hottest: Hottest::default(),
             commit_failed: false,
-            full_since: None,
+            unable_since: None,
             next_commit_micros: 0,
             view,
         }
@@ -517,7 +517,8 @@ impl State {
         let answers = self.acks.len() + self.after_commit.len() + self.copied.len();
         let nothing = last == self.first_uncommitted && answers == 0;
         self.take_durable(worker);
-        if nothing && !self.commit_failed {
+        // A sync that failed shows at the next commit, which those who wait for the device cannot wait for.
+        if nothing && !self.commit_failed && !self.waits_for_device() {
             return;
         }
         if self.now_micros < self.next_commit_micros {
@@ -534,7 +535,7 @@ impl State {
         match commit {
             Ok(commit) => {
                 self.commit_failed = false;
-                self.full_since = None;
+                self.unable_since = None;
                 self.committed(commit, last);
             }
             Err(e) => {
@@ -542,19 +543,18 @@ impl State {
                 if !std::mem::replace(&mut self.commit_failed, true) {
                     tracing::error!("cannot store: {e}");
                 }
-                if let StoreError::Full(_) = e {
-                    self.tell_full(worker);
-                }
+                self.tell_unable(worker);
             }
         }
     }
 
-    /// Tells the managers, now and then, that nothing more can be stored here: a link to oneself that is down.
-    fn tell_full(&mut self, worker: &Worker) {
+    /// Tells the managers, now and then, that nothing more can be stored here, because the disk is full or fails: a link to
+    /// oneself that is down.
+    pub(super) fn tell_unable(&mut self, worker: &Worker) {
         let now = self.now_micros;
-        let (since, told) = self.full_since.unwrap_or((now, 0));
-        if now >= told + FULL_TOLD_MICROS {
-            self.full_since = Some((since, now));
+        let (since, told) = self.unable_since.unwrap_or((now, 0));
+        if now >= told + UNABLE_TOLD_MICROS {
+            self.unable_since = Some((since, now));
             let lasting = Duration::from_micros(now - since);
             // Without its control plane this server is about to end.
             let _ = worker.shared.lost.send((worker.shared.config.address, lasting));
@@ -586,8 +586,7 @@ impl State {
 
     /// Goes on with what the disk has by now.
     fn take_durable(&mut self, worker: &Worker) {
-        let waiting = self.acks_on_disk.len() + self.after_disk.len() + self.copied_on_disk.len();
-        if self.on_disk.is_empty() && waiting == 0 {
+        if !self.waits_for_device() {
             return;
         }
         let durable = worker.shared.store.durable(usize::from(worker.number));
@@ -603,6 +602,12 @@ impl State {
         while let Some((_, done)) = self.copied_on_disk.pop_front_if(|(ticket, _)| *ticket <= durable) {
             let _ = done.send(());
         }
+    }
+
+    /// Whether something was written that the device does not have yet.
+    fn waits_for_device(&self) -> bool {
+        let waiting = self.acks_on_disk.len() + self.after_disk.len() + self.copied_on_disk.len();
+        !self.on_disk.is_empty() || waiting > 0
     }
 
     /// Whether the own disk does not have `write` yet.

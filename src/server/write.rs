@@ -111,8 +111,9 @@ impl Worker {
         Counters::add(if op == Op::Delete { &counters.deletes } else { &counters.sets }, 1);
     }
 
-    fn refuse_store(&self, state: &State, answer: Option<Answer>, e: &StoreError) {
+    fn refuse_store(&self, state: &mut State, answer: Option<Answer>, e: &StoreError) {
         tracing::error!("cannot store: {e}");
+        state.tell_unable(self);
         let Some(answer) = answer else { return };
         let full = matches!((e, &answer.outcome), (StoreError::Full(_), Outcome::Mutated(Style::Version1, _)));
         match full {

@@ -194,8 +194,8 @@ pub trait Store: Send + Sync {
     /// ([`Shard::position`]) are on all servers that are to have them. A failure costs nothing but a longer report.
     fn note_stable(&self, _shard: usize, _position: u64) {}
 
-    /// Sets what is called, from another thread, with the shard's number when its [`durable`](Store::durable) grew.
-    /// After a failed sync it is not called any more, and commits answer errors.
+    /// Sets what is called, from another thread, with the shard's number when its [`durable`](Store::durable) grew, and
+    /// once more when a sync failed that it waited for: from then on, commits answer errors.
     fn on_durable(&self, call: Box<dyn Fn(usize) + Send + Sync>);
 
     /// A step of background work (compaction, hints): reads and writes about `budget_bytes`. Called again and again

@@ -81,6 +81,32 @@ impl Process {
         true
     }
 
+    /// From its next start on, a write that its disk does not take ends with an error, and not with a signal; see
+    /// [`Process::break_disk`].
+    pub fn survive_broken_disk(&mut self) {
+        let own = std::mem::replace(&mut self.program, PathBuf::from("sh"));
+        let script = "trap '' XFSZ; exec \"$0\" \"$@\"";
+        let before = ["-c".to_owned(), script.to_owned(), own.to_string_lossy().into_owned()];
+        self.args.splice(0..0, before);
+    }
+
+    /// From now on, no file of it can be written beyond so many bytes: whatever it stores fails, and not for want of room.
+    pub fn break_disk(&self, bytes: u64) {
+        let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+        // SAFETY: the first pointer is to a live local, and nothing is asked for.
+        let done =
+            unsafe { libc::prlimit(self.pid() as i32, libc::RLIMIT_FSIZE, &raw const limit, std::ptr::null_mut()) };
+        assert_eq!(done, 0, "{}: {}", self.name, io::Error::last_os_error());
+    }
+
+    /// Gives the disk of [`Process::mount_small_disk`] so much room.
+    pub fn resize_small_disk(&self, at: &Path, mib: u32) {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.pid().to_string(), "-m", "mount", "-o", &format!("remount,size={mib}m")]).arg(at);
+        let said = run_command("nsenter", command, PATIENCE);
+        assert_eq!(said.code, Some(0), "{said:?}");
+    }
+
     pub fn dir(&self) -> &Path {
         &self.dir
     }

@@ -1,7 +1,7 @@
-//! Servers that are alive and do not hear each other, or whose disk is full: the fewest are parted with, so that writes
+//! Servers that are alive and do not hear each other, or whose disk is full or fails: the fewest are parted with, so that writes
 //! go on.
 //!
-//! A server whose disk is full says that it does not hear itself. It is parted with when others hold all that it holds; when
+//! A server that cannot store says that it does not hear itself. It is parted with when others hold all that it holds; when
 //! their disks are full as well, it stays, so that what is there can be read.
 
 use super::{Level, Now, State};
@@ -51,8 +51,11 @@ impl State {
             let others: Vec<String> = edges.iter().filter_map(ends).map(|other| other.to_string()).collect();
             self.log_lost(*address);
             let is_full = full_disks.contains(address);
-            let why =
-                if is_full { "has a full disk".to_owned() } else { format!("does not hear {}", others.join(", ")) };
+            let why = if is_full {
+                "cannot store: its disk is full or fails".to_owned()
+            } else {
+                format!("does not hear {}", others.join(", "))
+            };
             self.log(Level::Warn, format!("server {address} {why}: it is parted with"));
             self.kept_out.retain(|_, until| now.since_start < *until);
             self.kept_out.insert(*address, now.since_start + if is_full { FULL_KEPT_OUT } else { KEPT_OUT });

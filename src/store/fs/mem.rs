@@ -18,6 +18,10 @@ pub struct Faults {
     pub kill_at: Option<u64>,
     /// These steps fail with an I/O error.
     pub fail_at: BTreeSet<u64>,
+    /// From now on, every write fails with an I/O error.
+    pub fail_writes: bool,
+    /// The same for every sync, of files and of directories; what it should have kept stays as it was.
+    pub fail_syncs: bool,
     /// Writes may write less than asked for.
     pub short_writes: bool,
     /// Bytes that fit on the disk.
@@ -144,6 +148,11 @@ impl State {
 
     fn whole_step(&mut self) -> io::Result<()> {
         if self.step()? { Err(io::Error::other("the process was killed")) } else { Ok(()) }
+    }
+
+    fn whole_sync(&mut self) -> io::Result<()> {
+        self.whole_step()?;
+        if self.faults.fail_syncs { Err(io::Error::other("injected failure of a sync")) } else { Ok(()) }
     }
 
     fn used(&self) -> u64 {
@@ -353,7 +362,7 @@ impl Disk for MemDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = locked(&self.state);
-        state.whole_step()?;
+        state.whole_sync()?;
         for change in std::mem::take(&mut state.unsynced_names) {
             if change.concerns(dir) {
                 apply(&mut state.durable_names, &change);
@@ -419,6 +428,9 @@ impl File for MemFile {
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         let mut state = locked(&self.state);
         let dies = state.step()?;
+        if state.faults.fail_writes {
+            return Err(io::Error::other("injected failure of a write"));
+        }
         let mut len = buf.len();
         if dies || state.faults.short_writes {
             len = state.chance() as usize % (len + 1);
@@ -442,7 +454,7 @@ impl File for MemFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = locked(&self.state);
-        state.whole_step()?;
+        state.whole_sync()?;
         let inode = state.inodes.get_mut(&self.inode).expect("open files have inodes");
         inode.durable = inode.data.clone();
         inode.unsynced.clear();

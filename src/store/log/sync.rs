@@ -53,7 +53,7 @@ impl Syncing {
         self.durable.get(shard).map_or(0, |d| d.load(Ordering::Acquire))
     }
 
-    /// Sets what is called when a shard's durable ticket grew.
+    /// Sets what is called when a shard's durable ticket grew, or will not grow any more.
     pub fn on_durable(&self, call: Call) {
         *self.call.write().expect("nothing panics while it holds this") = Some(call);
     }
@@ -66,14 +66,15 @@ impl Syncing {
         if shards.is_empty() {
             return Ok(false);
         }
-        sync_all()?;
-        for shard in &shards {
+        let done = sync_all();
+        for shard in shards.iter().filter(|_| done.is_ok()) {
             self.durable[*shard].fetch_max(written[*shard], Ordering::AcqRel);
         }
+        // Those who wait look again after a failure, too, and find it.
         if let Some(call) = self.call.read().expect("nothing panics while it holds this").as_ref() {
             shards.into_iter().for_each(call);
         }
-        Ok(true)
+        done.map(|()| true)
     }
 
     /// Sleeps until a round is wanted; false when it is time to end.

@@ -95,7 +95,11 @@ fn one_whose_disk_is_full_goes_and_not_those_who_wait_for_it() {
         let mut world = World::attached(2);
         world.cut(&[(1, 2), (full, full)], 2100);
         assert_eq!(world.shape(), if full == 1 { "1- 2+" } else { "1+ 2-" });
-        assert!(world.logged(&format!("server 10.0.0.{full}:19800 has a full disk: it is parted with")));
+        assert!(
+            world.logged(&format!(
+                "server 10.0.0.{full}:19800 cannot store: its disk is full or fails: it is parted with"
+            ))
+        );
     }
 }
 

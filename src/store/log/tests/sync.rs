@@ -1,6 +1,7 @@
 //! `--sync`: acknowledging waits for the disk.
 
 use super::*;
+use crate::store::fs::mem::Faults;
 use std::sync::mpsc;
 
 #[test]
@@ -41,4 +42,24 @@ fn the_stores_own_thread_syncs_and_tells() {
         }
     }
     store.close().unwrap();
+}
+
+/// Whoever waited for the device waited for ever, unless another store came by.
+#[test]
+fn a_sync_that_fails_wakes_those_who_wait_and_nothing_is_durable_after_it() {
+    let disk = MemDisk::new(1);
+    let store = open(&disk, Options { sync: true, ..tiny(1) }).unwrap();
+    let (told, hears) = mpsc::channel();
+    store.on_durable(Box::new(move |shard| told.send(shard).unwrap()));
+    put(&store, &key(1), &value(1, 5)).unwrap();
+    let commit = || store.shards()[0].lock().unwrap().commit();
+    assert_eq!(commit().unwrap(), Commit::Pending(1));
+    disk.set_faults(Faults { fail_syncs: true, ..Faults::default() });
+    assert!(store.sync_step().is_err());
+    assert_eq!(hears.try_iter().collect::<Vec<_>>(), [0]);
+    assert!(commit().is_err());
+    // A device that works again does not bring back what it lost.
+    disk.set_faults(Faults::default());
+    assert!(store.sync_step().is_err() && commit().is_err());
+    assert_eq!(store.durable(0), 0);
 }

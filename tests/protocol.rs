@@ -3,6 +3,7 @@
 use kumofs::logic::address::Address;
 use kumofs::logic::clock::ClockTime;
 use kumofs::logic::epoch::{Epoch, ManagerEntry, Phase, ServerEntry};
+use kumofs::logic::hottest::Hot;
 use kumofs::logic::memory::{Deed, Id};
 use kumofs::logic::mutation::Answer;
 use kumofs::logic::paxos::{self, Ballot, Question, Voter};
@@ -11,8 +12,8 @@ use kumofs::logic::ring::{HashSpace, Node};
 use kumofs::proto::rpc::frame::{Role, write_error, write_error_head, write_hello, write_request, write_success};
 use kumofs::proto::rpc::msgpack::{write_array, write_raw, write_uint};
 use kumofs::proto::rpc::v1::{
-    Connect, Connected, Join, Mutate, Mutated, Op, Peer, ReplicateHead, ReportHead, RequestId, Terms, method, term,
-    write_entry, write_get, write_multi_get_head,
+    Caller, Connect, Connected, Join, Lag, Mutate, Mutated, Numbers, Op, Peer, ReplicateHead, ReportHead, RequestId,
+    Statistics, Terms, method, term, write_entry, write_get, write_multi_get_head,
 };
 use kumofs::proto::rpc::vote::{Ask, Voted};
 use kumofs::proto::rpc::{error, v0};
@@ -185,6 +186,17 @@ impl Written {
             write_request(out, MSGID, method::LEAVE);
             write_array(out, 0);
         });
+        self.add("Statistics", |out| {
+            write_request(out, MSGID, method::STATISTICS);
+            write_array(out, 0);
+        });
+        let told = Statistics {
+            numbers: Numbers { epoch: Some(EPOCH), ..Numbers::default() },
+            lags: vec![(server(19801), Lag { entries: 2, bytes: 300, age_micros: 9, up: true })],
+            callers: vec![(Caller::Gateway, server(0), 4)],
+            hottest: vec![Hot { key: b"key".to_vec(), ppm: 1000 }],
+        };
+        self.answer("statistics", |out| told.write(out));
         self.add("Offer", |out| {
             write_request(out, MSGID, method::OFFER);
             write_array(out, 2);

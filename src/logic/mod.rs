@@ -11,6 +11,7 @@ pub mod counter;
 pub mod decimal;
 pub mod epoch;
 pub mod expiry;
+pub mod hottest;
 pub mod lease;
 pub mod memory;
 pub mod mutation;

@@ -99,7 +99,7 @@ impl Outlog {
     }
 
     /// The writes not acknowledged, oldest first.
-    pub fn unacknowledged(&self) -> impl Iterator<Item = u64> + '_ {
+    pub fn unacknowledged(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
         self.entries.iter().map(|e| e.write)
     }
 

@@ -94,6 +94,12 @@ impl<R> Pending<R> {
         }
     }
 
+    /// Whether a write is not stable yet.
+    pub fn is_pending(&self, write: u64) -> bool {
+        let place = write.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
+        place.and_then(|place| self.writes.get(place)).is_some_and(|write| write.missing > 0)
+    }
+
     /// Keeps an answer until `write` is stable. Gives it back if it is already.
     pub fn hold(&mut self, write: u64, answer: R) -> Option<R> {
         match self.get(write) {

@@ -53,6 +53,7 @@ type Slice = (BTreeMap<Target, Vec<u8>>, Option<u64>);
 /// Starts to copy this worker's part. When the phase is over before that is done, it is given up and nobody told.
 pub(super) fn start(worker: Rc<Worker>, job: Job) {
     tokio::task::spawn_local(async move {
+        worker.went_through(Some(0));
         worker.shared.moving.fetch_or(moving::COPYING, Ordering::Relaxed);
         tokio::select! {
             biased;
@@ -80,6 +81,7 @@ async fn copy(worker: &Rc<Worker>, job: &Job) -> Result<(), (Address, &'static s
             (worker.shared.config.address, "the store cannot be read")
         })?;
         from = next;
+        worker.went_through(next);
         for (target, bytes) in slice {
             let (gathered, outgoing) = match streams.entry(target) {
                 Entry::Occupied(stream) => stream.into_mut(),
@@ -205,6 +207,7 @@ impl State {
 
 /// Starts to drop what this worker holds and the epoch gives to others.
 pub(super) fn start_drop(worker: Rc<Worker>, done: oneshot::Sender<()>) {
+    worker.went_through(Some(0));
     worker.shared.moving.fetch_or(moving::DELETING, Ordering::Relaxed);
     drop_in_slices(worker, "records that moved away", done, |state, hash, _| {
         let Some(me) = state.view.me else { return false };
@@ -225,7 +228,10 @@ pub(super) fn drop_in_slices(
         let (mut from, mut dropped) = (Some(0), 0);
         while let Some(position) = from {
             match worker.drop_slice(position, &goes) {
-                Ok((count, next)) => (dropped, from) = (dropped + count, next),
+                Ok((count, next)) => {
+                    (dropped, from) = (dropped + count, next);
+                    worker.went_through(next);
+                }
                 Err(e) => {
                     tracing::error!("cannot drop {what}: {e}");
                     tokio::time::sleep(RETRY).await;
@@ -242,6 +248,11 @@ pub(super) fn drop_in_slices(
 }
 
 impl Worker {
+    /// Notes for tools where on the ring this worker's copying or deleting goes on; `None`: it is at the end.
+    fn went_through(&self, next: Option<u64>) {
+        self.shared.gone_through[usize::from(self.number)].store(next.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
     fn drop_slice(
         &self,
         from: u64,

@@ -127,8 +127,13 @@ impl Link {
     }
 
     /// The writes that the member has not acknowledged.
-    pub fn unacknowledged(&self) -> impl Iterator<Item = u64> + '_ {
+    pub fn unacknowledged(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
         self.log.unacknowledged()
+    }
+
+    /// Bytes that the member has not acknowledged.
+    pub fn backlog_bytes(&self) -> usize {
+        self.log.len_bytes()
     }
 
     fn take_id(&mut self) -> u32 {
@@ -259,7 +264,7 @@ impl Links {
 
     /// Bytes that the member has not acknowledged.
     pub fn backlog(&self, link: usize) -> usize {
-        self.get(link).map_or(0, |link| link.log.len_bytes())
+        self.get(link).map_or(0, Link::backlog_bytes)
     }
 
     /// Adds an entry for `write`, which `encode` appends.

@@ -3,7 +3,7 @@
 //! Reading order: [`worker`] (one event loop's state and its turn), [`request`] (what gateways ask), [`write`](mod@write)
 //! (a change, from its execution to its stability), [`link`] (to another member, as coordinator), [`member`] (from a
 //! coordinator), [`mend`] (a damaged record), [`takeover`] (a new epoch), [`report`] (what is unstable then); then the control plane: [`mod@run`],
-//! [`managers`], [`status`], [`epoch_file`], [`vote`]; and what moves records: [`copy`], [`stream`],
+//! [`managers`], [`status`], [`measures`] and [`statistics`] (what tools are told), [`epoch_file`], [`vote`]; and what moves records: [`copy`], [`stream`],
 //! [`fill`], [`garbage`].
 //!
 //! Each worker owns a shard of the store and decides alone about the keys in it; what workers share is [`Shared`].
@@ -14,12 +14,14 @@ pub mod fill;
 pub mod garbage;
 pub mod link;
 pub mod managers;
+pub mod measures;
 pub mod member;
 pub mod mend;
 pub mod report;
 pub mod request;
 pub mod run;
 pub mod shared;
+pub mod statistics;
 pub mod status;
 pub mod stream;
 pub mod takeover;

@@ -5,8 +5,9 @@
 
 use super::member;
 use super::shared::Counters;
+use super::statistics;
 use super::version0;
-use super::worker::{Answer, Outcome, Parked, Range, State, Style, Worker, write_obsolete};
+use super::worker::{Answer, Outcome, PARKED_MICROS, Parked, Range, State, Style, Worker, write_obsolete};
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
 use crate::logic::memory::Id;
@@ -17,8 +18,9 @@ use crate::net::conn::{Conn, Received, Then};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{self, Frame, Role, Scanner, write_error, write_success};
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_raw, write_uint};
-use crate::proto::rpc::v1::{Connect, Connected, Mutate, Peer as Caller, method};
+use crate::proto::rpc::v1::{Caller, Connect, Connected, Mutate, Peer as Calling, method};
 use crate::store::{Record, Shard, StoreError};
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// Output that a peer has not read, in bytes, above which no more of its requests are read.
@@ -29,7 +31,6 @@ const MULTI_GET_BYTES: usize = 1 << 20;
 const MULTI_GET_KEYS: usize = 1 << 16;
 
 /// The other end of an accepted connection.
-#[derive(Default)]
 pub struct Peer {
     scanner: Scanner,
     /// Set by a hello, which must come first: this is a node.
@@ -37,6 +38,16 @@ pub struct Peer {
     started: bool,
     /// Set by Connect: who is calling.
     pub connect: Option<Connect>,
+    /// The same for those who count connections.
+    pub(super) caller: Rc<Cell<Caller>>,
+}
+
+impl Default for Peer {
+    /// One that has said nothing yet.
+    fn default() -> Peer {
+        let caller = Rc::new(Cell::new(Caller::Client));
+        Peer { scanner: Scanner::default(), node: None, started: false, connect: None, caller }
+    }
 }
 
 /// Why a connection is ended.
@@ -118,7 +129,7 @@ impl Worker {
         let first = !std::mem::replace(&mut peer.started, true);
         match frame::parse(message)? {
             Frame::Request { msgid, method, params } => {
-                let gateway = peer.connect.filter(|c| c.peer == Caller::Gateway).map_or(0, |c| c.incarnation);
+                let gateway = peer.connect.filter(|c| c.peer == Calling::Gateway).map_or(0, |c| c.incarnation);
                 let request = Request { conn, msgid, method, params, message, gateway, until_micros: None };
                 self.execute(peer, &request).map_err(|_| {
                     tracing::info!("hung up on a peer that sent a malformed request of method {method}");
@@ -129,6 +140,7 @@ impl Worker {
             Frame::Response { .. } => Ok(()),
             Frame::Hello { address, role } if first => {
                 peer.node = Some((address, role));
+                peer.caller.set(if role == Role::Server { Caller::Server } else { Caller::Manager });
                 let own = self.shared.config.address;
                 conn.write(|out| frame::write_hello(out, own, Role::Server));
                 Ok(())
@@ -142,6 +154,9 @@ impl Worker {
             method::CONNECT => {
                 let connect = Connect::read(request.params)?;
                 peer.connect = Some(connect);
+                if connect.peer == Calling::Gateway {
+                    peer.caller.set(Caller::Gateway);
+                }
                 self.connected(request, &connect);
                 Ok(())
             }
@@ -161,6 +176,7 @@ impl Worker {
     fn execute_for_client(self: &Rc<Self>, request: &Request<'_>) -> Result<(), DecodeError> {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
+        state.measures.began(state.now_micros);
         let shard = &mut *self.shard().lock().expect("no holder of a shard panics");
         let done = match request.method {
             // Requests of one connection are executed in their order, also when an early one has to wait.
@@ -173,6 +189,11 @@ impl Worker {
             }
             method::FETCH => {
                 fetch(shard, request)?;
+                Done::Yes
+            }
+            method::STATISTICS => {
+                Reader::new(request.params).array_of(0)?;
+                statistics::answer(self.shared.clone(), request.conn.clone(), request.msgid);
                 Done::Yes
             }
             method::GET_EPOCH => {
@@ -189,6 +210,9 @@ impl Worker {
                 Some(until) => self.park_again(state, request, until),
                 None => self.park(state, request),
             }
+        } else if let Some(until) = request.until_micros {
+            let is_get = matches!(request.method, method::GET | method::MULTI_GET);
+            state.measures.waited(is_get, (state.now_micros + PARKED_MICROS).saturating_sub(until));
         }
         Ok(())
     }
@@ -259,8 +283,12 @@ impl Worker {
         Counters::add(&self.shared.counters[usize::from(self.number)].gets, 1);
         let dbval = match state.look_up(shard, dbkey, 0) {
             Look::Value { dbval, .. } => Some(dbval),
-            Look::Missing { .. } => None,
+            Look::Missing { .. } => {
+                self.count_miss();
+                None
+            }
             Look::Expired { version } => {
+                self.count_miss();
                 let write = self.delete_expired(state, shard, hash, dbkey, version);
                 return Ok(answer_after(state, request, write, None));
             }
@@ -342,8 +370,12 @@ impl Worker {
         let hash = hash_of(dbkey)?;
         match state.look_up(shard, dbkey, 0) {
             Look::Value { dbval, .. } => write_raw(answer, dbval),
-            Look::Missing { .. } => write_nil(answer),
+            Look::Missing { .. } => {
+                self.count_miss();
+                write_nil(answer);
+            }
             Look::Expired { version } => {
+                self.count_miss();
                 let write = self.delete_expired(state, shard, hash, dbkey, version);
                 match write {
                     Some(_) => write_nil(answer),
@@ -355,6 +387,11 @@ impl Worker {
             Look::Unreadable(_) => write_bool(answer, false),
         }
         Ok(state.unstable_write(hash))
+    }
+
+    /// A get found nothing.
+    pub(super) fn count_miss(&self) {
+        Counters::add(&self.shared.counters[usize::from(self.number)].misses, 1);
     }
 
     /// The range of a key that this server answers for. Refuses the request otherwise.
@@ -400,7 +437,8 @@ impl State {
     }
 
     /// Looks at a key. `options` are those of a Mutate, for kumofs's own expiry.
-    pub(super) fn look_up<'s>(&self, shard: &'s mut dyn Shard, dbkey: &[u8], options: u8) -> Look<'s> {
+    pub(super) fn look_up<'s>(&mut self, shard: &'s mut dyn Shard, dbkey: &[u8], options: u8) -> Look<'s> {
+        self.hottest.touch(dbkey);
         let Record { epoch, dbval } = match shard.get(dbkey) {
             Ok(Some(record)) => record,
             Ok(None) => return Look::Missing { version: ClockTime(0) },

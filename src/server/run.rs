@@ -58,6 +58,8 @@ pub async fn run(
         view: Mutex::new(Arc::new(view)),
         counters: mailboxes.iter().map(|_| Counters::default()).collect(),
         items: mailboxes.iter().map(|_| AtomicU64::new(0)).collect(),
+        gone_through: mailboxes.iter().map(|_| AtomicU64::new(0)).collect(),
+        statistics: super::statistics::Newest::default(),
         mailboxes,
         moving: AtomicU8::new(0),
         lost,

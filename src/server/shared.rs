@@ -98,6 +98,8 @@ impl View {
 pub struct Counters {
     /// Gets answered.
     pub gets: AtomicU64,
+    /// Those of them that found nothing.
+    pub misses: AtomicU64,
     /// Changes other than deletes executed.
     pub sets: AtomicU64,
     /// Deletes executed.
@@ -143,6 +145,8 @@ pub enum Mail {
     Durable,
     /// Commit, and tell.
     Flush(oneshot::Sender<()>),
+    /// Tell what was measured.
+    Measure(oneshot::Sender<super::measures::Measured>),
     /// TCP_NODELAY for all connections; told how many were changed.
     SetNodelay(bool, oneshot::Sender<usize>),
 }
@@ -173,6 +177,10 @@ pub struct Shared {
     pub counters: Vec<Counters>,
     /// Bits of [`moving`].
     pub moving: AtomicU8,
+    /// How far each worker's copying or deleting has gone through its shard: a position on the ring.
+    pub gone_through: Vec<AtomicU64>,
+    /// What tools were told last.
+    pub statistics: super::statistics::Newest,
     /// Links to other servers that are down, for the managers: to whom, and for how long.
     pub lost: UnboundedSender<(Address, Duration)>,
     /// Streams offered to other servers.

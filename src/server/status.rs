@@ -58,7 +58,7 @@ fn append(shared: &Shared, what: u32, out: &mut Vec<u8>) -> Result<(), DecodeErr
     Ok(())
 }
 
-fn replace_flags(shared: &Shared) -> u64 {
+pub(super) fn replace_flags(shared: &Shared) -> u64 {
     let view = shared.view();
     let inactive = if view.me.is_none() { INACTIVE } else { 0 };
     let differ = if view.epoch.whs.same_nodes(&view.epoch.rhs) { 0 } else { SPACES_DIFFER };

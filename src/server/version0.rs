@@ -221,8 +221,12 @@ fn get(
     let mut bytes = Vec::new();
     match state.look_up(shard, dbkey, 0) {
         Look::Value { body, .. } => write_body(&mut bytes, request.msgid, Some(body), unless),
-        Look::Missing { .. } => write_body(&mut bytes, request.msgid, None, unless),
+        Look::Missing { .. } => {
+            worker.count_miss();
+            write_body(&mut bytes, request.msgid, None, unless);
+        }
         Look::Expired { version } => {
+            worker.count_miss();
             write_body(&mut bytes, request.msgid, None, unless);
             if worker.delete_expired(state, shard, hash, dbkey, version).is_none() {
                 return Ok(Done::Park);

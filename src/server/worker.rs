@@ -8,11 +8,13 @@
 //! that every lease which it relied on was still live.
 
 use super::link::{Link, Links};
+use super::measures::{Accepted, Measures};
 use super::member::{Ack, Given, Source};
 use super::request::Request;
 use super::shared::{Config, Mail, Shared, View};
 use crate::logic::arcs::Arcs;
 use crate::logic::clock::Clock;
+use crate::logic::hottest::Hottest;
 use crate::logic::memory::Memory;
 use crate::logic::pending::Pending;
 use crate::logic::record::worker_of;
@@ -28,7 +30,7 @@ use crate::proto::rpc::{error, v1::Mutated};
 use crate::store::{Commit, Shard, StoreError, Ticket};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -40,7 +42,7 @@ const TICK: Duration = Duration::from_millis(20);
 /// The longest pause between two commits.
 const PACE_MAX: Duration = Duration::from_millis(20);
 /// How long a request waits for its range to open or be leased before it is refused.
-const PARKED_MICROS: u64 = 1_000_000;
+pub(super) const PARKED_MICROS: u64 = 1_000_000;
 /// How often the managers are told that the disk is full.
 const FULL_TOLD_MICROS: u64 = 300_000;
 /// Bytes of parked requests above which new ones are refused at once.
@@ -223,7 +225,9 @@ pub struct State {
     pub marks: super::garbage::Marks,
     /// For new dbvals.
     pub new_dbval: Vec<u8>,
-    connections: Vec<Weak<Conn>>,
+    pub(super) connections: Vec<Accepted>,
+    pub(super) measures: Measures,
+    pub(super) hottest: Hottest,
     commit_failed: bool,
     /// Since when the disk has been full, and when that was last told.
     full_since: Option<(u64, u64)>,
@@ -285,26 +289,30 @@ impl Worker {
                 self.finish();
                 let _ = done.send(());
             }
+            Mail::Measure(done) => {
+                let _ = done.send(self.measured());
+            }
             Mail::SetNodelay(on, done) => {
                 let connections = &self.state.borrow().connections;
-                let open = connections.iter().filter_map(Weak::upgrade).filter(|c| !c.is_closed());
+                let open = connections.iter().filter_map(|c| c.conn.upgrade()).filter(|c| !c.is_closed());
                 let _ = done.send(open.filter(|c| c.set_nodelay(on)).count());
             }
         }
     }
 
     fn serve(self: &Rc<Self>, stream: TcpStream) {
+        let from = stream.peer_addr().ok().map(|address| address.ip().to_canonical());
         let (conn, read) = Conn::new(stream, &self.turn);
+        let mut peer = super::request::Peer::default();
         {
             let connections = &mut self.state.borrow_mut().connections;
             if connections.len() == connections.capacity() {
-                connections.retain(|c| c.strong_count() > 0);
+                connections.retain(|c| c.conn.strong_count() > 0);
             }
-            connections.push(Rc::downgrade(&conn));
+            connections.push(Accepted { conn: Rc::downgrade(&conn), from, caller: peer.caller.clone() });
         }
         let worker = self.clone();
         tokio::task::spawn_local(async move {
-            let mut peer = super::request::Peer::default();
             let receiver = conn.clone();
             let scratch = worker.scratch.clone();
             let receive = |bytes: &[u8]| worker.receive(&receiver, &mut peer, bytes);
@@ -316,6 +324,7 @@ impl Worker {
     fn tick(self: &Rc<Self>) {
         let mut state = self.state.borrow_mut();
         state.set_time();
+        state.rotate_measures();
         let now = state.now_micros;
         state.tell_overdue(self);
         let renewal = state.links.renewal_due(now);
@@ -337,12 +346,14 @@ impl Worker {
         state.commit(self);
         state.send_to_members();
         // The look at the clock that every answer of this turn stands behind.
+        let now = boot_micros();
         let looks = on(Rule::LookAgain) && on(Rule::Lease);
-        if looks && state.leased_until != u64::MAX && state.leased_until <= boot_micros() {
+        if looks && state.leased_until != u64::MAX && state.leased_until <= now {
             tracing::warn!("stood still for longer than a lease: answers not yet sent are dropped");
-            state.connections.drain(..).filter_map(|c| c.upgrade()).for_each(|conn| conn.close());
+            state.connections.drain(..).filter_map(|c| c.conn.upgrade()).for_each(|conn| conn.close());
         }
         state.leased_until = u64::MAX;
+        state.measure(self, now);
     }
 
     /// Keeps a request until its range is open and leased, or refuses it when too much is kept already.
@@ -428,11 +439,18 @@ impl State {
             marks: super::garbage::Marks::new(&config),
             new_dbval: Vec::new(),
             connections: Vec::new(),
+            measures: Measures::default(),
+            hottest: Hottest::default(),
             commit_failed: false,
             full_since: None,
             next_commit_micros: 0,
             view,
         }
+    }
+
+    /// How many requests wait for their range.
+    pub(super) fn parked_requests(&self) -> usize {
+        self.parked.len()
     }
 
     /// Whether an earlier request of a connection waits.

@@ -125,6 +125,11 @@ pub trait Shard: Any + Send {
 
     /// Number of deletion marks.
     fn marks(&self) -> u64;
+
+    /// Bytes of memory that the index of this shard takes; `None`: the engine does not tell.
+    fn index_bytes(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What [`Shard::scan`] calls with each record: its dbkey and the record, or why it cannot be read.

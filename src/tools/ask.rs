@@ -10,7 +10,8 @@ use crate::logic::ring::HashSpace;
 use crate::net::listen;
 use crate::net::rpc::{CallError, Limits, RpcConn};
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_uint};
-use crate::proto::rpc::v0;
+use crate::proto::rpc::v1::{self, Statistics};
+use crate::proto::rpc::{error, v0};
 use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
@@ -58,6 +59,9 @@ pub enum AskError {
     /// It answered with an error.
     #[error("{0} refused (error {1}); its log says why")]
     Refused(Address, u32),
+    /// It is older than what is asked.
+    #[error("{0} is an older version: it tells only `stats`")]
+    Old(Address),
     /// Its answer has another form.
     #[error("{0} answered what is no answer of a {1}: {2}")]
     Answer(Address, Role, DecodeError),
@@ -132,6 +136,21 @@ impl Node {
         write_array(&mut params, 1);
         write_uint(&mut params, what.into());
         self.ask(v0::method::GET_STATUS, &params, read).await
+    }
+}
+
+/// Statistics of a server, which those of kumofs 0.4 do not have.
+///
+/// # Errors
+/// As [`Node::ask`].
+pub async fn statistics(node: &Node) -> Result<Statistics, AskError> {
+    let version = node.status(v0::status::VERSION, |r| r.raw().map(<[u8]>::to_vec)).await?;
+    if version.starts_with(b"0.") {
+        return Err(AskError::Old(node.address));
+    }
+    match node.ask(v1::method::STATISTICS, &[0x90], Statistics::read).await {
+        Err(AskError::Refused(address, error::PROTOCOL)) => Err(AskError::Old(address)),
+        answer => answer,
     }
 }
 

@@ -6,9 +6,11 @@
 use super::ask::{self, AskError, MANAGER_PORT, Node, Role, SERVER_PORT};
 use super::{Trouble, print, ruby_time};
 use crate::logic::address::Address;
+use crate::logic::hottest::Hot;
 use crate::logic::ring::HashSpace;
 use crate::proto::rpc::msgpack::{Reader, write_array, write_bool, write_uint};
 use crate::proto::rpc::v0::{self, status};
+use crate::proto::rpc::v1::{self, Statistics};
 use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value, json};
 
@@ -52,6 +54,8 @@ enum What {
     Items,
     /// All these numbers, as memcached prints them
     Stats,
+    /// All that it tells: latencies, disk, memory, lag, connections, hottest keys (not kumofs 0.4)
+    Details,
     /// The table for reading
     Rhs,
     /// The table for writing
@@ -83,6 +87,7 @@ enum Answer {
     Number(u64),
     Text(String),
     Stats(Vec<(&'static str, u64)>),
+    Details(Box<Statistics>),
     Space(HashSpace),
     Same(bool),
 }
@@ -144,6 +149,7 @@ async fn ask_one(server: Address, what: What) -> Result<Answer, AskError> {
             }
             Ok(Answer::Stats(stats))
         }
+        What::Details => ask::statistics(&node).await.map(|told| Answer::Details(Box::new(told))),
         What::Rhs => node.status(status::RHS, v0::read_seed).await.map(Answer::Space),
         What::Whs => node.status(status::WHS, v0::read_seed).await.map(Answer::Space),
         What::Hscheck => {
@@ -185,6 +191,7 @@ fn as_text(named: bool, all: &[(Address, Result<Answer, AskError>)], offset_at: 
                 stats.iter().for_each(|(name, n)| out.push_str(&format!("STAT {name} {n}\n")));
                 out.push_str("END\n");
             }
+            Answer::Details(told) => out.push_str(&details(told)),
             Answer::Space(space) => {
                 let date = ruby_time::timestamp_line(space.timestamp, offset_at);
                 out.push_str(&format!("hash space timestamp:\n  {date}\nnode:\n"));
@@ -221,6 +228,7 @@ fn value_of(answer: &Answer) -> Value {
         Answer::Text(text) => json!(text),
         Answer::Same(same) => json!(same),
         Answer::Stats(stats) => Value::Object(stats.iter().map(|(name, n)| ((*name).to_owned(), json!(n))).collect()),
+        Answer::Details(told) => details_json(told),
         Answer::Space(space) => {
             let node = |n: &crate::logic::ring::Node| json!({"address": n.address.to_string(), "state": if n.active { "active" } else { "fault" }});
             json!({
@@ -230,6 +238,42 @@ fn value_of(answer: &Answer) -> Value {
             })
         }
     }
+}
+
+/// All statistics, a line each. Keys are escaped: anybody may have chosen them.
+fn details(told: &Statistics) -> String {
+    let mut out: String = told.numbers.each().map(|(name, n)| format!("STAT {name} {n}\n")).collect();
+    for (address, lag) in &told.lags {
+        let up = if lag.up { "connected" } else { "not connected" };
+        let (entries, bytes, age) = (lag.entries, lag.bytes, lag.age_micros);
+        out.push_str(&format!("LAG {address} entries {entries} bytes {bytes} age_micros {age} {up}\n"));
+    }
+    for (caller, from, count) in &told.callers {
+        out.push_str(&format!("CALLERS {} {} {count}\n", caller.name(), from.socket_addr().ip()));
+    }
+    for hot in &told.hottest {
+        out.push_str(&format!("HOTTEST {:.1}% {}\n", hot.ppm as f64 / 1e4, hot.key.escape_ascii()));
+    }
+    out.push_str("END\n");
+    out
+}
+
+/// The same as an object; what is not told is left out.
+pub fn details_json(told: &Statistics) -> Value {
+    let numbers = told.numbers.each().map(|(name, n)| (name.to_owned(), json!(n)));
+    let mut object = Map::from_iter(numbers);
+    let lag = |(address, lag): &(Address, v1::Lag)| {
+        json!({
+            "server": address.to_string(), "entries": lag.entries, "bytes": lag.bytes,
+            "age_micros": lag.age_micros, "connected": lag.up,
+        })
+    };
+    let caller = |(caller, from, count): &(v1::Caller, Address, u64)| json!({"who": caller.name(), "from": from.socket_addr().ip().to_string(), "connections": count});
+    let hot = |hot: &Hot| json!({"key": hot.key.escape_ascii().to_string(), "ppm": hot.ppm});
+    object.insert("lag".to_owned(), told.lags.iter().map(lag).collect());
+    object.insert("callers".to_owned(), told.callers.iter().map(caller).collect());
+    object.insert("hottest".to_owned(), told.hottest.iter().map(hot).collect());
+    Value::Object(object)
 }
 
 #[cfg(test)]
@@ -257,6 +301,25 @@ mod tests {
         let stats = Answer::Stats(vec![("pid", 1), ("curr_items", 2)]);
         assert_eq!(shown(stats), "STAT pid 1\nSTAT curr_items 2\nEND\n");
         assert_eq!(shown(Answer::Same(true)), "ok\n");
+    }
+
+    #[test]
+    fn details_are_a_line_each_and_keys_are_escaped() {
+        let told = Statistics {
+            numbers: v1::Numbers { epoch: Some(3), gets: Some(10), ..v1::Numbers::default() },
+            lags: vec![(address(2), v1::Lag { entries: 5, bytes: 400, age_micros: 900, up: false })],
+            callers: vec![(v1::Caller::Gateway, Address::new("10.0.0.9:0".parse().unwrap()), 4)],
+            hottest: vec![Hot { key: b"a\x1b[31m\nb\xff".to_vec(), ppm: 254_321 }],
+        };
+        let text = details(&told);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..2], ["STAT epoch 3", "STAT gets 10"]);
+        assert_eq!(lines[2], "LAG 192.168.0.2:19800 entries 5 bytes 400 age_micros 900 not connected");
+        assert_eq!(lines[3..], ["CALLERS gateway 10.0.0.9 4", "HOTTEST 25.4% a\\x1b[31m\\nb\\xff", "END"]);
+        let value = details_json(&told);
+        assert_eq!(value["hottest"][0], json!({"key": "a\\x1b[31m\\nb\\xff", "ppm": 254_321}));
+        assert_eq!((&value["epoch"], &value["lag"][0]["connected"]), (&json!(3), &json!(false)));
+        assert_eq!(value.get("index_bytes"), None);
     }
 
     #[test]

@@ -3,9 +3,11 @@
 use super::memcache::Client;
 use super::net::{Hosts, free_address, free_port};
 use super::process::{Process, Said, run};
+use super::world::World;
 use super::{eventually, program, temp_dir};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tempfile::TempDir;
 
 pub const MANAGER_PORT: u16 = 19700;
@@ -19,6 +21,8 @@ enum Place {
     Hosts(Hosts),
     /// All on one, on ports of the system's choice.
     One(IpAddr),
+    /// Each on a host of a network of its own, on the usual ports.
+    World(Arc<World>),
 }
 
 /// A cluster; all of it ends with the value.
@@ -62,6 +66,16 @@ impl Cluster {
         Cluster::at(Place::Hosts(Hosts::claim()), 0, 0)
     }
 
+    /// Attached and with so many gateways that serve, on hosts of a network whose links can be cut.
+    pub fn start_in(world: Arc<World>, managers: usize, servers: usize, gateways: usize) -> Cluster {
+        let mut cluster = Cluster::at(Place::World(world), managers, servers);
+        cluster.attach();
+        for _ in 0..gateways {
+            cluster.add_gateway(&[]);
+        }
+        cluster
+    }
+
     fn at(place: Place, managers: usize, servers: usize) -> Cluster {
         let mut cluster = Cluster {
             managers: Vec::new(),
@@ -89,12 +103,22 @@ impl Cluster {
         match &self.place {
             Place::Hosts(hosts) => SocketAddr::from((hosts.host(host), port)),
             Place::One(ip) => free_address(*ip),
+            Place::World(_) => SocketAddr::from((World::ip(host), port)),
         }
+    }
+
+    /// Starts a program of ours on one of the hosts.
+    fn start_on(&self, host: usize, name: &str, what: &str, args: &[String]) -> Process {
+        let network = match &self.place {
+            Place::World(world) => Some(world.host(host)),
+            Place::Hosts(_) | Place::One(_) => None,
+        };
+        Process::start_within(network, name, &program(what), args, &self.dir.path().join(name))
     }
 
     /// Starts managers that are all partners of each other.
     pub fn start_managers(&mut self, managers: usize) {
-        self.manager_addresses = (0..managers).map(|i| self.address(1 + i, MANAGER_PORT)).collect();
+        self.manager_addresses = (0..managers).map(|i| self.address(manager_host(i), MANAGER_PORT)).collect();
         for (i, own) in self.manager_addresses.clone().into_iter().enumerate() {
             let name = format!("manager{}", i + 1);
             let mut args = words(&["-v", "-l", &show(own, MANAGER_PORT)]);
@@ -102,7 +126,7 @@ impl Cluster {
                 args.extend(words(&["-p", &show(*partner, MANAGER_PORT)]));
             }
             args.extend_from_slice(&self.manager_options);
-            let process = Process::start(&name, &program("kumo-manager"), &args, &self.dir.path().join(&name));
+            let process = self.start_on(manager_host(i), &name, "kumo-manager", &args);
             self.managers.push(process);
         }
         for manager in &mut self.managers {
@@ -125,10 +149,10 @@ impl Cluster {
     /// Starts one more server, and waits until every manager that runs knows it. Returns its index.
     pub fn add_server(&mut self) -> usize {
         let i = self.servers.len();
-        let address = self.address(11 + i, SERVER_PORT);
+        let address = self.address(server_host(i), SERVER_PORT);
         let name = format!("server{}", i + 1);
         let stream = match &self.place {
-            Place::Hosts(_) => STREAM_PORT,
+            Place::Hosts(_) | Place::World(_) => STREAM_PORT,
             Place::One(ip) => free_port(*ip),
         };
         let mut args = words(&["-v", "-l", &show(address, SERVER_PORT), "-L", &stream.to_string()]);
@@ -136,7 +160,7 @@ impl Cluster {
         args.extend(words(&["-s", &format!("{}{}", self.engine, self.store_of(i).display())]));
         args.extend_from_slice(&self.server_options);
         let marks = self.manager_marks();
-        let process = Process::start(&name, &program("kumo-server"), &args, &self.dir.path().join(&name));
+        let process = self.start_on(server_host(i), &name, "kumo-server", &args);
         self.servers.push(process);
         self.server_addresses.push(address);
         self.wait_until_known(i, &marks);
@@ -179,12 +203,12 @@ impl Cluster {
     /// Starts one more gateway and waits until it has reached a manager. Returns where it serves.
     pub fn add_gateway(&mut self, options: &[&str]) -> SocketAddr {
         let i = self.gateways.len();
-        let address = self.address(101 + i, MEMCACHE_PORT);
+        let address = self.address(gateway_host(i), MEMCACHE_PORT);
         let name = format!("gateway{}", i + 1);
         let mut args = words(&["-v", "-t", &address.to_string()]);
         args.extend(self.manager_args());
         args.extend(words(options));
-        let mut process = Process::start(&name, &program("kumo-gateway"), &args, &self.dir.path().join(&name));
+        let mut process = self.start_on(gateway_host(i), &name, "kumo-gateway", &args);
         process.wait_for("connect success", 0);
         self.gateways.push(process);
         self.gateway_addresses.push(address);
@@ -318,6 +342,19 @@ impl Cluster {
             assert!(!process.is_running() || !process.has_ended(), "{} ended: {log}", process.name);
         }
     }
+}
+
+/// The numbers of hosts.
+pub fn manager_host(i: usize) -> usize {
+    1 + i
+}
+
+pub fn server_host(i: usize) -> usize {
+    11 + i
+}
+
+pub fn gateway_host(i: usize) -> usize {
+    101 + i
 }
 
 /// As operators type it: without the port where it is the usual one.

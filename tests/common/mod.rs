@@ -2,7 +2,8 @@
 //!
 //! [`cluster`] starts managers, servers and gateways on addresses of their own; [`process`] starts, signals and watches
 //! one program; [`memcache`] and [`rpc`] are clients written for tests alone, so that a mistake of the library's is not
-//! repeated here; [`load`] reads and writes, and checks every answer against what was promised.
+//! repeated here; [`load`] reads and writes, and checks every answer against what was promised; [`witness`] records what
+//! clients that share keys saw, for the checker of histories; [`world`] is a network whose links can be cut.
 //!
 //! Nothing here sleeps until something is ready: [`eventually`] asks again and again, up to a deadline.
 
@@ -16,6 +17,8 @@ pub mod net;
 pub mod process;
 pub mod rng;
 pub mod rpc;
+pub mod witness;
+pub mod world;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
 //! One program: started, watched through its log, signalled, and never left behind.
 
+use super::world::Network;
 use super::{PATIENCE, eventually, program, say};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -19,11 +20,18 @@ pub struct Process {
     dir: PathBuf,
     log: PathBuf,
     child: Option<Child>,
+    /// Where it lives; `None`: where the thread that starts it does.
+    network: Option<Network>,
 }
 
 impl Process {
     /// Starts `program` in `dir`, which is made, with its log beside it.
     pub fn start(name: &str, program: &Path, args: &[String], dir: &Path) -> Process {
+        Process::start_within(None, name, program, args, dir)
+    }
+
+    /// The same on a host of a [`World`](super::world::World).
+    pub fn start_within(network: Option<Network>, name: &str, program: &Path, args: &[String], dir: &Path) -> Process {
         std::fs::create_dir_all(dir).expect("a directory can be made");
         let mut process = Process {
             name: name.to_owned(),
@@ -32,6 +40,7 @@ impl Process {
             dir: dir.to_owned(),
             log: dir.with_extension("log"),
             child: None,
+            network,
         };
         process.restart();
         process
@@ -44,7 +53,11 @@ impl Process {
         let mut command = Command::new(&self.program);
         command.args(&self.args).current_dir(&self.dir).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a file can be opened twice")).stderr(log);
-        self.child = Some(spawn(command).unwrap_or_else(|e| panic!("{} cannot be started: {e}", self.name)));
+        let child = match &self.network {
+            Some(network) => network.within(|| spawn(command)),
+            None => spawn(command),
+        };
+        self.child = Some(child.unwrap_or_else(|e| panic!("{} cannot be started: {e}", self.name)));
     }
 
     pub fn args_mut(&mut self) -> &mut Vec<String> {
@@ -247,7 +260,8 @@ type Order = (Command, Sender<io::Result<Child>>);
 
 /// Starts a child that the kernel kills when this process is gone, however it went.
 ///
-/// The kernel means the thread that started the child, so one that lives as long as the process starts them all.
+/// The kernel means the thread that started the child, so one that lives as long as the process starts them all. The child
+/// lives in the network of the thread that asks for it.
 pub fn spawn(mut command: Command) -> io::Result<Child> {
     static SPAWNER: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
@@ -262,11 +276,15 @@ pub fn spawn(mut command: Command) -> io::Result<Child> {
     for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("KUMO_")) {
         command.env_remove(name);
     }
-    // SAFETY: prctl is a plain system call, which is all that may be done between fork and exec.
+    let network = Network::unusual();
+    // SAFETY: prctl and setns are plain system calls, which is all that may be done between fork and exec.
     unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
+        command.pre_exec(move || {
+            network.as_ref().map_or(Ok(()), Network::enter)?;
+            match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
         });
     }
     let (answer, answered) = channel();

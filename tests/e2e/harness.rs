@@ -4,6 +4,8 @@ use crate::common::load::Load;
 use crate::common::memcache::{Client, Swapped};
 use crate::common::net::Hosts;
 use crate::common::process::Process;
+use crate::common::rng::Rng;
+use crate::common::witness::Witness;
 use crate::common::{Turn, eventually, skip, temp_dir};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -74,4 +76,24 @@ fn a_store_that_forgets_is_found_out() {
         .expect("flushed");
     let finished = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| load.finish("a forgetful store")));
     assert!(finished.is_err(), "what was lost was not missed");
+}
+
+#[test]
+fn clients_that_share_keys_find_out_a_store_that_forgets_and_no_other() {
+    let _turn = Turn::shared();
+    let Some(memcached) = memcached() else { return };
+    let mut rng = Rng::announced("a witness");
+    for forgets in [false, true] {
+        let witness = Witness::start(&[memcached.address; 2], &mut rng);
+        witness.progress(300);
+        if forgets {
+            let mut client = Client::connect(memcached.address).expect("it listens");
+            client.command("flush_all").expect("it is flushed");
+        }
+        witness.progress(50);
+        let finish = || witness.finish("memcached");
+        let finished = std::panic::catch_unwind(std::panic::AssertUnwindSafe(finish));
+        assert_eq!(finished.is_err(), forgets, "{finished:?}");
+        Client::connect(memcached.address).expect("it listens").command("flush_all").expect("it is flushed");
+    }
 }

@@ -16,6 +16,7 @@ mod kill;
 mod once;
 mod onecommand;
 mod options;
+mod partition;
 mod planned;
 mod pymemcache;
 mod quorum;

@@ -62,6 +62,51 @@ fn kumostat_tells_what_servers_tell() {
 }
 
 #[test]
+fn kumostat_details_tell_latencies_lag_connections_and_the_hottest_key() {
+    let _turn = Turn::shared();
+    let mut cluster = Cluster::start(1, 3);
+    let mut client = cluster.client();
+    (0..10).for_each(|i| client.set(&format!("k{i}"), b"v").expect("it is stored"));
+    client.set("hot\u{1}key", b"v").expect("it is stored");
+    (0..2000).for_each(|_| assert!(client.get("hot\u{1}key").expect("an answer").is_some()));
+    (0..7).for_each(|i| assert!(client.get(&format!("no{i}")).expect("an answer").is_none()));
+    let manager = manager_of(&cluster);
+    let text = printed("kumostat", &["-m", &manager, "details"], cluster.dir());
+    let sum = |name: &str| -> u64 {
+        let mark = format!("STAT {name} ");
+        text.lines().filter_map(|l| l.split_once(&mark)?.1.parse::<u64>().ok()).sum()
+    };
+    assert_eq!((sum("gets"), sum("misses"), sum("sets"), sum("items")), (2007, 7, 11, 33), "{text}");
+    assert!((999_990..=1_000_000).contains(&sum("coordinates_ppm")) && sum("holds_ppm") >= 2_999_990, "{text}");
+    for name in
+        ["get_p99_micros", "set_p50_micros", "disk_used_bytes", "disk_free_bytes", "memory_bytes", "index_bytes"]
+    {
+        assert!(sum(name) > 0, "{name}: {text}");
+    }
+    assert!(text.contains("HOTTEST ") && text.contains("% hot\\x01key\n"), "{text}");
+    assert_eq!(text.matches("LAG 127.").count(), 6, "{text}");
+    assert!(text.contains(" entries 0 bytes 0 age_micros 0 connected\n"), "{text}");
+    assert!(text.contains("CALLERS gateway 127.") && text.contains("CALLERS server 127."), "{text}");
+
+    // While a member hangs, what waits for it is told, and for how long it has.
+    cluster.servers[1].freeze();
+    let hung = cluster.server_address(1);
+    let mut writer = cluster.client();
+    let writing = std::thread::spawn(move || (0..50).for_each(|i| drop(writer.set(&format!("w{i}"), b"v"))));
+    let behind = format!("LAG {hung} entries ");
+    let servers = [cluster.server_address(0).to_string(), cluster.server_address(2).to_string()];
+    eventually("the lag shows", || {
+        let asked = servers.iter().map(|server| run("kumostat", &[server, "details"], cluster.dir()).stdout);
+        let texts: String = asked.collect();
+        let lag = texts.lines().find(|l| l.starts_with(&behind) && !l.starts_with(&format!("{behind}0 ")))?;
+        (!lag.contains("age_micros 0 ")).then_some(())
+    });
+    cluster.servers[1].thaw();
+    writing.join().expect("the writer ends");
+    cluster.assert_sound();
+}
+
+#[test]
 fn a_server_that_hangs_delays_no_other_answer() {
     let _turn = Turn::shared();
     let cluster = Cluster::start(1, 3);

@@ -280,6 +280,16 @@ pub fn write_array(out: &mut Vec<u8>, len: usize) {
     }
 }
 
+/// Appends the head of a map of `len` pairs, which the caller appends next.
+pub fn write_map(out: &mut Vec<u8>, len: usize) {
+    if len < 16 {
+        out.push(0x80 | len as u8);
+    } else {
+        out.push(0xde);
+        out.extend_from_slice(&u16::try_from(len).expect("maps have a pair for each name there is").to_be_bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,9 @@ use super::msgpack::{DecodeError, Reader, write_array, write_nil, write_raw, wri
 use crate::logic::address::Address;
 
 mod between;
+mod statistics;
+
+pub use statistics::{Caller, Lag, Numbers, Statistics};
 
 pub use between::{Entry, ReplicateHead, ReportHead, read_entry, write_entry};
 
@@ -52,6 +55,8 @@ pub mod method {
     pub const OFFER: u32 = v1(23);
     /// To a member, from a worker of a coordinator: `[]`, never answered: it acts no more, and relies on no lease.
     pub const LEAVE: u32 = v1(24);
+    /// To a server, from tools: `[]` → see [`super::Statistics`].
+    pub const STATISTICS: u32 = v1(40);
     /// To a manager or server, from a manager: see [`super::super::vote::Ask`] → [`super::super::vote::Voted`].
     pub const VOTE: u32 = v1(30);
 }

@@ -365,6 +365,10 @@ impl Shard for LogShard {
     fn marks(&self) -> u64 {
         self.index.marks()
     }
+
+    fn index_bytes(&self) -> Option<u64> {
+        Some(self.index.memory_bytes() as u64)
+    }
 }
 
 fn damaged(core: &Core, data: &Data, place: Place) -> StoreError {

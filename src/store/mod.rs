@@ -18,8 +18,10 @@ pub mod crash;
 pub mod fs;
 pub mod identity;
 pub mod log;
+pub mod merge;
 pub mod open;
 pub mod sled;
+pub mod tokyo;
 
 use crate::logic::clock::ClockTime;
 use crate::logic::record::Stamp;

@@ -3,7 +3,7 @@
 //! Invariant: every program of kumofs is in [`commands`], so that none lacks its page; a test compares that with the
 //! directory of the programs. Packages call this when they are built. Source: `doc/guide.md`, "kumohelp".
 
-use super::{Trouble, bench, ctl, hash, logs, stat, sum, top};
+use super::{Trouble, bench, ctl, hash, logs, mergedb, stat, sum, top};
 use crate::daemon::cmdline::documented;
 use crate::daemon::options::{GatewayOptions, KumofsOptions, ManagerOptions, ServerOptions};
 use clap::{Command, CommandFactory, Parser, Subcommand};
@@ -48,6 +48,7 @@ pub fn commands() -> Vec<Command> {
         top::Options::command(),
         hash::Options::command(),
         logs::Options::command(),
+        mergedb::Options::command(),
         bench::Options::command(),
         Options::command(),
     ]

@@ -9,6 +9,7 @@ pub mod ctl;
 pub mod hash;
 pub mod help;
 pub mod logs;
+pub mod mergedb;
 pub mod ruby_time;
 pub mod simulate;
 pub mod stat;

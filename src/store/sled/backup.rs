@@ -4,10 +4,9 @@
 //! in order, while stores go on. Every record that was there when the copy began is in it, or a newer version of it,
 //! unless it was forgotten meanwhile.
 
-use super::horizon::Horizon;
-use super::{ENGINE, NEW_TREE_DIR, TREE_DIR, guarded, io_error, open_tree, remove_dir, sync_tree};
+use super::{NEW_TREE_DIR, guarded, io_error, open_tree, outside, remove_dir};
 use crate::store::StoreError;
-use crate::store::identity::{sync_directory, write_copy_identity};
+use crate::store::identity::sync_directory;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -56,13 +55,5 @@ fn copy_records(db: &sled::Db, dir: &Path, to: &Path) -> Result<(), StoreError> 
     while let Some((dbkey, stored)) = guarded("copying", dir, || records.next().transpose())? {
         guarded("writing", &new, || copy.insert(dbkey, stored))?;
     }
-    let (mut horizon, _) = Horizon::open(&copy, to)?;
-    horizon.begin()?;
-    guarded("flushing", &new, || copy.flush())?;
-    sync_tree(&new)?;
-    horizon.reached_for_good()?;
-    drop((horizon, copy));
-    let tree = to.join(TREE_DIR);
-    fs::rename(&new, &tree).map_err(|e| io_error("making", &tree, e))?;
-    write_copy_identity(to, ENGINE)
+    outside::finish(copy, to)
 }

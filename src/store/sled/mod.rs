@@ -31,6 +31,7 @@
 mod backup;
 mod flusher;
 mod horizon;
+pub mod outside;
 mod record;
 mod shard;
 

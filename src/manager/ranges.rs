@@ -5,7 +5,7 @@
 
 use crate::logic::address::Address;
 use crate::logic::epoch::{Epoch, ServerEntry};
-use crate::logic::ring::{HashSpace, Ring};
+use crate::logic::ring::Ring;
 use crate::logic::rule::{Rule, on};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,24 +38,14 @@ impl Claims {
 impl Ranges {
     /// The ranges of an epoch's read space.
     pub fn of(epoch: &Epoch) -> Ranges {
-        Ranges::of_space(&epoch.rhs)
-    }
-
-    fn of_space(space: &HashSpace) -> Ranges {
-        let ring = Ring::new(&space.nodes);
+        let ring = Ring::new(&epoch.rhs.nodes);
         let range = |arc| {
             let mut places = ring.walk(arc).as_slice().to_vec();
             places.sort_unstable();
             places
         };
         let ranges = (0..ring.points().len()).map(range).collect();
-        Ranges { addresses: space.nodes.iter().map(|n| n.address).collect(), ranges }
-    }
-
-    /// Whether every range of an epoch's write space has an active server, so that it may become the read space: the dead keep
-    /// their places, and where those who are to have a range are all dead, nobody would have it.
-    pub fn may_be_read(epoch: &Epoch) -> bool {
-        Ranges::of_space(&epoch.whs).covered(|address| epoch.whs.is_active(address))
+        Ranges { addresses: epoch.rhs.nodes.iter().map(|n| n.address).collect(), ranges }
     }
 
     /// Whether these are the ranges of an epoch.

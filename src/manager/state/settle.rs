@@ -12,7 +12,6 @@ use crate::logic::clock::ClockTime;
 use crate::logic::epoch::Phase;
 use crate::logic::rule::{Rule, on};
 use crate::manager::change::{self, Newcomer};
-use crate::manager::ranges::Ranges;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -262,12 +261,6 @@ impl State {
         {
             return;
         }
-        if matches!(self.epoch.phase, Phase::Copying { .. }) && !Ranges::may_be_read(&self.epoch) {
-            let line =
-                "all servers that are to hold some keys died before they had them: the others go on to serve them;";
-            self.log(Level::Warn, format!("{line} `attach` those that are back, or `detach`"));
-            return;
-        }
         let mut draft: Draft = self.draft(now);
         match self.epoch.phase {
             Phase::Copying { .. } => draft.finish_copying(),
@@ -279,8 +272,7 @@ impl State {
 
     fn may_replace_by_itself(&self, now: Now) -> bool {
         let faults = self.epoch.whs.nodes.iter().any(|n| !n.active);
-        // A copying that cannot end waits for nobody.
-        let moving = matches!(self.epoch.phase, Phase::Copying { .. }) && Ranges::may_be_read(&self.epoch);
+        let moving = matches!(self.epoch.phase, Phase::Copying { .. });
         if moving || !faults && self.welcome(now).is_empty() {
             return false;
         }

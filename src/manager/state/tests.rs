@@ -361,28 +361,6 @@ fn a_server_that_restarts_is_not_the_one_that_was_attached() {
     assert_eq!(world.shape(), "1+ 2+ 3+");
 }
 
-/// Three that were attached together died while they were being filled. Copying ended all the same, the keys that the new
-/// ring gives to these three belonged to nobody, and those who had them dropped them.
-#[test]
-fn keys_stay_with_those_who_have_them_while_all_who_are_to_have_them_are_dead() {
-    let mut world = World::attached(3);
-    for n in 4..=6 {
-        world.start(n);
-    }
-    world.state.attach(world.now(), true).unwrap();
-    world.act();
-    world.kill_all(&[4, 5, 6]);
-    world.wait(200);
-    assert_eq!(world.shape(), "1+ 2+ 3+ 4- 5- 6-");
-    world.copy();
-    world.wait(3000);
-    assert!(matches!(world.epoch().phase, Phase::Copying { .. }));
-    assert!(world.serves());
-    world.state.detach(world.now(), true).unwrap();
-    world.copy_and_delete();
-    assert_eq!(world.shape(), "1+ 2+ 3+");
-}
-
 #[test]
 fn a_restart_faster_than_its_detection_is_noticed_too() {
     let mut world = World::attached(3);

@@ -177,6 +177,8 @@ pub struct State {
     claimed_since: Option<Duration>,
     /// Since when those who held ranges last could come back to be filled.
     rescued_since: Option<Duration>,
+    /// For an epoch: whether its copying, if it ended, would leave keys to nobody.
+    strands: Option<(u64, bool)>,
     auto_since: Option<Duration>,
     last_tick: Duration,
     actions: Vec<Action>,
@@ -215,6 +217,7 @@ impl State {
             returned_since: None,
             claimed_since: None,
             rescued_since: None,
+            strands: None,
             copied_out: BTreeSet::new(),
             auto_since: None,
             last_tick: Duration::ZERO,

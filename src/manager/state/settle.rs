@@ -10,6 +10,7 @@ use super::{ConnId, Draft, Level, Now, State};
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
 use crate::logic::epoch::Phase;
+use crate::logic::route::{Group, Route};
 use crate::logic::rule::{Rule, on};
 use crate::manager::change::{self, Newcomer};
 use std::collections::{BTreeMap, BTreeSet};
@@ -261,6 +262,9 @@ impl State {
         {
             return;
         }
+        if matches!(self.epoch.phase, Phase::Copying { .. }) && self.would_strand() {
+            return;
+        }
         let mut draft: Draft = self.draft(now);
         match self.epoch.phase {
             Phase::Copying { .. } => draft.finish_copying(),
@@ -270,10 +274,36 @@ impl State {
         self.decide(now, draft);
     }
 
+    /// Whether the copying under way, if it ended now, would take keys from those who hold them and leave them to nobody:
+    /// all servers that were to hold them died while they were being filled. It then waits for these, or for the
+    /// operator to detach them, while those who hold the keys serve them.
+    fn would_strand(&mut self) -> bool {
+        let number = self.epoch.number;
+        if let Some((known, strands)) = self.strands
+            && known == number
+        {
+            return strands;
+        }
+        let stranded = |group: &Group| !group.sources().is_empty() && group.version0_coordinator().is_none();
+        let strands = Route::new(&self.epoch).groups().iter().any(stranded);
+        self.strands = Some((number, strands));
+        if strands {
+            let line = "copying cannot end: all that were to hold some keys died meanwhile; start them and `attach`, or";
+            self.log(Level::Warn, format!("{line} `detach` them"));
+        }
+        strands
+    }
+
     fn may_replace_by_itself(&self, now: Now) -> bool {
-        let faults = self.epoch.whs.nodes.iter().any(|n| !n.active);
+        let mut faults = self.epoch.whs.nodes.iter().filter(|n| !n.active).peekable();
         let moving = matches!(self.epoch.phase, Phase::Copying { .. });
-        if moving || !faults && self.welcome(now).is_empty() {
+        if moving {
+            // Only what cannot end by itself, and if that helps.
+            let claims = self.ranges.claims(&self.epoch);
+            let strands = self.strands == Some((self.epoch.number, true));
+            return strands && faults.any(|n| !claims.contains(n.address));
+        }
+        if faults.peek().is_none() && self.welcome(now).is_empty() {
             return false;
         }
         let founding = self.epoch.servers.is_empty();

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 mod model;
 mod parted;
 mod quorum;
+mod stranded;
 
 const MANAGER: &str = "10.0.0.100:19700";
 

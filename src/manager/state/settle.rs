@@ -288,7 +288,8 @@ impl State {
         let strands = Route::new(&self.epoch).groups().iter().any(stranded);
         self.strands = Some((number, strands));
         if strands {
-            let line = "copying cannot end: all that were to hold some keys died meanwhile; start them and `attach`, or";
+            let line =
+                "copying cannot end: all that were to hold some keys died meanwhile; start them and `attach`, or";
             self.log(Level::Warn, format!("{line} `detach` them"));
         }
         strands

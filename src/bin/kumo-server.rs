@@ -2,6 +2,7 @@
 
 use kumofs::daemon::options::ServerOptions;
 use kumofs::daemon::{Host, cores, run, sockets};
+use kumofs::logic::memory::Limits;
 use kumofs::net::cores::{Cores, event_loop};
 use kumofs::proto::binlog::Happened;
 use kumofs::server::{self, Config};
@@ -42,6 +43,7 @@ fn serve(options: ServerOptions, host: &mut Host<'_>) -> Result<(), String> {
         garbage_max: options.garbage_max_time,
         garbage_memory: options.garbage_mem_limit as usize * 1024,
         backup: spec.dir.clone(),
+        memory: Limits::SERVER,
     };
     let cores = Arc::new(Cores::start(usize::from(workers)).map_err(|e| format!("cannot start threads: {e}"))?);
     event_loop().map_err(|e| format!("cannot start an event loop: {e}"))?.block_on(async {

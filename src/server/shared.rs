@@ -3,6 +3,7 @@
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
 use crate::logic::epoch::Epoch;
+use crate::logic::memory::Limits;
 use crate::logic::route::Route;
 use crate::net::sock;
 use crate::net::time::Instant;
@@ -37,6 +38,8 @@ pub struct Config {
     pub garbage_max: Duration,
     /// Above so many bytes of remembered marks, those older than `garbage_min` are collected.
     pub garbage_memory: usize,
+    /// How many outcomes of changes each worker remembers, and of whom.
+    pub memory: Limits,
     /// Where `backup` puts copies: the suffix is appended to this path.
     pub backup: PathBuf,
 }
@@ -56,6 +59,7 @@ impl Default for Config {
             garbage_min: Duration::from_secs(60),
             garbage_max: Duration::from_secs(3600),
             garbage_memory: 2 << 20,
+            memory: Limits::SERVER,
             backup: PathBuf::new(),
         }
     }

@@ -17,7 +17,7 @@ use crate::logic::arcs::Arcs;
 use crate::logic::clock::ClockTime;
 use crate::logic::epoch::{Phase, ServerEntry};
 use crate::logic::lease::GRANT_MICROS;
-use crate::logic::memory::{Deeds, Limits, Memory};
+use crate::logic::memory::{Deeds, Memory};
 use crate::logic::route::Group;
 use crate::logic::rule::{Rule, on};
 use crate::proto::rpc::msgpack::Reader;
@@ -109,7 +109,7 @@ impl Worker {
             state.quiet_until = state.quiet_until.max(state.now_micros + GRANT_MICROS);
         }
         if begins || view.me.is_none() {
-            state.memory = Memory::new(Limits::SERVER, view.epoch.number);
+            state.memory = Memory::new(self.shared.config.memory, view.epoch.number);
         }
         state.memory.adopt(view.epoch.number);
         state.takeover.answers.drain(..).for_each(refuse);

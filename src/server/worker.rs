@@ -15,7 +15,7 @@ use super::shared::{Config, Mail, Shared, View};
 use crate::logic::arcs::Arcs;
 use crate::logic::clock::Clock;
 use crate::logic::hottest::Hottest;
-use crate::logic::memory::{Limits, Memory};
+use crate::logic::memory::Memory;
 use crate::logic::pending::Pending;
 use crate::logic::record::worker_of;
 use crate::logic::route::Group;
@@ -425,7 +425,7 @@ impl State {
             links: Links::default(),
             sources: BTreeMap::new(),
             pending: Pending::default(),
-            memory: Memory::new(Limits::SERVER, view.epoch.number),
+            memory: Memory::new(config.memory, view.epoch.number),
             clock: Clock::default(),
             now_micros,
             now_secs: unix_secs(),

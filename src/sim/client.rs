@@ -21,6 +21,7 @@ pub struct Log {
     /// Everything.
     pub history: RefCell<History>,
     last: Cell<u64>,
+    watched: Cell<bool>,
     /// Virtual microseconds at which the last change was acknowledged, and the longest gap between two so far.
     changed: Cell<u64>,
     /// The longest time without an acknowledged change, in microseconds.
@@ -35,8 +36,14 @@ impl Log {
         stamp
     }
 
-    /// From now on gaps count.
+    /// Whether the load has not begun.
+    pub fn is_new(&self) -> bool {
+        !self.watched.get()
+    }
+
+    /// From now on, when the load begins, gaps count.
     pub fn watch_gaps(&self) {
+        self.watched.set(true);
         self.changed.set(node::elapsed_micros());
         self.longest_gap.set(0);
     }
@@ -59,6 +66,33 @@ pub struct Load {
     pub counters: bool,
     /// The clients of this gateway hardly do anything but read, so that no write of their own keeps an old value from them.
     pub readers: Option<usize>,
+    /// One in so many commands of these is another.
+    pub readers_change_one_in: u64,
+    /// Clients of each gateway.
+    pub clients: u32,
+    /// What clients do from some time on, in virtual milliseconds since the load began.
+    pub then: Option<(u64, Then)>,
+}
+
+/// What clients turn to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Then {
+    /// They delete and read. What was deleted is seen to stay so, because nobody stores anything over it.
+    Delete,
+    /// They read, also at the end of the run: what the servers hold is compared before anything is stored over it.
+    Read,
+}
+
+impl Load {
+    /// Two clients at each gateway.
+    pub fn new(keys: usize, pause_ms: u64, readers: Option<usize>) -> Load {
+        Load { keys, pause_ms, counters: true, readers, readers_change_one_in: 40, clients: 2, then: None }
+    }
+
+    /// Whether nothing is stored at the end of the run.
+    pub fn ends_reading(&self) -> bool {
+        matches!(self.then, Some((_, Then::Read)))
+    }
 }
 
 /// One client's connection.
@@ -93,10 +127,17 @@ impl Client {
 
     /// Sends commands until `enough` says so.
     pub async fn run(mut self, load: Load, enough: Rc<Cell<bool>>) {
+        let began = node::elapsed_micros();
         while !enough.get() {
             let key = self.dice.below(load.keys as u64) as usize;
-            let reads = load.readers == Some(self.gateway_number) && !self.dice.one_in(40);
-            let action = if reads { Action::Get } else { self.choose(key, load.counters) };
+            let reads = load.readers == Some(self.gateway_number) && !self.dice.one_in(load.readers_change_one_in);
+            let turned = load.then.filter(|(ms, _)| node::elapsed_micros() >= began + ms * 1000);
+            let action = match turned {
+                Some((_, Then::Delete)) if self.dice.one_in(4) => Action::Delete,
+                Some(_) => Action::Get,
+                None if reads => Action::Get,
+                None => self.choose(key, load.counters),
+            };
             self.execute(key, action).await;
             tokio::time::sleep(Duration::from_millis(self.dice.below(load.pause_ms) + 1)).await;
         }

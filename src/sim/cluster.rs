@@ -5,6 +5,7 @@ use super::node::{Node, Process, act_as};
 use crate::gateway;
 use crate::logic::address::Address;
 use crate::logic::epoch::Epoch;
+use crate::logic::memory;
 use crate::logic::record;
 use crate::logic::route::Route;
 use crate::manager;
@@ -87,6 +88,8 @@ pub struct Shape {
     pub sync: bool,
     /// Servers come and go without an operator.
     pub auto_replace: bool,
+    /// How many outcomes a worker of a server remembers, if not as many as usual.
+    pub outcomes: Option<usize>,
 }
 
 /// One host and what is on it.
@@ -305,6 +308,10 @@ impl Cluster {
             garbage_min: Duration::from_secs(2),
             garbage_max: Duration::from_secs(4),
             backup: STORE_DIR.into(),
+            memory: memory::Limits {
+                outcomes: self.shape.outcomes.unwrap_or(memory::Limits::SERVER.outcomes),
+                ..memory::Limits::SERVER
+            },
             ..server::Config::default()
         }
     }

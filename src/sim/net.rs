@@ -34,6 +34,8 @@ pub struct Link {
     pub refuses: bool,
     /// How much longer than usual a packet travels, up to, in milliseconds.
     pub slow_ms: u64,
+    /// How much longer than usual every packet travels, in milliseconds.
+    pub late_ms: u64,
     /// Of 1000 packets so many are lost.
     pub lost: u64,
 }
@@ -272,6 +274,7 @@ impl Net {
         }
         let link = self.link(from, to);
         let mut latency_ms = [0, 0, 0, 0, 1, 1, 2, 3][self.dice.below(8) as usize];
+        latency_ms += link.late_ms;
         if link.slow_ms > 0 {
             latency_ms += self.dice.below(link.slow_ms + 1);
         }

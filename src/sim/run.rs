@@ -3,7 +3,7 @@
 use super::client::{Client, Load, Log};
 use super::cluster::{Cluster, Command, Shape, Who, key_name};
 use super::node::{self, Dice, Node, Process};
-use super::script::{self, Script};
+use super::script::{self, Act, Script};
 use super::{net, trace};
 use crate::check::{self, Action, Outcome, Verdict};
 use crate::logic::record;
@@ -17,12 +17,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 /// Steps of search for each key's history.
 const CHECK_STEPS: u64 = 3_000_000;
-/// Clients of each gateway.
-const CLIENTS: u32 = 2;
 /// How long a cluster may take to serve at first, and after all faults are over.
 const SERVES_WITHIN: Duration = Duration::from_secs(40);
 /// How long it may take to serve again without an operator.
 const HEALS_WITHIN: Duration = Duration::from_secs(12);
+
+/// How long a script waits for another epoch.
+const EPOCH_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long replicas may take to agree after the last command: some may have to be filled first.
 const SETTLES_WITHIN: Duration = Duration::from_secs(15);
@@ -109,7 +110,7 @@ impl Plan {
         let shape = script::draw_shape(&mut dice);
         let readers = if dice.one_in(2) { Some(dice.below(shape.gateways as u64) as usize) } else { None };
         let keys = 1 + dice.below(4) as usize;
-        let load = Load { keys, pause_ms: 10 + dice.below(100), counters: true, readers };
+        let load = Load::new(keys, 10 + dice.below(100), readers);
         let duration_ms = 3_000 + dice.below(9_000);
         let script = script::draw_script(&mut dice, &shape, load.keys, duration_ms);
         Plan::new(seed, shape, load, script, duration_ms, None)
@@ -153,7 +154,7 @@ impl Plan {
         let enough = Rc::new(Cell::new(false));
         let mut clients = Vec::new();
         for gateway in 0..self.shape.gateways {
-            for _ in 0..CLIENTS {
+            for _ in 0..self.load.clients {
                 let number = clients.len() as u32;
                 let ip = cluster.host(Who::Gateway(gateway)).node.ip;
                 let client = Client::new(number, (gateway, ip), log.clone(), self.seed);
@@ -164,10 +165,15 @@ impl Plan {
             }
         }
         log.watch_gaps();
-        let began = Instant::now();
+        let mut began = Instant::now();
+        let mut epoch = cluster.newest_epoch().number;
         for (at, act) in &self.script {
             sleep_until(began + Duration::from_millis(*at)).await;
             tracing::info!("*** {act}");
+            if *act == Act::AwaitEpoch {
+                began += until_another_epoch(cluster, epoch).await;
+            }
+            epoch = cluster.newest_epoch().number;
             act.strike(cluster);
         }
         sleep_until(began + Duration::from_millis(self.duration_ms)).await;
@@ -185,6 +191,9 @@ impl Plan {
         }
         net::heal_all();
         cluster.start_all();
+        if self.load.ends_reading() {
+            enough.set(true);
+        }
         if self.until_served(cluster, log, HEALS_WITHIN).await.is_err() {
             tracing::info!("*** an operator attaches");
             self.attached.set(true);
@@ -219,6 +228,8 @@ impl Plan {
     /// Waits until every gateway stores and reads every key, for as long as that may take.
     async fn until_served(&self, cluster: &Rc<Cluster>, log: &Rc<Log>, within: Duration) -> Result<(), Failure> {
         let until = Instant::now() + within;
+        // What is stored at first tells that it serves at all.
+        let reads = self.load.ends_reading() && !log.is_new();
         for gateway in 0..self.shape.gateways {
             let ip = cluster.host(Who::Gateway(gateway)).node.ip;
             let host = Node::new(&format!("probe{gateway}"), ip, self.seed);
@@ -230,8 +241,13 @@ impl Plan {
                 let mut client = Client::new(number, (gateway, ip), log, seed);
                 for key in 0..keys {
                     loop {
+                        if reads && matches!(client.execute(key, Action::Get).await, Outcome::Value(..) | Outcome::Miss)
+                        {
+                            break;
+                        }
                         let value = if key % 3 == 1 { "1".to_owned() } else { format!("p{number}.{key}") };
-                        let stored = client.execute(key, Action::Set(value.into_bytes())).await == Outcome::Stored;
+                        let stored =
+                            !reads && client.execute(key, Action::Set(value.into_bytes())).await == Outcome::Stored;
                         let read = client.execute(key, Action::Get).await;
                         if stored && matches!(read, Outcome::Value(..) | Outcome::Miss) {
                             break;
@@ -306,4 +322,13 @@ impl Plan {
             trace: Vec::new(),
         }
     }
+}
+
+/// Waits until the newest epoch on any disk is another than `known`. Returns how long that took.
+async fn until_another_epoch(cluster: &Cluster, known: u64) -> Duration {
+    let began = Instant::now();
+    while cluster.newest_epoch().number == known && began.elapsed() < EPOCH_WITHIN {
+        sleep(Duration::from_millis(1)).await;
+    }
+    began.elapsed()
 }

@@ -3,7 +3,7 @@
 //! What is written down is who is struck and about when; the seed draws the rest (latencies, commands, what exactly is under
 //! way), so that each is worth many seeds.
 
-use super::client::Load;
+use super::client::{Load, Then};
 use super::cluster::{Command, Shape, Who};
 use super::node::Dice;
 use super::run::Plan;
@@ -18,6 +18,7 @@ pub struct Scenario {
     shape: Shape,
     script: fn(&mut Dice, &mut Script),
     gap_ms: Option<u64>,
+    load: fn(&mut Load),
 }
 
 const X: Who = Who::Coordinator(0);
@@ -27,19 +28,36 @@ const GATEWAY: Who = Who::Gateway(0);
 /// How long clients send commands, in milliseconds.
 const DURATION_MS: u64 = 9_000;
 
-const TRIO: Shape =
-    Shape { managers: 1, servers: 3, attached: 3, gateways: 2, workers: 1, sync: false, auto_replace: false };
+const TRIO: Shape = Shape {
+    managers: 1,
+    servers: 3,
+    attached: 3,
+    gateways: 2,
+    workers: 1,
+    sync: false,
+    auto_replace: false,
+    outcomes: None,
+};
 const PAIR: Shape = Shape { managers: 2, ..TRIO };
 const FIVE: Shape = Shape { managers: 2, servers: 5, attached: 5, auto_replace: true, ..TRIO };
 
+/// The load as it was drawn.
+fn any(_: &mut Load) {}
+
+/// The clients of gateway 0 read, and now and then change something.
+fn readers(load: &mut Load) {
+    (load.keys, load.readers, load.readers_change_one_in) = (1, Some(0), 4);
+}
+
 /// All of them.
-pub const ALL: [Scenario; 19] = [
+pub const ALL: [Scenario; 29] = [
     Scenario {
         name: "old-lease",
         story: "a coordinator, a manager and a gateway are cut off; the others go on, and it answers with old values",
         shape: PAIR,
         script: |_, script| script.push((1_000, Act::Split(vec![X, Who::Manager(0), GATEWAY]))),
         gap_ms: None,
+        load: any,
     },
     Scenario {
         name: "no-managers",
@@ -50,6 +68,7 @@ pub const ALL: [Scenario; 19] = [
             script.extend((0..2).map(|n| (7_000, Act::Continue(Who::Manager(n)))));
         },
         gap_ms: Some(1_000),
+        load: any,
     },
     Scenario {
         name: "refused-alive",
@@ -61,6 +80,7 @@ pub const ALL: [Scenario; 19] = [
             script.push((1_001, Act::IsolateFromManagers(X)));
         },
         gap_ms: None,
+        load: any,
     },
     Scenario {
         name: "granted-and-forgot",
@@ -73,6 +93,7 @@ pub const ALL: [Scenario; 19] = [
             script.extend((0..3).map(|n| (then + 1 + dice.below(20), Act::Start(Who::Server(n)))));
         },
         gap_ms: None,
+        load: any,
     },
     Scenario {
         name: "taken-over-early",
@@ -80,6 +101,7 @@ pub const ALL: [Scenario; 19] = [
         shape: TRIO,
         script: |_, script| script.push((1_000, Act::Strand(X, GATEWAY))),
         gap_ms: None,
+        load: any,
     },
     Scenario {
         name: "paused",
@@ -96,6 +118,7 @@ pub const ALL: [Scenario; 19] = [
             }
         },
         gap_ms: None,
+        load: any,
     },
     Scenario {
         name: "clocks",
@@ -110,6 +133,7 @@ pub const ALL: [Scenario; 19] = [
             script.push((5_000, Act::Kill(X)));
         },
         gap_ms: None,
+        load: any,
     },
     Scenario {
         name: "two-halves",
@@ -121,6 +145,7 @@ pub const ALL: [Scenario; 19] = [
             script.push((1_000, Act::Cut(C, B)));
         },
         gap_ms: None,
+        load: any,
     },
     Scenario {
         name: "lost-vote",
@@ -133,6 +158,7 @@ pub const ALL: [Scenario; 19] = [
             script.push((1_100 + dice.below(100), Act::Start(Who::Manager(1))));
         },
         gap_ms: None,
+        load: any,
     },
     Scenario {
         name: "stale-first",
@@ -146,6 +172,7 @@ pub const ALL: [Scenario; 19] = [
             script.extend((0..3).map(|n| (3_500 + 700 * n as u64, Act::Start(Who::Server(n)))));
         },
         gap_ms: None,
+        load: any,
     },
     Scenario {
         name: "half-written",
@@ -158,6 +185,7 @@ pub const ALL: [Scenario; 19] = [
             script.extend((0..3).map(|n| (1_350, Act::Start(Who::Server(n)))));
         },
         gap_ms: None,
+        load: any,
     },
     Scenario {
         name: "revived-apart",
@@ -175,6 +203,7 @@ pub const ALL: [Scenario; 19] = [
             script.push((5_000, Act::Continue(Who::Gateway(1))));
         },
         gap_ms: None,
+        load: any,
     },
     Scenario {
         name: "two-takeovers",
@@ -188,6 +217,7 @@ pub const ALL: [Scenario; 19] = [
             }
         },
         gap_ms: None,
+        load: any,
     },
     Scenario {
         name: "attached-under-load",
@@ -201,6 +231,7 @@ pub const ALL: [Scenario; 19] = [
             script.push((4_000 + dice.below(20), Act::Isolate(B)));
         },
         gap_ms: None,
+        load: any,
     },
     Scenario {
         name: "from-the-future",
@@ -213,6 +244,7 @@ pub const ALL: [Scenario; 19] = [
             script.push((4_200, Act::Command(Command::Attach)));
         },
         gap_ms: None,
+        load: any,
     },
     Scenario {
         name: "slept-through",
@@ -224,6 +256,7 @@ pub const ALL: [Scenario; 19] = [
             script.push((7_000, Act::Command(Command::Attach)));
         },
         gap_ms: None,
+        load: any,
     },
     Scenario {
         name: "answers-lost",
@@ -238,6 +271,7 @@ pub const ALL: [Scenario; 19] = [
             }
         },
         gap_ms: None,
+        load: any,
     },
     Scenario {
         name: "sleeping-gateway",
@@ -251,6 +285,7 @@ pub const ALL: [Scenario; 19] = [
             script.extend((0..3).map(|n| (5_000, Act::Start(Who::Server(n)))));
         },
         gap_ms: None,
+        load: any,
     },
     Scenario {
         name: "power-cut",
@@ -263,6 +298,156 @@ pub const ALL: [Scenario; 19] = [
             script.extend(all.map(|who| (2_500 + dice.below(1_000), Act::Start(who))));
         },
         gap_ms: None,
+        load: any,
+    },
+    Scenario {
+        name: "fillers-die",
+        story: "all servers that are to have some keys die while they are filled, and whoever has these keys drops them",
+        shape: Shape { servers: 6, ..TRIO },
+        script: |dice, script| {
+            script.push((1_000, Act::Command(Command::Attach)));
+            let then = 1_001 + dice.below(12);
+            script.extend((3..6).map(|n| (then, Act::Kill(Who::Server(n)))));
+            script.extend((3..6).map(|n| (3_000, Act::Start(Who::Server(n)))));
+            script.push((3_500, Act::Command(Command::Attach)));
+        },
+        gap_ms: None,
+        load: any,
+    },
+    Scenario {
+        name: "restarted-at-once",
+        story: "members restart, come back full at once and know nothing of the leases they granted to one that was removed",
+        shape: TRIO,
+        script: |dice, script| {
+            script.push((1_000, Act::Strand(X, GATEWAY)));
+            script.push((1_001, Act::AwaitEpoch));
+            let then = 1_002 + dice.below(60);
+            script.extend([B, C].map(|who| (then, Act::Kill(who))));
+            script.push((then, Act::Kill(X)));
+            script.extend((0..3).map(|n| (then + 2 + dice.below(5), Act::Start(Who::Server(n)))));
+            script.push((then + 60, Act::Command(Command::Attach)));
+        },
+        gap_ms: None,
+        load: readers,
+    },
+    Scenario {
+        name: "newcomer-first",
+        story: "a newcomer becomes the first of its ring while the one before it holds the leases of the others",
+        shape: Shape { servers: 5, ..TRIO },
+        script: |dice, script| {
+            script.push((1_000, Act::Strand(X, GATEWAY)));
+            script.push((1_001, Act::AwaitEpoch));
+            script.push((1_002 + dice.below(20), Act::Command(Command::Attach)));
+        },
+        gap_ms: None,
+        load: readers,
+    },
+    Scenario {
+        name: "filled-and-alone",
+        story: "a newcomer is filled, all others are removed, and it opens while one holds leases of those",
+        shape: Shape { servers: 5, ..TRIO },
+        script: |dice, script| {
+            script.push((1_000, Act::Strand(X, GATEWAY)));
+            script.push((1_001, Act::AwaitEpoch));
+            script.push((1_002, Act::Command(Command::Attach)));
+            let then = 1_015 + dice.below(60);
+            script.extend([0, 2].map(|n| (then, Act::Kill(Who::Server(n)))));
+        },
+        gap_ms: None,
+        load: readers,
+    },
+    Scenario {
+        name: "late-first-attempt",
+        story: "a change was refused when it was asked for again; its first attempt arrives later, where it would succeed",
+        shape: Shape { servers: 5, ..TRIO },
+        script: |dice, script| {
+            for at in [1_000, 4_000] {
+                script.push((at, Act::Delay(GATEWAY, X, 450 + dice.below(300))));
+                script.push((at + 20 + dice.below(60), Act::Command(Command::Attach)));
+                script.push((at + 150, Act::Kill(X)));
+                script.push((at + 1_500, Act::HealAll));
+                script.extend((0..5).map(|n| (at + 1_600, Act::Start(Who::Server(n)))));
+            }
+        },
+        gap_ms: None,
+        load: |load| {
+            readers(load);
+            load.clients = 5;
+        },
+    },
+    Scenario {
+        name: "forgotten-outcome",
+        story: "changes are executed, their answers get lost, and servers forget the outcomes for want of memory",
+        shape: Shape { outcomes: Some(4), ..TRIO },
+        script: |dice, script| {
+            for at in [1_000, 4_000] {
+                script.push((at, Act::Cut(X, GATEWAY)));
+                script.push((at + 60 + dice.below(150), Act::Kill(X)));
+                script.push((at + 1_000, Act::HealAll));
+                script.extend((0..3).map(|n| (at + 1_100, Act::Start(Who::Server(n)))));
+                script.push((at + 1_500, Act::Command(Command::Attach)));
+            }
+        },
+        gap_ms: None,
+        load: |load| (load.keys, load.clients) = (3, 6),
+    },
+    Scenario {
+        name: "refused-in-front",
+        story: "a member refuses a message and takes the one behind it, and takes over with a change whose outcome it lacks",
+        shape: TRIO,
+        script: |dice, script| {
+            let [x, y, z] = [Who::Coordinator(1), Who::Member(1, 0), Who::Member(1, 1)];
+            script.push((1_000, Act::Delay(Who::Manager(0), y, 60 + dice.below(80))));
+            script.push((1_000, Act::Delay(y, x, 400)));
+            script.push((1_000, Act::Cut(x, z)));
+            script.push((1_001, Act::Command(Command::Replace)));
+            script.push((1_160 + dice.below(120), Act::Kill(x)));
+            script.push((2_500, Act::HealAll));
+            script.extend((0..3).map(|n| (2_600, Act::Start(Who::Server(n)))));
+        },
+        gap_ms: None,
+        load: |load| (load.keys, load.clients, load.pause_ms, load.readers) = (2, 6, 150, None),
+    },
+    Scenario {
+        name: "seen-and-lost",
+        story: "a change that one member alone had is read there after a takeover, and that member dies",
+        shape: TRIO,
+        script: |dice, script| {
+            script.push((1_000, Act::Cut(X, C)));
+            script.push((1_030 + dice.below(60), Act::Kill(X)));
+            script.push((1_350 + dice.below(250), Act::Kill(X)));
+            script.extend((0..3).map(|n| (2_600, Act::Start(Who::Server(n)))));
+            script.push((3_000, Act::Command(Command::Attach)));
+        },
+        gap_ms: None,
+        load: |load| (load.keys, load.clients, load.pause_ms) = (1, 3, 400),
+    },
+    Scenario {
+        name: "nobody-asks-again",
+        story: "a change is at one member alone; its coordinator and its gateway are dead, and the replicas differ for good",
+        shape: TRIO,
+        script: |dice, script| {
+            script.push((1_000, Act::Cut(X, B)));
+            let then = 1_020 + dice.below(100);
+            script.extend([X, Who::Gateway(1)].map(|who| (then, Act::Kill(who))));
+        },
+        gap_ms: None,
+        load: |load| {
+            readers(load);
+            (load.clients, load.readers_change_one_in, load.then) = (3, 40, Some((1_010, Then::Read)));
+        },
+    },
+    Scenario {
+        name: "deleted-meanwhile",
+        story: "the coordinator is away while keys are deleted and the marks collected, and comes back with its old file",
+        shape: TRIO,
+        script: |_, script| {
+            script.push((1_000, Act::Kill(X)));
+            script.extend((0..3).map(|n| (7_600, Act::Start(Who::Server(n)))));
+            script.push((7_900, Act::Command(Command::Attach)));
+        },
+        gap_ms: None,
+        load: |load| (load.keys, load.then) = (3, Some((1_500, Then::Delete))),
     },
 ];
 
@@ -274,7 +459,8 @@ impl Scenario {
         (self.script)(&mut dice, &mut script);
         script.sort_by_key(|(at, _)| *at);
         let readers = if dice.one_in(2) { Some(0) } else { None };
-        let load = Load { keys: 1 + dice.below(3) as usize, pause_ms: 10 + dice.below(60), counters: true, readers };
+        let mut load = Load::new(1 + dice.below(3) as usize, 10 + dice.below(60), readers);
+        (self.load)(&mut load);
         Plan::new(seed, self.shape, load, script, DURATION_MS, self.gap_ms)
     }
 }

@@ -38,6 +38,8 @@ pub enum Act {
     Refuse(Who, Who),
     /// Packets travel up to so many milliseconds longer, in both directions.
     Slow(Who, Who, u64),
+    /// Every packet from one to the other travels so many milliseconds longer.
+    Delay(Who, Who, u64),
     /// Of 1000 packets so many are lost, in both directions.
     Lose(Who, Who, u64),
     /// All links are as at first.
@@ -52,6 +54,8 @@ pub enum Act {
     FreeDisk(Who),
     /// An operator's command.
     Command(Command),
+    /// All that follows waits until the cluster is in another epoch than when the act before this one struck, 3 s at most.
+    AwaitEpoch,
 }
 
 impl fmt::Display for Act {
@@ -74,6 +78,7 @@ impl fmt::Display for Act {
             }
             Act::Refuse(from, to) => write!(f, "{to} refuses {from}"),
             Act::Slow(one, other, ms) => write!(f, "{one} <-> {other} is slow by {ms} ms"),
+            Act::Delay(from, to, ms) => write!(f, "{from} -> {to} takes {ms} ms longer"),
             Act::Lose(one, other, n) => write!(f, "{one} <-> {other} loses {n} of 1000"),
             Act::HealAll => write!(f, "heal all links"),
             Act::WallClock(who, secs) => write!(f, "the wall clock of {who} is {secs} s ahead"),
@@ -81,6 +86,7 @@ impl fmt::Display for Act {
             Act::FillDisk(who) => write!(f, "the disk of {who} is full"),
             Act::FreeDisk(who) => write!(f, "the disk of {who} has room"),
             Act::Command(command) => write!(f, "kumoctl {command:?}"),
+            Act::AwaitEpoch => write!(f, "wait for another epoch"),
         }
     }
 }
@@ -137,6 +143,7 @@ impl Act {
             }
             Act::Refuse(from, to) => link(*from, *to, &|l| l.refuses = true),
             Act::Slow(one, other, ms) => both(*one, *other, &|l| l.slow_ms = *ms),
+            Act::Delay(from, to, ms) => link(*from, *to, &|l| l.late_ms = *ms),
             Act::Lose(one, other, n) => both(*one, *other, &|l| l.lost = *n),
             Act::HealAll => net::heal_all(),
             Act::WallClock(who, secs) => cluster.host(*who).node.set_wall_offset(*secs),
@@ -146,6 +153,8 @@ impl Act {
                 cluster.set_disk_faults(*who, Faults { capacity, ..Faults::default() });
             }
             Act::FreeDisk(who) => cluster.set_disk_faults(*who, Faults::default()),
+            // For who strikes: see [`super::run`].
+            Act::AwaitEpoch => {}
             Act::Command(command) => {
                 let (cluster, command) = (cluster.clone(), *command);
                 tokio::task::spawn_local(async move {
@@ -169,6 +178,7 @@ pub fn draw_shape(dice: &mut Dice) -> Shape {
         workers: 1 + u16::from(dice.one_in(4)),
         sync: dice.one_in(3),
         auto_replace: dice.one_in(2),
+        outcomes: None,
     }
 }
 

@@ -62,7 +62,7 @@ impl Session {
                         Then::Close => self.closed = true,
                         Then::Swallow { bytes, stale_key } => {
                             self.swallow_bytes = bytes;
-                            stale_key.map(|key| model.items.remove(key));
+                            stale_key.map(|stale| model.items.remove(stale.key));
                         }
                     }
                     used_bytes

@@ -17,6 +17,9 @@ use crate::proto::memcache::meta::{Command, Form, Mode, Seen};
 use crate::proto::memcache::{Meta, Reply, Style, Trouble, meta};
 use crate::proto::rpc::v1::{self, Terms, term};
 
+/// A cas unique that no value has: `md C0` deletes nothing, where 0 in [`Terms`] stands for any.
+const NO_CAS: u64 = u64::MAX;
+
 impl State {
     /// Begins the operation of a meta command.
     pub fn meta(&mut self, home: Home, meta: &Meta<'_>) {
@@ -82,6 +85,9 @@ fn plan(meta: &Meta<'_>, config: &super::run::Config, op: &mut Op) {
         }
         Command::Delete => {
             terms.bits &= term::EXPIRE;
+            if meta.number(b'C') == Some(0) {
+                terms.cas = NO_CAS;
+            }
             if meta.has(b'I') {
                 v1::Op::Invalidate
             } else {
@@ -124,7 +130,7 @@ fn store(meta: &Meta<'_>, config: &super::run::Config, created_expiry: Option<u3
         op.terms = Terms { cas, bits: bits & term::CREATE, ..Terms::default() };
     } else if change == v1::Op::Cas {
         op.arg = cas;
-        op.terms.bits = if meta.has(b'I') { term::STALE } else { 0 };
+        op.terms.bits = if meta.has(b'I') && cas != 0 { term::STALE } else { 0 };
     }
     match created_expiry {
         None if is_part => encode_header(ClockTime(0), LAYOUT_FULL, 0, NEVER, 0, &mut op.bytes),
@@ -152,7 +158,6 @@ pub fn encode(form: Form, op: &Op, prefix_len: usize, answer: &Answer<'_>, out: 
         }
         Answer::Changed(reply, cas) => {
             seen.cas = *cas;
-            seen.len = op.dbval().len().saturating_sub(record::header_len(LAYOUT_FULL));
             (*reply, &b""[..])
         }
         Answer::Missing => return meta::encode(form, op.flags(), key, &Reply::End, None, b"", out),

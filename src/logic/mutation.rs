@@ -87,7 +87,10 @@ pub fn decide(
     let creates = request.terms.bits & term::CREATE != 0;
     match (request.op, old, new) {
         (Op::Incr | Op::Decr, None, Some(new)) if creates => create(request, new, max_value, out),
-        (Op::Append | Op::Prepend, None, Some(new)) if creates => store(request, new, max_value, out),
+        // memcached creates nothing where a cas unique is required.
+        (Op::Append | Op::Prepend, None, Some(new)) if creates && request.terms.cas == 0 => {
+            store(request, new, max_value, out)
+        }
         (Op::Fetch, None, Some(new)) if creates => vivify(request, new, out),
         (Op::Set, _, Some(new)) => store(request, new, max_value, out),
         (Op::Add, Some(_), _) => Decision::Refuse(Mutated::NotStored),
@@ -406,5 +409,86 @@ mod tests {
         let over = dbval(LAYOUT_FULL, 0, 0, 0, &[b'x'; MAX + 1]);
         assert_eq!(run(Op::Set, 0, 0, &exact, None).0, Decision::Store(Answer::Done));
         assert_eq!(run(Op::Set, 0, 0, &over, None).0, Decision::Refuse(Mutated::TooLarge));
+    }
+
+    fn marked(version: u64, expiry: u32, cas: u64, marks: u8, data: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_marked(ClockTime(version), 3, expiry, cas, marks, &mut out);
+        out.extend_from_slice(data);
+        out
+    }
+
+    #[test]
+    fn a_fetch_of_what_is_neither_stale_nor_ending_changes_nothing() {
+        let old = marked(44, 2000, 0, 0, b"old");
+        assert_eq!(run(Op::Fetch, 0, 0, b"", Some(&old)), (Decision::Show(0, 2000), Vec::new()));
+        let sent = marked(44, 2000, 0, mark::ALL, b"old");
+        assert_eq!(run(Op::Fetch, 0, 0, b"", Some(&sent)).0, Decision::Show(told::SENT | told::STALE, 2000));
+        assert_eq!(run(Op::Fetch, 0, 0, b"", None).0, Decision::Refuse(Mutated::NotFound));
+    }
+
+    #[test]
+    fn one_fetch_of_a_stale_value_wins_and_the_cas_unique_stays() {
+        let stale = marked(44, 0, 0, mark::STALE, b"old");
+        let (decision, out) = run(Op::Fetch, 0, 0, b"", Some(&stale));
+        assert_eq!(decision, Decision::Store(Answer::Told(told::WON | told::STALE, 0)));
+        assert_eq!(out, marked(0, 0, 44, mark::ALL, b"old"));
+    }
+
+    #[test]
+    fn what_ends_soon_is_won_by_its_expiry_before_or_after_the_change() {
+        let old = marked(44, 2000, 0, 0, b"old");
+        let terms = Terms { bits: term::EXPIRE, expiry: 9000, recache: 3000, ..Terms::default() };
+        let after = run_on(terms, Op::Fetch, 0, 0, b"", Some(&old));
+        assert_eq!(after, (Decision::Store(Answer::Told(0, 2000)), marked(0, 9000, 44, 0, b"old")));
+        let first = Terms { bits: term::EXPIRE | term::RECACHE_FIRST, ..terms };
+        let before = run_on(first, Op::Fetch, 0, 0, b"", Some(&old));
+        assert_eq!(before.0, Decision::Store(Answer::Told(told::WON, 2000)));
+        assert_eq!(before.1, marked(0, 9000, 44, mark::TOKEN_SENT, b"old"));
+    }
+
+    #[test]
+    fn a_fetch_may_create_and_its_client_is_the_one_to_fill_it() {
+        let new = dbval(LAYOUT_FULL, 0, 0, 5000, b"");
+        let terms = Terms { bits: term::CREATE, ..Terms::default() };
+        let (decision, out) = run_on(terms, Op::Fetch, 0, 0, &new, None);
+        assert_eq!(decision, Decision::Store(Answer::Told(told::CREATED | told::WON, 0)));
+        let body = record::parse(&out).unwrap().body.unwrap();
+        assert_eq!((body.expiry, body.marks, body.data), (5000, mark::TOKEN_SENT, &b""[..]));
+    }
+
+    #[test]
+    fn invalidated_values_stay_have_a_new_cas_unique_and_no_winner() {
+        let old = marked(44, 2000, 40, mark::TOKEN_SENT, b"old");
+        assert_eq!(run(Op::Invalidate, 0, 0, b"", Some(&old)).1, marked(0, 2000, 0, mark::STALE, b"old"));
+    }
+
+    #[test]
+    fn counting_and_touching_keep_the_marks_and_a_store_does_not() {
+        let old = marked(44, 0, 0, mark::ALL, b"9");
+        assert_eq!(run(Op::Incr, 1, 0, b"", Some(&old)).1, marked(0, 0, 0, mark::ALL, b"10"));
+        let new = dbval(LAYOUT_FULL, 0, 0, 5000, b"");
+        assert_eq!(run(Op::Touch, 0, 0, &new, Some(&old)).1, marked(0, 5000, 44, mark::ALL, b"9"));
+        assert_eq!(run(Op::Set, 0, 0, &new, Some(&old)).1, new);
+        assert_eq!(record::parse(&run(Op::Append, 0, 0, &new, Some(&old)).1).unwrap().body.unwrap().marks, 0);
+    }
+
+    #[test]
+    fn a_store_of_an_older_value_may_be_taken_as_stale() {
+        let old = marked(44, 2000, 0, mark::TOKEN_SENT, b"old");
+        let new = dbval(LAYOUT_FULL, 0, 3, 0, b"new");
+        let terms = Terms { bits: term::STALE, ..Terms::default() };
+        let (decision, out) = run_on(terms, Op::Cas, 43, 0, &new, Some(&old));
+        assert_eq!((decision, out), (Decision::Store(Answer::Done), marked(0, 2000, 0, mark::ALL, b"new")));
+        assert_eq!(run_on(terms, Op::Cas, 45, 0, &new, Some(&old)).0, Decision::Refuse(Mutated::Exists));
+        assert_eq!(run(Op::Cas, 43, 0, &new, Some(&old)).0, Decision::Refuse(Mutated::Exists));
+    }
+
+    #[test]
+    fn a_value_of_kumofs_that_gets_a_mark_moves_to_our_layout() {
+        let options = option::KUMOFS_EXPIRE | option::KUMOFS_FLAGS;
+        let old = dbval(LAYOUT_KUMOFS, 44, 0, 0, b"\0\0\x09\0\0\x03old");
+        let out = run(Op::Invalidate, 0, options, b"", Some(&old)).1;
+        assert_eq!(out, marked(0, 0x900, 0, mark::STALE, b"old"));
     }
 }

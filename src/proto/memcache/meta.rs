@@ -7,6 +7,8 @@
 pub mod base64;
 mod encode;
 mod fault;
+#[cfg(test)]
+mod tests;
 
 pub use encode::{Seen, encode};
 pub use fault::Fault;

@@ -90,7 +90,6 @@ pub fn encode(
                 _ => {}
             },
             (b'c', None) if form.command == Command::Set => out.extend_from_slice(b" c0"),
-            (b's', Some(seen)) if form.command == Command::Set => number(b" s", seen.len as u64, out),
             _ => {}
         }
     }

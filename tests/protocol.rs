@@ -8,13 +8,13 @@ use kumofs::logic::hottest::Hot;
 use kumofs::logic::memory::{Deed, Id};
 use kumofs::logic::mutation::Answer;
 use kumofs::logic::paxos::{self, Ballot, Question, Voter};
-use kumofs::logic::record::{LAYOUT_CAS, LAYOUT_FULL, LAYOUT_KUMOFS, encode_dbkey, encode_header};
+use kumofs::logic::record::{LAYOUT_CAS, LAYOUT_FULL, LAYOUT_KUMOFS, encode_dbkey, encode_header, encode_marked, mark};
 use kumofs::logic::ring::{HashSpace, Node};
 use kumofs::proto::rpc::frame::{Role, write_error, write_error_head, write_hello, write_request, write_success};
 use kumofs::proto::rpc::msgpack::{write_array, write_raw, write_uint};
 use kumofs::proto::rpc::v1::{
     Caller, Compare, Compared, Connect, Connected, Join, Lag, List, Mutate, Mutated, Numbers, Op, Peer, ReplicateHead,
-    ReportHead, RequestId, Statistics, Terms, method, term, write_digests, write_entry, write_get,
+    ReportHead, RequestId, Statistics, Terms, method, term, told, write_digests, write_entry, write_get,
     write_multi_get_head,
 };
 use kumofs::proto::rpc::vote::{Ask, Voted};
@@ -90,6 +90,10 @@ impl Written {
                 out.extend_from_slice(b"abc");
             });
         }
+        self.add("dbval, layout 3", |out| {
+            encode_marked(VERSION, 7, 0x6b00a040, VERSION.0 - 1, mark::STALE, out);
+            out.extend_from_slice(b"abc");
+        });
         self.add("deletion mark", |out| out.extend_from_slice(&MARK));
         self.add("epoch", |out| *out = epoch().encode());
         let copying = Phase::Copying { time: ClockTime(5), full: true };
@@ -133,9 +137,13 @@ impl Written {
         let cas =
             Mutate { epoch: EPOCH, id, op: Op::Cas, options: 1, dbkey, arg: 8, dbval: &new, terms: Terms::default() };
         self.add("Mutate: cas", |out| cas.write(out, MSGID));
-        let terms = Terms { cas: 9, bits: term::CREATE };
+        let terms = Terms { cas: 9, bits: term::CREATE, ..Terms::default() };
         let count = Mutate { op: Op::Incr, terms, ..cas };
         self.add("Mutate: incr, on terms", |out| count.write(out, MSGID));
+        let terms = Terms { cas: 0, bits: term::EXPIRE, expiry: 0x6b00a040, recache: 5 };
+        let fetch = Mutate { op: Op::Fetch, arg: 0, dbval: b"", terms, ..cas };
+        self.add("Mutate: fetch, on terms", |out| fetch.write(out, MSGID));
+        self.answer("fetched", |out| Mutated::Told(told::WON | told::STALE, 5, &new).write(out));
         self.answer("done", |out| Mutated::Done(VERSION.0).write(out));
         self.answer("exists", |out| Mutated::Exists.write(out));
         self.answer("counted", |out| Mutated::Number(8, 42).write(out));

@@ -2,6 +2,7 @@
 
 use super::assembly::Found;
 use super::failures;
+use super::meta;
 use super::op::{Ask, Home, WHOLE};
 use super::outcome::{self, Answer};
 use super::pending::Request;
@@ -84,8 +85,12 @@ impl State {
         match step {
             Step::Answer(Answer::Found(found)) => {
                 // It may lie in the operation itself.
-                let (flags, cas, data) = (found.flags, found.cas, found.data.to_vec());
-                self.finish(place, Answer::Found(Found { flags, cas, data: &data }));
+                let (Found { flags, expiry, cas, .. }, data) = (found, found.data.to_vec());
+                self.finish(place, Answer::Found(Found { flags, expiry, cas, data: &data }));
+            }
+            Step::Answer(Answer::Told(found, bits, expiry)) => {
+                let (Found { flags, expiry: now, cas, .. }, data) = (found, found.data.to_vec());
+                self.finish(place, Answer::Told(Found { flags, expiry: now, cas, data: &data }, bits, expiry));
             }
             Step::Answer(Answer::Missing) => self.finish(place, Answer::Missing),
             Step::Answer(Answer::Changed(reply, cas)) => self.finish(place, Answer::Changed(reply, cas)),
@@ -190,12 +195,16 @@ impl State {
         if let Some(client) = self.clients.get(home) {
             client.end(1, op.bytes.len());
             match &answer {
-                Answer::Found(found) => client.traffic.note(found.data.len()),
+                Answer::Found(found) | Answer::Told(found, ..) => client.traffic.note(found.data.len()),
                 // What a client stores tells as much about what it will read.
                 Answer::Changed(..) | Answer::Reply(_) if op.is_mutation() => client.traffic.note(op.dbval().len()),
                 _ => {}
             }
             match home.number {
+                Some(number) if let Style::Meta(form) = op.style => {
+                    let prefix_len = self.shared.config.key_prefix.len();
+                    client.answer(number, &mut self.pool, |out| meta::encode(form, op, prefix_len, &answer, out));
+                }
                 Some(number) if home.part == WHOLE => {
                     let key = &op.bytes[HASH_LEN + self.shared.config.key_prefix.len()..op.key_end];
                     let (how, cas) = (op.style, op.with_cas);
@@ -304,7 +313,7 @@ fn part_home(home: Home, part: (u32, u32)) -> Home {
 #[inline]
 fn encode(answer: &Answer<'_>, how: Style, key: &[u8], with_cas: bool, out: &mut Vec<u8>) {
     match answer {
-        Answer::Found(found) => {
+        Answer::Found(found) | Answer::Told(found, ..) => {
             let cas = with_cas.then_some(found.cas);
             style::encode(how, key, &Reply::Value { key, flags: found.flags, cas, data: found.data }, 0, out);
             if how == Style::Text {

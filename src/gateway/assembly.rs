@@ -31,6 +31,8 @@ enum Part {
 pub struct Found<'a> {
     /// The client's own.
     pub flags: u32,
+    /// When it expires, UNIX seconds; 0 never.
+    pub expiry: u32,
     /// The cas unique.
     pub cas: u64,
     /// The data.
@@ -237,7 +239,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn found(data: &[u8]) -> Found<'_> {
-        Found { flags: 1, cas: 9, data }
+        Found { flags: 1, expiry: 0, cas: 9, data }
     }
 
     fn of_keys(keys: &[&str]) -> Assembly {

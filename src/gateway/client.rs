@@ -12,7 +12,7 @@ use super::stats::Figure;
 use super::worker::{State, Worker};
 use crate::net::conn::{Conn, Ended, Received, Then, read_until_ended};
 use crate::net::sock::{Parcel, TcpStream, unpack};
-use crate::proto::memcache::{Reply, Request, Style, binary, style, text};
+use crate::proto::memcache::{Reply, Request, Style, binary, meta, style, text};
 use std::rc::Rc;
 use tokio::sync::oneshot;
 
@@ -164,7 +164,7 @@ impl Client {
             Answer::Found(found) => assembly.found(part, found, None),
             Answer::Missing => assembly.missing(part),
             Answer::Reply(Reply::Trouble(trouble)) => assembly.fail(part, *trouble),
-            Answer::Changed(..) | Answer::Reply(_) => assembly.missing(part),
+            Answer::Changed(..) | Answer::Told(..) | Answer::Reply(_) => assembly.missing(part),
         }
         self.give_parts(number, pool);
     }
@@ -330,7 +330,10 @@ impl State {
                 text::Parsed::Refused { reply, used_bytes, then } => {
                     used += used_bytes;
                     if let text::Then::Swallow { bytes, stale_key } = then {
-                        if let Some(key) = stale_key {
+                        if let Some(text::StaleKey { key, base64 }) = stale_key {
+                            let mut decoded = Vec::new();
+                            let is_decoded = base64 && meta::base64::decode(key, &mut decoded).is_some();
+                            let key = if is_decoded { &decoded } else { key };
                             self.execute(home, Style::Text, Request::Delete { key, cas: 0, noreply: true });
                         }
                         if let Some(client) = self.clients.get(home) {

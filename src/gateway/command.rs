@@ -11,6 +11,7 @@ use crate::logic::decimal;
 use crate::logic::expiry::{NEVER, expiry_of, flush_time};
 use crate::logic::record::{LAYOUT_FULL, encode_header};
 use crate::net::time::unix_secs;
+use crate::proto::memcache::meta::Command;
 use crate::proto::memcache::{Create, Keys, Reply, Request, StatsTopic, Style, Trouble, Verb};
 use crate::proto::rpc::v1::{Op, Terms, option, term};
 
@@ -21,7 +22,7 @@ const BATCH_KEYS: usize = 4096;
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The expiry of an exptime; the clock is read only where it matters.
-fn expiry(exptime: i64) -> u32 {
+pub fn expiry(exptime: i64) -> u32 {
     if exptime == 0 { NEVER } else { expiry_of(exptime, unix_secs()) }
 }
 
@@ -37,16 +38,16 @@ impl State {
                 self.get_and_touch(home, style, keys, exptime, with_cas)
             }
             Request::Store { verb, key, flags, exptime, data, cas, noreply } => {
-                let terms = Terms { cas, bits: 0 };
+                let terms = Terms { cas, ..Terms::default() };
                 self.store(Asked { home, style, key, noreply, terms }, verb, (flags, expiry(exptime)), data);
             }
             Request::Delete { key, cas, noreply } => {
-                let terms = Terms { cas, bits: 0 };
+                let terms = Terms { cas, ..Terms::default() };
                 self.change(Asked { home, style, key, noreply, terms }, Op::Delete, 0, |_| ());
             }
             Request::Count { direction, key, delta, cas, create, noreply } => {
                 let op = if direction == Direction::Up { Op::Incr } else { Op::Decr };
-                let terms = Terms { cas, bits: if create.is_some() { term::CREATE } else { 0 } };
+                let terms = Terms { cas, bits: if create.is_some() { term::CREATE } else { 0 }, ..Terms::default() };
                 let layout = self.shared.config.layout;
                 self.change(Asked { home, style, key, noreply, terms }, op, delta, |out| {
                     if let Some(Create { initial, exptime }) = create {
@@ -63,6 +64,7 @@ impl State {
             }
             Request::FlushAll { delay, noreply } => return self.flush_all(home, style, delay, noreply),
             Request::Stats(topic) => return self.stats(home, style, topic),
+            Request::Meta(meta) => self.meta(home, &meta),
             Request::Noop => self.reply(home, style, Reply::Noop),
             Request::Version => self.reply(home, style, Reply::Version(VERSION)),
             Request::Verbosity { noreply } => {
@@ -265,6 +267,7 @@ fn takes_steps(request: &Request<'_>) -> bool {
     match request {
         Request::Store { verb, .. } => *verb != Verb::Set,
         Request::Count { .. } | Request::Touch { .. } => true,
+        Request::Meta(meta) => !matches!(meta.form.command, Command::Get | Command::Debug),
         // Without keys there is nothing to wait for.
         Request::GetAndTouch { keys, .. } => keys.len() > 0,
         _ => false,
@@ -279,7 +282,7 @@ fn write_expiry(expiry: u32, out: &mut Vec<u8>) {
 impl super::run::Config {
     /// The option bits of a change.
     #[inline]
-    fn options(&self, change: Op) -> u8 {
+    pub fn options(&self, change: Op) -> u8 {
         let is_async = if change == Op::Delete { self.async_delete } else { self.async_set };
         self.layout.options() | if is_async { option::ASYNC } else { 0 }
     }

@@ -116,9 +116,12 @@ impl State {
         if self.usable_link(link_place).is_none() {
             return self.unreachable(place);
         }
-        let retried = self.ops.get_at(place).is_some_and(|op| op.in_line && op.attempt > 0 && op.ask == Ask::Get);
+        let retried = self.ops.get_at(place).is_some_and(|op| op.in_line && op.attempt > 0 && op.is_read());
         if retried && !self.speaks_v0(link_place) && self.is_overtaken(place) {
-            return self.finish(place, Answer::trouble(Trouble::TryAgain));
+            // A fetch may have made its client the one to renew the value.
+            let uncertain = self.ops.at(place).uncertain;
+            let trouble = if uncertain { Trouble::Unknown } else { Trouble::TryAgain };
+            return self.finish(place, Answer::trouble(trouble));
         }
         let Some(link) = self.links.at(link_place) else { return };
         let op = self.ops.at(place);

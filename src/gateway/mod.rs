@@ -26,6 +26,7 @@ mod failures;
 mod flow;
 mod link;
 mod managers;
+mod meta;
 mod op;
 mod order;
 mod outcome;

@@ -65,8 +65,11 @@ pub struct Op {
     pub options: u8,
     /// The ring position. Of a batch: of its first key.
     pub hash: u64,
-    /// The dbkey and behind it, for changes, the dbval; of a batch the numbers of the parts, 4 bytes each.
+    /// The dbkey and behind it, for changes, the dbval; of a batch the numbers of the parts, 4 bytes each. Last, of a meta
+    /// command, its flags.
     pub bytes: Vec<u8>,
+    /// How many of `bytes` are the flags.
+    pub flags_len: usize,
     /// Where in `bytes` the dbkey ends.
     pub key_end: usize,
     /// The cas unique required, or what to add or subtract.
@@ -111,7 +114,12 @@ impl Op {
     /// The dbval.
     #[inline]
     pub fn dbval(&self) -> &[u8] {
-        &self.bytes[self.key_end..]
+        &self.bytes[self.key_end..self.bytes.len() - self.flags_len]
+    }
+
+    /// The flags of a meta command.
+    pub fn flags(&self) -> &[u8] {
+        &self.bytes[self.bytes.len() - self.flags_len..]
     }
 
     /// Whether its place is taken.
@@ -128,7 +136,7 @@ impl Op {
         (self.uncertain, self.unremembered) = (false, false);
         (self.style, self.terms) = (Style::Text, Terms::default());
         (self.options, self.arg, self.attempt, self.retries, self.fallback) = (0, 0, 0, 0, 0);
-        (self.link, self.trouble, self.stage, self.key_end) = (None, None, Stage::Start, 0);
+        (self.link, self.trouble, self.stage, self.key_end, self.flags_len) = (None, None, Stage::Start, 0, 0);
         if self.computed.capacity() > 0 {
             self.computed = Vec::new();
         }
@@ -142,9 +150,15 @@ impl Op {
     /// Sets the key: `prefix` and `key` together. Returns the ring position.
     #[inline]
     pub fn set_key(&mut self, prefix: &[u8], key: &[u8]) {
+        self.set_key_by(prefix, |out| out.extend_from_slice(key));
+    }
+
+    /// The same with a key that is appended.
+    #[inline]
+    pub fn set_key_by(&mut self, prefix: &[u8], write_key: impl FnOnce(&mut Vec<u8>)) {
         self.bytes.extend_from_slice(&[0; HASH_LEN]);
         self.bytes.extend_from_slice(prefix);
-        self.bytes.extend_from_slice(key);
+        write_key(&mut self.bytes);
         self.hash = ring::hash(&self.bytes[HASH_LEN..]);
         self.bytes[..HASH_LEN].copy_from_slice(&self.hash.to_be_bytes());
         self.key_end = self.bytes.len();
@@ -165,6 +179,11 @@ impl Op {
     /// How many keys it is about.
     pub fn keys(&self) -> usize {
         if self.ask == Ask::Batch { self.bytes.len() / 4 } else { 1 }
+    }
+
+    /// Whether it is a read, sent again without harm: of a fetch servers remember only what it changed.
+    pub fn is_read(&self) -> bool {
+        matches!(self.ask, Ask::Get | Ask::Mutate(v1::Op::Fetch))
     }
 
     /// Whether it may change something.

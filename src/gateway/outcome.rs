@@ -15,6 +15,8 @@ use crate::proto::rpc::v1::{Mutated, Op};
 pub enum Answer<'a> {
     /// A value.
     Found(Found<'a>),
+    /// A value of a meta command, with bits of [`told`](crate::proto::rpc::v1::told) and the expiry as it was before.
+    Told(Found<'a>, u8, u32),
     /// A retrieval found nothing.
     Missing,
     /// A change was done; the cas unique that what it wrote has, or 0.
@@ -31,7 +33,7 @@ impl Answer<'_> {
 
     /// Whether it may come from any attempt.
     pub fn is_positive(&self) -> bool {
-        matches!(self, Answer::Found(_) | Answer::Changed(..))
+        matches!(self, Answer::Found(_) | Answer::Told(..) | Answer::Changed(..))
     }
 }
 
@@ -71,7 +73,8 @@ pub fn of_mutation(op: Op, result: &[u8], layout: Layout) -> Result<Answer<'_>, 
                 Op::Delete => Answer::Changed(Reply::Deleted, 0),
                 // The cas unique stays as it was.
                 Op::Touch => Answer::Changed(Reply::Touched, 0),
-                Op::Incr | Op::Decr | Op::GetAndTouch => return Err(DecodeError::Type),
+                Op::Invalidate => Answer::Changed(Reply::Deleted, version),
+                Op::Incr | Op::Decr | Op::GetAndTouch | Op::Fetch => return Err(DecodeError::Type),
                 _ => Answer::Changed(Reply::Stored, version),
             });
         }
@@ -79,7 +82,7 @@ pub fn of_mutation(op: Op, result: &[u8], layout: Layout) -> Result<Answer<'_>, 
         Mutated::Exists => Reply::Exists,
         // memcached tells a missing key to append and replace as "not stored", and to gat as a miss.
         Mutated::NotFound => match op {
-            Op::GetAndTouch => return Ok(Answer::Missing),
+            Op::GetAndTouch | Op::Fetch => return Ok(Answer::Missing),
             Op::Replace | Op::Append | Op::Prepend => Reply::NotStored,
             _ => Reply::NotFound,
         },
@@ -88,6 +91,12 @@ pub fn of_mutation(op: Op, result: &[u8], layout: Layout) -> Result<Answer<'_>, 
         Mutated::Number(version, number) => return Ok(Answer::Changed(Reply::Number(number), version)),
         // It was there when it was touched. The expiry that it has since may have passed already; that is for later gets.
         Mutated::Value(dbval) => return of_dbval(dbval, layout, || BEFORE_ANY_EXPIRY),
+        Mutated::Told(bits, expiry, dbval) => {
+            return Ok(match of_dbval(dbval, layout, || BEFORE_ANY_EXPIRY)? {
+                Answer::Found(found) => Answer::Told(found, bits, expiry),
+                other => other,
+            });
+        }
         Mutated::Unknown => Reply::Trouble(Trouble::Unknown),
     };
     Ok(Answer::Reply(reply))
@@ -114,7 +123,7 @@ mod tests {
             Answer::Reply(reply) => Answer::Reply(reply),
             Answer::Changed(reply, cas) => Answer::Changed(reply, cas),
             Answer::Missing => Answer::Missing,
-            Answer::Found(_) => panic!("no value was answered"),
+            Answer::Found(_) | Answer::Told(..) => panic!("no value was answered"),
         })
     }
 
@@ -123,7 +132,7 @@ mod tests {
         let (mut dbval, mut result) = (Vec::new(), Vec::new());
         Layout::default().encode(ClockTime(9), 5, crate::logic::expiry::GONE, b"abc", &mut dbval);
         Mutated::Value(&dbval).write(&mut result);
-        let found = Found { flags: 5, cas: 9, data: b"abc" };
+        let found = Found { flags: 5, expiry: crate::logic::expiry::GONE, cas: 9, data: b"abc" };
         assert_eq!(of_mutation(Op::GetAndTouch, &result, Layout::default()), Ok(Answer::Found(found)));
     }
 
@@ -133,7 +142,7 @@ mod tests {
         let mut dbval = Vec::new();
         Layout::default().encode(ClockTime(9), 5, 50, b"abc", &mut dbval);
         write_raw(&mut result, &dbval);
-        let found = Found { flags: 5, cas: 9, data: b"abc" };
+        let found = Found { flags: 5, expiry: 50, cas: 9, data: b"abc" };
         assert_eq!(of_get(&result, Layout::default(), || 49), Ok(Answer::Found(found)));
         assert_eq!(of_get(&result, Layout::default(), || 50), Ok(Answer::Missing));
         assert_eq!(of_get(&[0xc0], Layout::default(), || 0), Ok(Answer::Missing));

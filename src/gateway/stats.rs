@@ -105,7 +105,10 @@ impl Counters {
         }
         let figure = match (ask, answer) {
             (Ask::Get | Ask::Mutate(Op::GetAndTouch), Answer::Found(_)) => GetHits,
-            (Ask::Get | Ask::Mutate(Op::GetAndTouch), Answer::Missing) => GetMisses,
+            (Ask::Mutate(Op::Fetch), Answer::Told(..)) => GetHits,
+            (Ask::Get | Ask::Mutate(Op::GetAndTouch | Op::Fetch), Answer::Missing) => GetMisses,
+            (Ask::Mutate(Op::Incr), Answer::Told(..)) => IncrHits,
+            (Ask::Mutate(Op::Decr), Answer::Told(..)) => DecrHits,
             (Ask::Mutate(op), Answer::Reply(reply) | Answer::Changed(reply, _)) => match (op, reply) {
                 (Op::Delete, Reply::Deleted) => DeleteHits,
                 (Op::Delete, Reply::NotFound) => DeleteMisses,

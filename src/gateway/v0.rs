@@ -64,12 +64,20 @@ pub fn may_repeat(op: &Op) -> bool {
 
 /// Whether a change may be sent to a server that speaks version 0 although it may have been executed already.
 pub fn may_repeat_there(ask: Ask) -> bool {
-    matches!(ask, Ask::Mutate(v1::Op::Set | v1::Op::Delete))
+    matches!(ask, Ask::Mutate(v1::Op::Set | v1::Op::Delete | v1::Op::Fetch))
 }
 
-/// Whether such servers can do it at all: they compare and swap, but do not compare and delete.
+/// Whether such servers can do it at all: they compare and swap, but do not compare and delete, and what the meta
+/// protocol notes about a value has no place with them.
 pub fn is_served(op: &Op) -> bool {
-    op.ask != Ask::Mutate(v1::Op::Delete) || op.terms.cas == 0
+    let terms = &op.terms;
+    match op.ask {
+        Ask::Mutate(v1::Op::Delete) => terms.cas == 0,
+        Ask::Mutate(v1::Op::Fetch) => terms.bits == 0 && terms.recache == 0,
+        Ask::Mutate(v1::Op::Invalidate) => false,
+        Ask::Mutate(v1::Op::Incr | v1::Op::Decr) => terms.bits & !v1::term::CREATE == 0,
+        _ => terms.bits == 0,
+    }
 }
 
 /// Appends the request of an operation's stage. In [`Stage::Write`], [`Op::computed`] is what a [`Step::Write`] said.
@@ -125,6 +133,12 @@ pub fn step<'a>(
         let answer = dbval.map_or(Ok(Answer::Missing), |dbval| of_dbval(dbval, layout, now_secs))?;
         return Ok(Step::Answer(answer));
     };
+    if change == v1::Op::Fetch {
+        return Ok(Step::Answer(match dbval.map(|dbval| of_dbval(dbval, layout, now_secs)).transpose()? {
+            Some(Answer::Found(found)) => Answer::Told(found, 0, found.expiry),
+            _ => Answer::Missing,
+        }));
+    }
     let value = dbval.map(|dbval| record::parse(dbval).ok_or(DecodeError::Type)).transpose()?;
     let body = value.and_then(|value| value.body);
     let seen = body.and_then(|body| layout.read(&body, now_secs));
@@ -266,7 +280,8 @@ fn compute(
         // The version is another, but the cas unique may be older than it: a touch left it alone.
         Cas if current.seen.found.cas == op.arg && version.0 != op.arg => as_asked(),
         Cas => reply(Reply::Exists),
-        Set | Delete => as_asked(),
+        // The last two are not served.
+        Set | Delete | Fetch | Invalidate => as_asked(),
     }
 }
 

@@ -64,7 +64,7 @@ impl Layout {
             flags = flags_bytes.try_into().map_or(0, |bytes| u32::from(u16::from_be_bytes(bytes)));
         }
         let gone = expiry != NEVER && is_gone(expiry, now_secs());
-        (!gone).then_some(Seen { found: Found { flags, cas: body.cas, data }, expiry })
+        (!gone).then_some(Seen { found: Found { flags, expiry, cas: body.cas, data }, expiry })
     }
 }
 
@@ -103,8 +103,9 @@ mod tests {
             let keeps_flags = layout.flags || !layout.is_kumofs();
             let keeps_expiry = layout.expire || !layout.is_kumofs();
             let flags = if keeps_flags { 0xfffe } else { 0 };
-            assert_eq!(seen.found, Found { flags, cas: 7, data: b"data" });
-            assert_eq!(seen.expiry, if keeps_expiry { 1000 } else { 0 });
+            let expiry = if keeps_expiry { 1000 } else { 0 };
+            assert_eq!(seen.found, Found { flags, expiry, cas: 7, data: b"data" });
+            assert_eq!(seen.expiry, expiry);
             assert_eq!(layout.read(&body, || 1000).is_none(), keeps_expiry);
         }
     }

@@ -6,8 +6,8 @@
 use super::counter::{self, Direction};
 use super::decimal;
 use super::expiry;
-use super::record::{self, Body, LAYOUT_CAS, LAYOUT_FULL, LAYOUT_KUMOFS};
-use crate::proto::rpc::v1::{Mutate, Mutated, Op, option, term};
+use super::record::{self, Body, LAYOUT_FULL, LAYOUT_KUMOFS, encode_marked, mark};
+use crate::proto::rpc::v1::{Mutate, Mutated, Op, Terms, option, term, told};
 
 /// Bytes of kumofs's own expiry and flags at the head of the data (-E, -F).
 const KUMOFS_EXPIRE_LEN: usize = 4;
@@ -22,6 +22,8 @@ pub enum Decision {
     Delete,
     /// Change nothing, and answer this.
     Refuse(Mutated<'static>),
+    /// Change nothing, and answer the value as it is, with bits of [`told`] and its expiry.
+    Show(u8, u32),
 }
 
 /// What success is answered with.
@@ -33,6 +35,8 @@ pub enum Answer {
     Number(u64),
     /// The whole new value.
     Value,
+    /// The same, with bits of [`told`] and the expiry as it was before.
+    Told(u8, u32),
 }
 
 /// The record as clients see it: `None` when there is none, or a mark, or it has expired, or was flushed.
@@ -80,19 +84,28 @@ pub fn decide(
         let counts_nothing = matches!(request.op, Op::Incr | Op::Decr) && data_of(old, request.options).is_empty();
         return Decision::Refuse(if counts_nothing { Mutated::NotNumber } else { Mutated::Exists });
     }
+    let creates = request.terms.bits & term::CREATE != 0;
     match (request.op, old, new) {
-        (Op::Incr | Op::Decr, None, Some(new)) if request.terms.bits & term::CREATE != 0 => {
-            create(request, new, max_value, out)
+        (Op::Incr | Op::Decr, None, Some(new)) if creates => create(request, new, max_value, out),
+        // memcached creates nothing where a cas unique is required.
+        (Op::Append | Op::Prepend, None, Some(new)) if creates && request.terms.cas == 0 => {
+            store(request, new, max_value, out)
         }
+        (Op::Fetch, None, Some(new)) if creates => vivify(request, new, out),
         (Op::Set, _, Some(new)) => store(request, new, max_value, out),
         (Op::Add, Some(_), _) => Decision::Refuse(Mutated::NotStored),
         (Op::Add, None, Some(new)) => store(request, new, max_value, out),
         (Op::Replace | Op::Append | Op::Prepend, None, _) => Decision::Refuse(Mutated::NotStored),
         (Op::Replace, Some(_), Some(new)) => store(request, new, max_value, out),
-        (Op::Cas | Op::Incr | Op::Decr | Op::Touch | Op::GetAndTouch | Op::Delete, None, _) => {
-            Decision::Refuse(Mutated::NotFound)
+        (
+            Op::Cas | Op::Incr | Op::Decr | Op::Touch | Op::GetAndTouch | Op::Delete | Op::Fetch | Op::Invalidate,
+            None,
+            _,
+        ) => Decision::Refuse(Mutated::NotFound),
+        (Op::Cas, Some(old), Some(new)) if old.cas != request.arg => {
+            let is_older = request.terms.bits & term::STALE != 0 && request.arg < old.cas;
+            if is_older { store_stale(request, new, old, max_value, out) } else { Decision::Refuse(Mutated::Exists) }
         }
-        (Op::Cas, Some(old), _) if old.cas != request.arg => Decision::Refuse(Mutated::Exists),
         (Op::Cas, Some(_), Some(new)) => store(request, new, max_value, out),
         (Op::Append | Op::Prepend, Some(old), Some(new)) => join(request, new, old, max_value, out),
         (Op::Incr, Some(old), _) => count(request, Direction::Up, old, out),
@@ -100,20 +113,127 @@ pub fn decide(
         (Op::Touch, Some(old), Some(new)) => touch(request.options, new, old, Answer::Done, out),
         (Op::GetAndTouch, Some(old), Some(new)) => touch(request.options, new, old, Answer::Value, out),
         (Op::Delete, Some(_), _) => Decision::Delete,
+        (Op::Fetch, Some(old), _) => fetch(request, old, out),
+        (Op::Invalidate, Some(old), _) => invalidate(request, old, out),
         // A store without a value does not get past the parser of requests; answered, it would claim too much.
         (_, _, None) => Decision::Refuse(Mutated::NotStored),
     }
 }
 
+/// Whether the expiry changes, and to what. `created`: of what was just made.
+fn expiry_in(terms: &Terms, created: bool) -> Option<u32> {
+    let needed = if created { term::EXPIRE | term::EXPIRE_LAST } else { term::EXPIRE };
+    (terms.bits & needed == needed).then_some(terms.expiry)
+}
+
+/// Appends what was asked to be stored where nothing is, with the expiry that is asked for beside it.
+fn put_created(request: &Mutate<'_>, new: &Body<'_>, marks: u8, out: &mut Vec<u8>) {
+    let options = request.options;
+    let expiry = expiry_in(&request.terms, true).unwrap_or_else(|| expiry_of(new, options));
+    if marks == 0 && new.layout == LAYOUT_KUMOFS {
+        put_with_expiry(new, options, expiry, out);
+    } else {
+        encode_marked(Default::default(), flags_of(new, options), expiry, 0, marks, out);
+        out.extend_from_slice(data_of(new, options));
+    }
+}
+
+/// Makes an empty value for a client to fill, which is so the one to do it.
+fn vivify(request: &Mutate<'_>, new: Body<'_>, out: &mut Vec<u8>) -> Decision {
+    put_created(request, &new, mark::TOKEN_SENT, out);
+    Decision::Store(Answer::Told(told::CREATED | told::WON, expiry::NEVER))
+}
+
+/// Answers a value: `Show` when nothing of it changes.
+fn fetch(request: &Mutate<'_>, old: Body<'_>, out: &mut Vec<u8>) -> Decision {
+    let terms = &request.terms;
+    let expiry = expiry_of(&old, request.options);
+    let changed = expiry_in(terms, false);
+    let compared = if terms.bits & term::RECACHE_FIRST != 0 { expiry } else { changed.unwrap_or(expiry) };
+    let is_sent = old.marks & mark::TOKEN_SENT != 0;
+    let is_stale = old.marks & mark::STALE != 0;
+    let is_ending = compared != expiry::NEVER && compared < terms.recache;
+    let won = !is_sent && (is_stale || is_ending);
+    let mut bits = 0;
+    for (is_so, bit) in [(won, told::WON), (is_sent, told::SENT), (is_stale, told::STALE)] {
+        bits |= if is_so { bit } else { 0 };
+    }
+    if !won && changed.is_none() {
+        return Decision::Show(bits, expiry);
+    }
+    let marks = old.marks | if won { mark::TOKEN_SENT } else { 0 };
+    put_changed(&old, request.options, changed.unwrap_or(expiry), old.cas, marks, out);
+    Decision::Store(Answer::Told(bits, expiry))
+}
+
+/// Marks a value stale; nobody was told yet to make it anew.
+fn invalidate(request: &Mutate<'_>, old: Body<'_>, out: &mut Vec<u8>) -> Decision {
+    let expiry = expiry_in(&request.terms, false).unwrap_or_else(|| expiry_of(&old, request.options));
+    put_changed(&old, request.options, expiry, 0, mark::STALE, out);
+    Decision::Store(Answer::Done)
+}
+
+/// Stores a value that was made of an older one than what is there: it keeps the expiry and goes on being stale.
+fn store_stale(request: &Mutate<'_>, new: Body<'_>, old: Body<'_>, max_value: usize, out: &mut Vec<u8>) -> Decision {
+    let options = request.options;
+    let data = data_of(&new, options);
+    if data.len() > max_value {
+        return Decision::Refuse(Mutated::TooLarge);
+    }
+    let marks = mark::STALE | old.marks & mark::TOKEN_SENT;
+    encode_marked(Default::default(), flags_of(&new, options), expiry_of(&old, options), 0, marks, out);
+    out.extend_from_slice(data);
+    Decision::Store(Answer::Done)
+}
+
+/// The client's flags, also where kumofs's own layout has them.
+fn flags_of(body: &Body<'_>, options: u8) -> u32 {
+    if body.layout != LAYOUT_KUMOFS || options & option::KUMOFS_FLAGS == 0 {
+        return body.flags;
+    }
+    let start = if options & option::KUMOFS_EXPIRE != 0 { KUMOFS_EXPIRE_LEN } else { 0 };
+    let bytes = body.data.get(start..).and_then(<[u8]>::first_chunk);
+    bytes.map_or(0, |bytes: &[u8; KUMOFS_FLAGS_LEN]| u16::from_be_bytes(*bytes).into())
+}
+
+/// Appends a value with another expiry, cas unique (0: a new one) and marks. kumofs's layout has no room for marks: a
+/// value that gets one, moves to ours.
+fn put_changed(old: &Body<'_>, options: u8, expiry: u32, cas: u64, marks: u8, out: &mut Vec<u8>) {
+    if old.layout == LAYOUT_KUMOFS && marks == 0 {
+        return put_with_expiry(old, options, expiry, out);
+    }
+    encode_marked(Default::default(), flags_of(old, options), expiry, cas, marks, out);
+    out.extend_from_slice(data_of(old, options));
+}
+
+/// Appends a value of kumofs's layout with another expiry, if it has room for one.
+fn put_with_expiry(body: &Body<'_>, options: u8, expiry: u32, out: &mut Vec<u8>) {
+    record::encode_header(Default::default(), LAYOUT_KUMOFS, 0, 0, 0, out);
+    let start = out.len();
+    out.extend_from_slice(body.data);
+    if options & option::KUMOFS_EXPIRE != 0
+        && let Some(place) = out[start..].first_chunk_mut::<KUMOFS_EXPIRE_LEN>()
+    {
+        *place = expiry.to_be_bytes();
+    }
+}
+
 /// Stores a number where there is none.
 fn create(request: &Mutate<'_>, new: Body<'_>, max_value: usize, out: &mut Vec<u8>) -> Decision {
-    let Some(number) = decimal::parse_u64(data_of(&new, request.options)) else {
+    let data = data_of(&new, request.options);
+    let Some(number) = decimal::parse_u64(data) else {
         return Decision::Refuse(Mutated::NotNumber);
     };
-    match store(request, new, max_value, out) {
-        Decision::Store(_) => Decision::Store(Answer::Number(number)),
-        refused => refused,
+    if data.len() > max_value {
+        return Decision::Refuse(Mutated::TooLarge);
     }
+    put_created(request, &new, 0, out);
+    Decision::Store(counted(&request.terms, number, told::CREATED, expiry::NEVER))
+}
+
+/// How a number that was counted is answered.
+fn counted(terms: &Terms, number: u64, bits: u8, expiry: u32) -> Answer {
+    if terms.bits & term::TELL != 0 { Answer::Told(bits, expiry) } else { Answer::Number(number) }
 }
 
 fn store(request: &Mutate<'_>, new: Body<'_>, max_value: usize, out: &mut Vec<u8>) -> Decision {
@@ -150,27 +270,21 @@ fn count(request: &Mutate<'_>, direction: Direction, old: Body<'_>, out: &mut Ve
     let Ok(number) = counter::count(old_data, direction, request.arg) else {
         return Decision::Refuse(Mutated::NotNumber);
     };
-    keep_head(&old, out);
-    out.extend_from_slice(head);
+    let expiry = expiry_of(&old, request.options);
+    let changed = expiry_in(&request.terms, false);
+    if old.layout == LAYOUT_KUMOFS {
+        let head = Body { data: head, ..old };
+        put_with_expiry(&head, request.options, changed.unwrap_or(expiry), out);
+    } else {
+        encode_marked(Default::default(), old.flags, changed.unwrap_or(expiry), 0, old.marks, out);
+    }
     counter::write_data(number, old_data.len(), out);
-    Decision::Store(Answer::Number(number))
+    Decision::Store(counted(&request.terms, number, 0, expiry))
 }
 
 fn touch(options: u8, new: Body<'_>, old: Body<'_>, answer: Answer, out: &mut Vec<u8>) -> Decision {
-    if old.layout != LAYOUT_KUMOFS {
-        // memcached's touch leaves the cas unique alone, so it is kept beside the new version.
-        record::encode_header(Default::default(), LAYOUT_CAS, old.flags, new.expiry, old.cas, out);
-        out.extend_from_slice(old.data);
-    } else {
-        record::encode_header(Default::default(), LAYOUT_KUMOFS, 0, 0, 0, out);
-        let start = out.len();
-        out.extend_from_slice(old.data);
-        if options & option::KUMOFS_EXPIRE != 0
-            && let Some(expire) = out[start..].first_chunk_mut::<KUMOFS_EXPIRE_LEN>()
-        {
-            *expire = expiry_of(&new, options).max(new.expiry).to_be_bytes();
-        }
-    }
+    // memcached's touch leaves the cas unique alone, so it is kept beside the new version.
+    put_changed(&old, options, expiry_of(&new, options), old.cas, old.marks, out);
     Decision::Store(answer)
 }
 
@@ -178,7 +292,7 @@ fn touch(options: u8, new: Body<'_>, old: Body<'_>, answer: Answer, out: &mut Ve
 mod tests {
     use super::*;
     use crate::logic::clock::ClockTime;
-    use crate::proto::rpc::v1::{RequestId, Terms};
+    use crate::proto::rpc::v1::RequestId;
 
     const MAX: usize = 10;
 
@@ -227,7 +341,7 @@ mod tests {
     fn a_cas_unique_may_be_required_of_any_change_and_not_of_nothing() {
         let new = dbval(LAYOUT_FULL, 0, 7, 0, b"1");
         let old = dbval(LAYOUT_FULL, 44, 1, 0, b"1");
-        let on = |cas| Terms { cas, bits: 0 };
+        let on = |cas| Terms { cas, ..Terms::default() };
         for op in [Op::Append, Op::Prepend, Op::Incr, Op::Decr, Op::Delete] {
             assert_ne!(run_on(on(44), op, 1, 0, &new, Some(&old)).0, Decision::Refuse(Mutated::Exists));
             assert_eq!(run_on(on(45), op, 1, 0, &new, Some(&old)), (Decision::Refuse(Mutated::Exists), Vec::new()));
@@ -239,7 +353,7 @@ mod tests {
     fn counting_where_nothing_is_may_create_a_number() {
         let new = dbval(LAYOUT_FULL, 0, 0, 2000, b"40");
         let old = dbval(LAYOUT_FULL, 44, 1, 0, b"7");
-        let terms = Terms { cas: 0, bits: term::CREATE };
+        let terms = Terms { bits: term::CREATE, ..Terms::default() };
         assert_eq!(run_on(terms, Op::Incr, 2, 0, &new, None), (Decision::Store(Answer::Number(40)), new.clone()));
         assert_eq!(run_on(terms, Op::Incr, 2, 0, &new, Some(&old)).0, Decision::Store(Answer::Number(9)));
         assert_eq!(run(Op::Incr, 2, 0, &new, None).0, Decision::Refuse(Mutated::NotFound));
@@ -295,5 +409,86 @@ mod tests {
         let over = dbval(LAYOUT_FULL, 0, 0, 0, &[b'x'; MAX + 1]);
         assert_eq!(run(Op::Set, 0, 0, &exact, None).0, Decision::Store(Answer::Done));
         assert_eq!(run(Op::Set, 0, 0, &over, None).0, Decision::Refuse(Mutated::TooLarge));
+    }
+
+    fn marked(version: u64, expiry: u32, cas: u64, marks: u8, data: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_marked(ClockTime(version), 3, expiry, cas, marks, &mut out);
+        out.extend_from_slice(data);
+        out
+    }
+
+    #[test]
+    fn a_fetch_of_what_is_neither_stale_nor_ending_changes_nothing() {
+        let old = marked(44, 2000, 0, 0, b"old");
+        assert_eq!(run(Op::Fetch, 0, 0, b"", Some(&old)), (Decision::Show(0, 2000), Vec::new()));
+        let sent = marked(44, 2000, 0, mark::ALL, b"old");
+        assert_eq!(run(Op::Fetch, 0, 0, b"", Some(&sent)).0, Decision::Show(told::SENT | told::STALE, 2000));
+        assert_eq!(run(Op::Fetch, 0, 0, b"", None).0, Decision::Refuse(Mutated::NotFound));
+    }
+
+    #[test]
+    fn one_fetch_of_a_stale_value_wins_and_the_cas_unique_stays() {
+        let stale = marked(44, 0, 0, mark::STALE, b"old");
+        let (decision, out) = run(Op::Fetch, 0, 0, b"", Some(&stale));
+        assert_eq!(decision, Decision::Store(Answer::Told(told::WON | told::STALE, 0)));
+        assert_eq!(out, marked(0, 0, 44, mark::ALL, b"old"));
+    }
+
+    #[test]
+    fn what_ends_soon_is_won_by_its_expiry_before_or_after_the_change() {
+        let old = marked(44, 2000, 0, 0, b"old");
+        let terms = Terms { bits: term::EXPIRE, expiry: 9000, recache: 3000, ..Terms::default() };
+        let after = run_on(terms, Op::Fetch, 0, 0, b"", Some(&old));
+        assert_eq!(after, (Decision::Store(Answer::Told(0, 2000)), marked(0, 9000, 44, 0, b"old")));
+        let first = Terms { bits: term::EXPIRE | term::RECACHE_FIRST, ..terms };
+        let before = run_on(first, Op::Fetch, 0, 0, b"", Some(&old));
+        assert_eq!(before.0, Decision::Store(Answer::Told(told::WON, 2000)));
+        assert_eq!(before.1, marked(0, 9000, 44, mark::TOKEN_SENT, b"old"));
+    }
+
+    #[test]
+    fn a_fetch_may_create_and_its_client_is_the_one_to_fill_it() {
+        let new = dbval(LAYOUT_FULL, 0, 0, 5000, b"");
+        let terms = Terms { bits: term::CREATE, ..Terms::default() };
+        let (decision, out) = run_on(terms, Op::Fetch, 0, 0, &new, None);
+        assert_eq!(decision, Decision::Store(Answer::Told(told::CREATED | told::WON, 0)));
+        let body = record::parse(&out).unwrap().body.unwrap();
+        assert_eq!((body.expiry, body.marks, body.data), (5000, mark::TOKEN_SENT, &b""[..]));
+    }
+
+    #[test]
+    fn invalidated_values_stay_have_a_new_cas_unique_and_no_winner() {
+        let old = marked(44, 2000, 40, mark::TOKEN_SENT, b"old");
+        assert_eq!(run(Op::Invalidate, 0, 0, b"", Some(&old)).1, marked(0, 2000, 0, mark::STALE, b"old"));
+    }
+
+    #[test]
+    fn counting_and_touching_keep_the_marks_and_a_store_does_not() {
+        let old = marked(44, 0, 0, mark::ALL, b"9");
+        assert_eq!(run(Op::Incr, 1, 0, b"", Some(&old)).1, marked(0, 0, 0, mark::ALL, b"10"));
+        let new = dbval(LAYOUT_FULL, 0, 0, 5000, b"");
+        assert_eq!(run(Op::Touch, 0, 0, &new, Some(&old)).1, marked(0, 5000, 44, mark::ALL, b"9"));
+        assert_eq!(run(Op::Set, 0, 0, &new, Some(&old)).1, new);
+        assert_eq!(record::parse(&run(Op::Append, 0, 0, &new, Some(&old)).1).unwrap().body.unwrap().marks, 0);
+    }
+
+    #[test]
+    fn a_store_of_an_older_value_may_be_taken_as_stale() {
+        let old = marked(44, 2000, 0, mark::TOKEN_SENT, b"old");
+        let new = dbval(LAYOUT_FULL, 0, 3, 0, b"new");
+        let terms = Terms { bits: term::STALE, ..Terms::default() };
+        let (decision, out) = run_on(terms, Op::Cas, 43, 0, &new, Some(&old));
+        assert_eq!((decision, out), (Decision::Store(Answer::Done), marked(0, 2000, 0, mark::ALL, b"new")));
+        assert_eq!(run_on(terms, Op::Cas, 45, 0, &new, Some(&old)).0, Decision::Refuse(Mutated::Exists));
+        assert_eq!(run(Op::Cas, 43, 0, &new, Some(&old)).0, Decision::Refuse(Mutated::Exists));
+    }
+
+    #[test]
+    fn a_value_of_kumofs_that_gets_a_mark_moves_to_our_layout() {
+        let options = option::KUMOFS_EXPIRE | option::KUMOFS_FLAGS;
+        let old = dbval(LAYOUT_KUMOFS, 44, 0, 0, b"\0\0\x09\0\0\x03old");
+        let out = run(Op::Invalidate, 0, options, b"", Some(&old)).1;
+        assert_eq!(out, marked(0, 0x900, 0, mark::STALE, b"old"));
     }
 }

@@ -13,6 +13,7 @@
 //! | 0 | the data as a kumofs client wrote it |
 //! | 1 | flags u32, expiry u32 (UNIX seconds, 0 never), data |
 //! | 2 | flags u32, expiry u32, cas u64, data: the cas unique is older than the version (after a touch) |
+//! | 3 | flags u32, expiry u32, cas u64 (0: the version), marks u8 (see [`mark`]), data |
 //!
 //! All integers are big-endian. One layout serves the wire and the disk, so that a value is served as a slice of what
 //! is stored. The epoch of the stamp travels beside the dbval, see [`Stamp`].
@@ -35,6 +36,19 @@ pub const LAYOUT_KUMOFS: u16 = 0;
 pub const LAYOUT_FULL: u16 = 1;
 /// Layout 2: flags, expiry and a cas unique of its own before the data.
 pub const LAYOUT_CAS: u16 = 2;
+
+/// Layout 3: as 2, and marks before the data. Written only where a mark is set.
+pub const LAYOUT_MARKED: u16 = 3;
+
+/// What the meta protocol notes about a value, bits of [`Body::marks`].
+pub mod mark {
+    /// It was invalidated: still served, and to be made anew by the client that is told so first.
+    pub const STALE: u8 = 1;
+    /// A client was told that it is the one to make it anew.
+    pub const TOKEN_SENT: u8 = 2;
+    /// All of them.
+    pub const ALL: u8 = STALE | TOKEN_SENT;
+}
 
 /// When a record was written: compared by epoch, then by version (doc/guarantees.md, "Writes").
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
@@ -82,6 +96,8 @@ pub struct Body<'a> {
     pub expiry: u32,
     /// The cas unique.
     pub cas: u64,
+    /// Bits of [`mark`]; 0 in layouts below 3.
+    pub marks: u8,
     /// The client's data.
     pub data: &'a [u8],
 }
@@ -108,15 +124,24 @@ pub fn parse(dbval: &[u8]) -> Option<Value<'_>> {
     }
     let layout = u16::from_be_bytes(dbval.get(8..10)?.try_into().ok()?);
     let body = match layout {
-        LAYOUT_KUMOFS => Body { layout, flags: 0, expiry: 0, cas: version.0, data: &dbval[10..] },
+        LAYOUT_KUMOFS => Body { layout, flags: 0, expiry: 0, cas: version.0, marks: 0, data: &dbval[10..] },
         LAYOUT_FULL => {
             let (flags, expiry) = (be32(dbval, 10)?, be32(dbval, 14)?);
-            Body { layout, flags, expiry, cas: version.0, data: &dbval[18..] }
+            Body { layout, flags, expiry, cas: version.0, marks: 0, data: &dbval[18..] }
         }
         LAYOUT_CAS => {
             let (flags, expiry) = (be32(dbval, 10)?, be32(dbval, 14)?);
             let cas = u64::from_be_bytes(dbval.get(18..26)?.try_into().ok()?);
-            Body { layout, flags, expiry, cas, data: &dbval[26..] }
+            Body { layout, flags, expiry, cas, marks: 0, data: &dbval[26..] }
+        }
+        LAYOUT_MARKED => {
+            let (flags, expiry) = (be32(dbval, 10)?, be32(dbval, 14)?);
+            let cas = match u64::from_be_bytes(dbval.get(18..26)?.try_into().ok()?) {
+                0 => version.0,
+                older => older,
+            };
+            let marks = *dbval.get(26)?;
+            Body { layout, flags, expiry, cas, marks, data: &dbval[27..] }
         }
         _ => return None,
     };
@@ -128,11 +153,26 @@ pub fn header_len(layout: u16) -> usize {
     match layout {
         LAYOUT_KUMOFS => 10,
         LAYOUT_FULL => 18,
-        _ => 26,
+        LAYOUT_CAS => 26,
+        _ => 27,
     }
 }
 
-/// Appends the head of a dbval (everything before the data). `cas` is written in [`LAYOUT_CAS`] only.
+/// Appends the head of a dbval, in the shortest of our layouts that has room for it. `cas`: 0 is the version's.
+pub fn encode_marked(version: ClockTime, flags: u32, expiry: u32, cas: u64, marks: u8, out: &mut Vec<u8>) {
+    let layout = match (marks, cas) {
+        (0, 0) => LAYOUT_FULL,
+        (0, _) => LAYOUT_CAS,
+        _ => LAYOUT_MARKED,
+    };
+    encode_header(version, layout, flags, expiry, cas, out);
+    if layout == LAYOUT_MARKED {
+        out.push(marks);
+    }
+}
+
+/// Appends the head of a dbval (everything before the data; in [`LAYOUT_MARKED`] before the marks). `cas` is written in
+/// [`LAYOUT_CAS`] and [`LAYOUT_MARKED`] only.
 pub fn encode_header(version: ClockTime, layout: u16, flags: u32, expiry: u32, cas: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&version.0.to_be_bytes());
     out.extend_from_slice(&layout.to_be_bytes());
@@ -141,7 +181,7 @@ pub fn encode_header(version: ClockTime, layout: u16, flags: u32, expiry: u32, c
     }
     out.extend_from_slice(&flags.to_be_bytes());
     out.extend_from_slice(&expiry.to_be_bytes());
-    if layout == LAYOUT_CAS {
+    if layout >= LAYOUT_CAS {
         out.extend_from_slice(&cas.to_be_bytes());
     }
 }
@@ -152,14 +192,18 @@ mod tests {
 
     #[test]
     fn each_layout_comes_back_as_written() {
-        for layout in [LAYOUT_KUMOFS, LAYOUT_FULL, LAYOUT_CAS] {
+        for layout in [LAYOUT_KUMOFS, LAYOUT_FULL, LAYOUT_CAS, LAYOUT_MARKED] {
             let mut dbval = Vec::new();
             encode_header(ClockTime(77), layout, 5, 6, 9, &mut dbval);
+            if layout == LAYOUT_MARKED {
+                dbval.push(mark::STALE);
+            }
             assert_eq!(dbval.len(), header_len(layout));
             dbval.extend_from_slice(b"abc");
             let body = parse(&dbval).unwrap().body.unwrap();
             assert_eq!(body.data, b"abc");
-            assert_eq!(body.cas, if layout == LAYOUT_CAS { 9 } else { 77 });
+            assert_eq!(body.cas, if layout >= LAYOUT_CAS { 9 } else { 77 });
+            assert_eq!(body.marks, if layout == LAYOUT_MARKED { mark::STALE } else { 0 });
             let expected = if layout == LAYOUT_KUMOFS { (0, 0) } else { (5, 6) };
             assert_eq!((body.flags, body.expiry), expected);
         }
@@ -177,11 +221,29 @@ mod tests {
     fn eight_bytes_are_a_mark_and_everything_cut_short_is_refused() {
         assert_eq!(parse(&[0; 8]), Some(Value { version: ClockTime(0), body: None }));
         let mut dbval = Vec::new();
-        encode_header(ClockTime(1), LAYOUT_CAS, 0, 0, 0, &mut dbval);
-        for cut in (0..dbval.len()).filter(|c| *c != MARK_LEN) {
-            assert_eq!(parse(&dbval[..cut]), None, "cut at {cut}");
+        for marks in [0, mark::STALE] {
+            dbval.clear();
+            encode_marked(ClockTime(1), 0, 0, 5, marks, &mut dbval);
+            for cut in (0..dbval.len()).filter(|c| *c != MARK_LEN) {
+                assert_eq!(parse(&dbval[..cut]), None, "cut at {cut}");
+            }
         }
         assert_eq!(parse(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 1, 2, 3]), None, "unknown layout");
+    }
+
+    #[test]
+    fn the_shortest_layout_that_has_room_is_written() {
+        for (cas, marks, layout, seen_cas) in [
+            (0, 0, LAYOUT_FULL, 7),
+            (5, 0, LAYOUT_CAS, 5),
+            (0, mark::STALE, LAYOUT_MARKED, 7),
+            (5, mark::ALL, LAYOUT_MARKED, 5),
+        ] {
+            let mut dbval = Vec::new();
+            encode_marked(ClockTime(7), 1, 2, cas, marks, &mut dbval);
+            let body = parse(&dbval).unwrap().body.unwrap();
+            assert_eq!(body, Body { layout, flags: 1, expiry: 2, cas: seen_cas, marks, data: b"" });
+        }
     }
 
     #[test]

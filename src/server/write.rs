@@ -77,6 +77,10 @@ impl Worker {
                 }
                 return Ok(done);
             }
+            Decision::Show(bits, expiry) => {
+                state.new_dbval = dbval;
+                return Ok(self.show(state, shard, request, style, mutate, (bits, expiry)));
+            }
             Decision::Store(answer) => answer,
             Decision::Delete => {
                 dbval.resize(record::MARK_LEN, 0);
@@ -104,6 +108,34 @@ impl Worker {
             Err((answer, e)) => self.refuse_store(state, answer.or(told_early), &e),
         }
         Ok(Done::Yes)
+    }
+
+    /// Answers a fetch that changes nothing. It is not remembered: fetched again, it does no harm.
+    fn show(
+        &self,
+        state: &mut State,
+        shard: &mut dyn Shard,
+        request: &Request<'_>,
+        style: Style,
+        mutate: &Mutate<'_>,
+        (bits, expiry): (u8, u32),
+    ) -> Done {
+        let Ok(hash) = hash_of(mutate.dbkey) else { return Done::Park };
+        if !is_leased(state, hash) {
+            return Done::Park;
+        }
+        let unstable = state.unstable_write(hash);
+        let Look::Value { dbval, .. } = state.look_up(shard, mutate.dbkey, mutate.options) else { return Done::Park };
+        let told = Mutated::Told(bits, expiry, dbval);
+        Counters::add(&self.shared.counters[usize::from(self.number)].gets, 1);
+        match unstable {
+            None => request.conn.write(|out| write_mutated(out, request.msgid, style, &told)),
+            Some(write) => {
+                let outcome = bytes_of(request, style, &told);
+                state.answer_behind(write, Answer { conn: request.conn.clone(), msgid: request.msgid, outcome });
+            }
+        }
+        Done::Yes
     }
 
     fn count(&self, op: Op) {
@@ -150,14 +182,22 @@ impl Worker {
     }
 }
 
-/// Answers that nothing was changed. That tells what was read, so it needs the lease, and waits for what it saw.
-fn refuse(state: &mut State, request: &Request<'_>, style: Style, hash: u64, mutated: Mutated<'static>) -> Done {
+/// Whether it may be told now what was read of a key.
+fn is_leased(state: &mut State, hash: u64) -> bool {
     let group = state.range(hash).group;
     let leased = state.leased_until(&group, hash);
     if leased <= state.now_micros && on(Rule::Lease) {
-        return Done::Park;
+        return false;
     }
     state.leased_until = state.leased_until.min(leased);
+    true
+}
+
+/// Answers that nothing was changed. That tells what was read, so it needs the lease, and waits for what it saw.
+fn refuse(state: &mut State, request: &Request<'_>, style: Style, hash: u64, mutated: Mutated<'static>) -> Done {
+    if !is_leased(state, hash) {
+        return Done::Park;
+    }
     match state.unstable_write(hash) {
         None => request.conn.write(|out| write_mutated(out, request.msgid, style, &mutated)),
         Some(write) => {
@@ -195,13 +235,15 @@ fn remembered(
         }
     };
     let answer = match outcome {
-        Remembered::Done(version, mutation::Answer::Value) => match state.look_up(shard, mutate.dbkey, 0) {
-            Look::Value { dbval, version: now, .. } if now.0 == version => {
-                answer_of(mutation::Answer::Value, request, Style::Version1, version, dbval)
+        Remembered::Done(version, answer @ (mutation::Answer::Value | mutation::Answer::Told(..))) => {
+            match state.look_up(shard, mutate.dbkey, 0) {
+                Look::Value { dbval, version: now, .. } if now.0 == version => {
+                    answer_of(answer, request, Style::Version1, version, dbval)
+                }
+                // It was done, and the value that it is to be answered with is no longer there.
+                _ => answer_with(request, Mutated::Unknown),
             }
-            // It was done, and the value that it is to be answered with is no longer there.
-            _ => answer_with(request, Mutated::Unknown),
-        },
+        }
         Remembered::Done(version, answer) => answer_of(answer, request, Style::Version1, version, &[]),
         Remembered::Refused(reason) => answer_with(request, Mutated::of_refusal(reason).unwrap_or(Mutated::Unknown)),
     };
@@ -222,13 +264,16 @@ fn answer_of(answer: mutation::Answer, request: &Request<'_>, style: Style, vers
     let outcome = match answer {
         mutation::Answer::Done => Outcome::Mutated(style, Mutated::Done(version)),
         mutation::Answer::Number(number) => Outcome::Mutated(style, Mutated::Number(version, number)),
-        mutation::Answer::Value => {
-            let mut bytes = Vec::new();
-            write_mutated(&mut bytes, request.msgid, style, &Mutated::Value(dbval));
-            Outcome::Bytes(bytes)
-        }
+        mutation::Answer::Value => bytes_of(request, style, &Mutated::Value(dbval)),
+        mutation::Answer::Told(bits, expiry) => bytes_of(request, style, &Mutated::Told(bits, expiry, dbval)),
     };
     Answer { conn: request.conn.clone(), msgid: request.msgid, outcome }
+}
+
+fn bytes_of(request: &Request<'_>, style: Style, mutated: &Mutated<'_>) -> Outcome {
+    let mut bytes = Vec::new();
+    write_mutated(&mut bytes, request.msgid, style, mutated);
+    Outcome::Bytes(bytes)
 }
 
 impl State {

@@ -289,14 +289,17 @@ impl World {
         let mutated = match decision {
             Decision::Store(Answer::Done) | Decision::Delete => Mutated::Done(version),
             Decision::Store(Answer::Number(number)) => Mutated::Number(version, number),
+            Decision::Store(Answer::Told(bits, expiry)) => Mutated::Told(bits, expiry, &dbval),
             Decision::Store(Answer::Value) => Mutated::Value(&dbval),
             Decision::Refuse(mutated) => mutated,
+            Decision::Show(bits, expiry) => Mutated::Told(bits, expiry, &self.store[mutate.dbkey]),
         };
         mutated.write(&mut result);
         match decision {
             Decision::Store(_) => drop(self.store.insert(mutate.dbkey.to_vec(), dbval)),
             Decision::Delete => drop(self.store.remove(mutate.dbkey)),
             Decision::Refuse(_) => {}
+            Decision::Show(..) => return result,
         }
         self.remembered.insert(mutate.id.sequence, result.clone());
         result

@@ -10,7 +10,7 @@ mod tests;
 
 pub use encode::encode;
 
-use super::text::{Parsed, Then};
+use super::text::{Parsed, StaleKey, Then};
 use super::{Create, Keys, Limits, Request, StatsTopic, Trouble, Verb};
 use crate::logic::counter::Direction;
 
@@ -191,7 +191,7 @@ pub fn parse<'a>(buf: &'a [u8], limits: &Limits) -> (Head, Parsed<'a>) {
     let (key, data) = rest.split_at(packet.key_len);
     if too_large {
         // What was to be replaced would be wrong to serve.
-        let stale_key = (head.loud() == opcode::SET).then_some(key);
+        let stale_key = (head.loud() == opcode::SET).then_some(StaleKey { key, base64: false });
         let then = Then::Swallow { bytes: packet.data_len() as u64, stale_key };
         return refused(head, Some(Trouble::TooLarge), used_bytes, then);
     }

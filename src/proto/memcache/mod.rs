@@ -2,16 +2,18 @@
 //!
 //! [`Request`] and [`Reply`] belong to no dialect; a gateway executes the one and makes the other. [`text`] is the
 //! classic text protocol, [`binary`] the packets of the binary one, [`style`] the way that a command is answered. Dialects
-//! differ in the first byte of a command (the binary one starts with 0x80, meta
+//! differ in the first byte of a command (the binary one starts with 0x80; [`meta`]
 //! commands are text lines whose first word is `m` and one letter), so that one port can take them all. What is
 //! answered how, and where it differs from memcached 1.6, is in `doc/memcached.md`.
 
 pub mod binary;
+pub mod meta;
 mod reply;
 mod request;
 pub mod style;
 pub mod text;
 
+pub use meta::Meta;
 pub use reply::{Reply, Trouble};
 pub use request::{Create, Keys, Request, StatsTopic, Verb};
 pub use style::Style;

@@ -1,5 +1,7 @@
 //! What clients are answered, whatever the dialect.
 
+use super::meta::Fault;
+
 /// One answer, or one part of an answer (values and stats come in parts, closed by [`Reply::End`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reply<'a> {
@@ -81,6 +83,8 @@ pub enum Trouble {
     CachedumpDisabled,
     /// `watch`.
     WatchDisabled,
+    /// A flag of a meta command.
+    Meta(Fault),
     /// The data is longer than values may be.
     TooLarge,
     /// A retrieval's line is longer than its limit; the connection is closed after this.
@@ -118,6 +122,7 @@ impl Trouble {
             Trouble::ReassignDisabled => b"CLIENT_ERROR slab reassignment disabled\r\n",
             Trouble::CachedumpDisabled => b"CLIENT_ERROR stats cachedump not allowed\r\n",
             Trouble::WatchDisabled => b"CLIENT_ERROR watch commands not allowed\r\n",
+            Trouble::Meta(fault) => fault.line(),
             Trouble::TooLarge => b"SERVER_ERROR object too large for cache\r\n",
             Trouble::LineTooLong => b"CLIENT_ERROR line too long\r\n",
             Trouble::NoServer => b"SERVER_ERROR no server reachable\r\n",

@@ -1,5 +1,6 @@
 //! What clients ask for. Keys and data borrow from the buffer that was parsed.
 
+use super::Meta;
 use crate::logic::counter::Direction;
 use memchr::memchr;
 
@@ -79,6 +80,8 @@ pub enum Request<'a> {
         /// No answer is wanted.
         noreply: bool,
     },
+    /// A command of the meta protocol.
+    Meta(Meta<'a>),
     /// Nothing; the answer tells that all before it are answered.
     Noop,
     /// Figures about the service.
@@ -107,6 +110,7 @@ impl Request<'_> {
             Request::Get { .. }
             | Request::GetAndTouch { .. }
             | Request::Stats(_)
+            | Request::Meta(_)
             | Request::Noop
             | Request::Version
             | Request::Quit => false,

@@ -3,7 +3,7 @@
 //! A style travels with the operation, and [`encode`] is the one place that makes bytes of an answer. A command that is
 //! quiet in its dialect keeps its place in the order of answers, and its answer may have no bytes.
 
-use super::{Reply, binary, text};
+use super::{Reply, binary, meta, text};
 
 /// What an answer is to look like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -13,6 +13,9 @@ pub enum Style {
     Text,
     /// As packets with this head.
     Binary(binary::Head),
+    /// As a line of the meta protocol. Its flags travel with the operation: what tells a value is written by
+    /// [`meta::encode`], this writes what needs none.
+    Meta(meta::Form),
 }
 
 /// Appends one answer, or one part of an answer. `cas`: the cas unique that what was written has now, 0 for none.
@@ -21,6 +24,7 @@ pub enum Style {
 pub fn encode(style: Style, key: &[u8], reply: &Reply<'_>, cas: u64, out: &mut Vec<u8>) {
     match style {
         Style::Text => text::encode(reply, out),
+        Style::Meta(form) => meta::encode(form, b"", key, reply, None, b"", out),
         Style::Binary(head) => binary::encode(head, key, reply, cas, out),
     }
 }

@@ -13,7 +13,7 @@ mod tests;
 pub use encode::encode;
 
 use super::request::Spaces;
-use super::{Keys, Limits, Request, StatsTopic, Trouble, Verb};
+use super::{Keys, Limits, Request, StatsTopic, Trouble, Verb, meta};
 use crate::logic::counter::Direction;
 use crate::logic::decimal::{parse_i64, parse_u32, parse_u64};
 use memchr::{memchr, memchr2};
@@ -61,27 +61,44 @@ pub enum Then<'a> {
         /// How many.
         bytes: u64,
         /// A key whose value is removed: it was to be replaced, and serving the old one would be wrong.
-        stale_key: Option<&'a [u8]>,
+        stale_key: Option<StaleKey<'a>>,
     },
     /// Closed, after earlier answers and this one were sent.
     Close,
+}
+
+/// A key whose value is removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StaleKey<'a> {
+    /// The key as it was sent.
+    pub key: &'a [u8],
+    /// It is base64 of the real one.
+    pub base64: bool,
 }
 
 /// Why a line is refused: the answer, and whether the client wants it.
 struct Refusal {
     trouble: Trouble,
     noreply: bool,
+    /// Bytes of data that follow, where that is known.
+    swallow_bytes: u64,
 }
 
 impl From<Trouble> for Refusal {
     fn from(trouble: Trouble) -> Refusal {
-        Refusal { trouble, noreply: false }
+        Refusal { trouble, noreply: false, swallow_bytes: 0 }
+    }
+}
+
+impl From<meta::Refusal> for Refusal {
+    fn from(meta::Refusal { trouble, swallow_bytes }: meta::Refusal) -> Refusal {
+        Refusal { trouble, noreply: false, swallow_bytes }
     }
 }
 
 impl Trouble {
     fn unless(self, noreply: bool) -> Refusal {
-        Refusal { trouble: self, noreply }
+        Refusal { trouble: self, noreply, swallow_bytes: 0 }
     }
 }
 
@@ -89,6 +106,7 @@ impl Trouble {
 enum Line<'a> {
     Whole(Request<'a>),
     Store(StoreLine<'a>),
+    Meta(meta::Line<'a>),
     /// Speaks HTTP: there is no use in going on.
     Http,
 }
@@ -110,10 +128,15 @@ pub fn parse<'a>(buf: &'a [u8], limits: &Limits) -> Parsed<'a> {
     match parse_line(line) {
         Ok(Line::Whole(request)) => Parsed::Request { request, used_bytes },
         Ok(Line::Store(store)) => finish_store(store, buf, used_bytes, limits),
+        Ok(Line::Meta(line)) => finish_meta(line, buf, used_bytes, limits),
         Ok(Line::Http) => Parsed::Refused { reply: None, used_bytes, then: Then::Close },
-        Err(Refusal { trouble, noreply }) => {
+        Err(Refusal { trouble, noreply, swallow_bytes }) => {
             let reply = (!noreply).then_some(trouble);
-            Parsed::Refused { reply, used_bytes, then: Then::GoOn }
+            let then = match swallow_bytes {
+                0 => Then::GoOn,
+                bytes => Then::Swallow { bytes, stale_key: None },
+            };
+            Parsed::Refused { reply, used_bytes, then }
         }
     }
 }
@@ -155,7 +178,7 @@ fn finish_store<'a>(store: StoreLine<'a>, buf: &'a [u8], line_bytes: usize, limi
         Parsed::Refused { reply, used_bytes, then }
     };
     if data_bytes > limits.value_bytes {
-        let stale_key = (verb == Verb::Set).then_some(key);
+        let stale_key = (verb == Verb::Set).then_some(StaleKey { key, base64: false });
         let then = Then::Swallow { bytes: data_bytes as u64 + 2, stale_key };
         return refused(Trouble::TooLarge, line_bytes, then);
     }
@@ -169,6 +192,31 @@ fn finish_store<'a>(store: StoreLine<'a>, buf: &'a [u8], line_bytes: usize, limi
             Parsed::Request { request, used_bytes }
         }
         None => refused(Trouble::BadDataChunk, used_bytes, Then::GoOn),
+    }
+}
+
+/// The data of `ms` follows its line at `line_bytes`.
+fn finish_meta<'a>(line: meta::Line<'a>, buf: &'a [u8], line_bytes: usize, limits: &Limits) -> Parsed<'a> {
+    let meta::Line { mut meta, data_bytes } = line;
+    let Some(data_bytes) = data_bytes else {
+        return Parsed::Request { request: Request::Meta(meta), used_bytes: line_bytes };
+    };
+    if data_bytes > limits.value_bytes {
+        // Unlike other stores, memcached's ms removes the old value in every mode.
+        let stale_key = Some(StaleKey { key: meta.key, base64: meta.form.base64 });
+        let then = Then::Swallow { bytes: data_bytes as u64 + 2, stale_key };
+        return Parsed::Refused { reply: Some(Trouble::TooLarge), used_bytes: line_bytes, then };
+    }
+    let used_bytes = line_bytes + data_bytes + 2;
+    let Some(block) = buf.get(line_bytes..used_bytes) else {
+        return Parsed::Incomplete { needed_bytes: used_bytes };
+    };
+    match block.strip_suffix(b"\r\n") {
+        Some(data) => {
+            meta.data = data;
+            Parsed::Request { request: Request::Meta(meta), used_bytes }
+        }
+        None => Parsed::Refused { reply: Some(Trouble::BadDataChunk), used_bytes, then: Then::GoOn },
     }
 }
 
@@ -239,6 +287,12 @@ fn parse_line(line: &[u8]) -> Result<Line<'_>, Refusal> {
         b"delete" => delete(rest),
         b"touch" => touch(rest),
         b"flush_all" => flush_all(rest),
+        b"mg" => return Ok(Line::Meta(meta::parse(meta::Command::Get, rest)?)),
+        b"ms" => return Ok(Line::Meta(meta::parse(meta::Command::Set, rest)?)),
+        b"md" => return Ok(Line::Meta(meta::parse(meta::Command::Delete, rest)?)),
+        b"ma" => return Ok(Line::Meta(meta::parse(meta::Command::Arithmetic, rest)?)),
+        b"mn" => Ok(Request::Noop),
+        b"me" => return Ok(Line::Meta(meta::parse(meta::Command::Debug, rest)?)),
         b"verbosity" => verbosity(rest),
         b"stats" => stats(rest),
         b"version" => Ok(Request::Version),
@@ -290,13 +344,16 @@ fn store_line<'a>(words: &Words<'a>, verb: impl Fn(&Words<'a>) -> Option<Verb>) 
         key: key(key_word, noreply)?,
         flags: parse_u32(flags).ok_or_else(bad_format)?,
         exptime: parse_i64(exptime).ok_or_else(bad_format)?,
-        data_bytes: parse_i64(length)
-            .filter(|length| *length <= MAX_LENGTH)
-            .and_then(|length| usize::try_from(length).ok())
-            .ok_or_else(bad_format)?,
+        data_bytes: data_length(length).ok_or_else(bad_format)?,
         verb: verb(words).ok_or_else(bad_format)?,
         noreply,
     }))
+}
+
+/// The length of a store's data.
+pub(super) fn data_length(word: &[u8]) -> Option<usize> {
+    let length = parse_i64(word).filter(|length| *length <= MAX_LENGTH)?;
+    usize::try_from(length).ok()
 }
 
 fn count(rest: &[u8], direction: Direction) -> Result<Request<'_>, Refusal> {

@@ -232,12 +232,16 @@ pub enum Op {
     GetAndTouch = 9,
     /// Delete.
     Delete = 10,
+    /// Answer the value, and whether this client is the one to make it anew; change what [`Terms`] say.
+    Fetch = 11,
+    /// Keep the value, and mark it stale.
+    Invalidate = 12,
 }
 
 impl Op {
     fn from_number(n: u64) -> Result<Op, DecodeError> {
         use Op::*;
-        [Set, Add, Replace, Cas, Append, Prepend, Incr, Decr, Touch, GetAndTouch, Delete]
+        [Set, Add, Replace, Cas, Append, Prepend, Incr, Decr, Touch, GetAndTouch, Delete, Fetch, Invalidate]
             .into_iter()
             .find(|op| *op as u64 == n)
             .ok_or(DecodeError::Type)
@@ -256,8 +260,31 @@ pub mod option {
 
 /// Bits of [`Terms::bits`].
 pub mod term {
-    /// Incr, Decr: where nothing is, the dbval is stored; its data is a number, which is answered.
+    /// Where nothing is, the dbval is stored. Incr, Decr: its data is a number, which is answered. Append, Prepend,
+    /// Fetch: as it is.
     pub const CREATE: u8 = 1;
+    /// Fetch, Invalidate, Incr, Decr: the expiry becomes [`super::Terms::expiry`].
+    pub const EXPIRE: u8 = 2;
+    /// Fetch, Incr, Decr, with EXPIRE: it counts for what is created too, in place of the dbval's.
+    pub const EXPIRE_LAST: u8 = 4;
+    /// Fetch, with EXPIRE: what expires before [`super::Terms::recache`] is looked for before the expiry changes.
+    pub const RECACHE_FIRST: u8 = 8;
+    /// Cas: an older value than what is there is stored, too, and marked stale.
+    pub const STALE: u8 = 16;
+    /// Incr, Decr: answered with [`super::Mutated::Told`].
+    pub const TELL: u8 = 32;
+}
+
+/// Bits of [`Mutated::Told`].
+pub mod told {
+    /// Nothing was there: it was created.
+    pub const CREATED: u8 = 1;
+    /// Who asks is the one to make the value anew.
+    pub const WON: u8 = 2;
+    /// Somebody else was told so before.
+    pub const SENT: u8 = 4;
+    /// The value is stale.
+    pub const STALE: u8 = 8;
 }
 
 /// On what terms a [`Mutate`] is executed, beyond its operation. Most have none.
@@ -267,6 +294,10 @@ pub struct Terms {
     pub cas: u64,
     /// Bits of [`term`].
     pub bits: u8,
+    /// UNIX seconds, for [`term::EXPIRE`].
+    pub expiry: u32,
+    /// Fetch: what is there and expires before this, in UNIX seconds, is to be made anew by who asks; 0: nothing is.
+    pub recache: u32,
 }
 
 /// What tells one operation of a gateway from all others, across retries (doc/guarantees.md, "Exactly once"). The gateway's
@@ -284,7 +315,7 @@ pub struct RequestId {
 }
 
 /// Parameters of [`method::MUTATE`]: `[epoch, sequence, attempt, first epoch, floor, op, options, dbkey, arg, dbval]`, and
-/// with terms `cas, bits` behind them.
+/// with terms `cas, bits, expiry, recache` behind them, of which the last two may be left out when they are 0.
 ///
 /// The dbval has version 0; its header gives flags and expiry (for Touch, GetAndTouch: the expiry alone), its data what
 /// is to be stored. Delete, and Incr and Decr that create nothing, carry an empty raw instead.
@@ -315,8 +346,13 @@ impl<'a> Mutate<'a> {
     /// Appends the whole request.
     pub fn write(&self, out: &mut Vec<u8>, msgid: u32) {
         write_request(out, msgid, method::MUTATE);
-        let plain = self.terms == Terms::default();
-        write_array(out, if plain { PLAIN_LEN } else { PLAIN_LEN + 2 });
+        let Terms { cas, bits, expiry, recache } = self.terms;
+        let terms_len = match (cas, bits, expiry, recache) {
+            (0, 0, 0, 0) => 0,
+            (_, _, 0, 0) => 2,
+            _ => 4,
+        };
+        write_array(out, PLAIN_LEN + terms_len);
         write_uint(out, self.epoch);
         write_uint(out, self.id.sequence);
         write_uint(out, u64::from(self.id.attempt));
@@ -327,9 +363,13 @@ impl<'a> Mutate<'a> {
         write_raw(out, self.dbkey);
         write_uint(out, self.arg);
         write_raw(out, self.dbval);
-        if !plain {
-            write_uint(out, self.terms.cas);
-            write_uint(out, u64::from(self.terms.bits));
+        if terms_len > 0 {
+            write_uint(out, cas);
+            write_uint(out, u64::from(bits));
+        }
+        if terms_len > 2 {
+            write_uint(out, u64::from(expiry));
+            write_uint(out, u64::from(recache));
         }
     }
 
@@ -337,7 +377,7 @@ impl<'a> Mutate<'a> {
     pub fn read(params: &'a [u8]) -> Result<Mutate<'a>, DecodeError> {
         let mut r = Reader::new(params);
         let len = r.array()?;
-        if len != PLAIN_LEN && len != PLAIN_LEN + 2 {
+        if ![PLAIN_LEN, PLAIN_LEN + 2, PLAIN_LEN + 4].contains(&len) {
             return Err(DecodeError::Type);
         }
         Ok(Mutate {
@@ -350,7 +390,11 @@ impl<'a> Mutate<'a> {
             dbval: r.raw()?,
             terms: match len {
                 PLAIN_LEN => Terms::default(),
-                _ => Terms { cas: r.u64()?, bits: u8::try_from(r.u64()?).map_err(|_| DecodeError::Type)? },
+                _ => {
+                    let (cas, bits) = (r.u64()?, u8::try_from(r.u64()?).map_err(|_| DecodeError::Type)?);
+                    let (expiry, recache) = if len == PLAIN_LEN + 2 { (0, 0) } else { (r.u32()?, r.u32()?) };
+                    Terms { cas, bits, expiry, recache }
+                }
             },
         })
     }
@@ -375,6 +419,9 @@ pub enum Mutated<'a> {
     Number(u64, u64),
     /// `[7, dbval]`: get-and-touch is done.
     Value(&'a [u8]),
+    /// `[9, bits, expiry, dbval]`: fetched, or counted and told. Bits of [`told`]; the expiry as it was before; the value
+    /// as it is now.
+    Told(u8, u32, &'a [u8]),
     /// `[8]`: whether it took effect is not known and cannot be found out.
     Unknown,
 }
@@ -396,7 +443,9 @@ impl<'a> Mutated<'a> {
             Mutated::NotFound => 3,
             Mutated::NotNumber => 4,
             Mutated::TooLarge => 5,
-            Mutated::Done(_) | Mutated::Number(..) | Mutated::Value(_) | Mutated::Unknown => return None,
+            Mutated::Done(_) | Mutated::Number(..) | Mutated::Value(_) | Mutated::Told(..) | Mutated::Unknown => {
+                return None;
+            }
         })
     }
 
@@ -421,6 +470,12 @@ impl<'a> Mutated<'a> {
                 out.extend_from_slice(&[0x92, 7]);
                 write_raw(out, dbval);
             }
+            Mutated::Told(bits, expiry, dbval) => {
+                out.extend_from_slice(&[0x94, 9]);
+                write_uint(out, u64::from(bits));
+                write_uint(out, u64::from(expiry));
+                write_raw(out, dbval);
+            }
             Mutated::Unknown => out.extend_from_slice(&[0x91, 8]),
         }
     }
@@ -438,6 +493,10 @@ impl<'a> Mutated<'a> {
             (5, 1) => Mutated::TooLarge,
             (6, 3) => Mutated::Number(r.u64()?, r.u64()?),
             (7, 2) => Mutated::Value(r.raw()?),
+            (9, 4) => {
+                let bits = u8::try_from(r.u64()?).map_err(|_| DecodeError::Type)?;
+                Mutated::Told(bits, r.u32()?, r.raw()?)
+            }
             (8, 1) => Mutated::Unknown,
             _ => return Err(DecodeError::Type),
         })
@@ -482,7 +541,8 @@ mod tests {
 
         let mut out = Vec::new();
         let id = RequestId { sequence: 1 << 50, attempt: 3, first_epoch: 4, floor: 300 };
-        for terms in [Terms::default(), Terms { cas: 1 << 40, bits: term::CREATE }] {
+        let created = Terms { cas: 1 << 40, bits: term::CREATE, ..Terms::default() };
+        for terms in [Terms::default(), created, Terms { expiry: 1 << 31, recache: 5, ..created }] {
             out.clear();
             let dbkey = b"12345678k";
             let mutate = Mutate { epoch: 7, id, op: Op::Cas, options: 5, dbkey, arg: 99, dbval: b"v", terms };
@@ -507,6 +567,7 @@ mod tests {
             TooLarge,
             Number(7, u64::MAX),
             Value(b"abc"),
+            Told(told::WON | told::STALE, 1 << 31, b"abc"),
             Unknown,
         ];
         for outcome in all {

@@ -73,7 +73,7 @@ fn what_is_not_known_is_skipped_and_the_connection_goes_on() {
 
 #[test]
 fn data_over_the_limit_is_skipped_and_a_set_loses_what_was_there() {
-    for (opcode, stale_key) in [(opcode::SETQ, Some(&b"k"[..])), (opcode::ADD, None)] {
+    for (opcode, stale_key) in [(opcode::SETQ, Some(StaleKey { key: b"k", base64: false })), (opcode::ADD, None)] {
         let packet = packet(opcode, &[0; 8], b"k", &[b'x'; 11], 0);
         let (_, parsed) = parse(&packet[..HEAD_BYTES + 9], &LIMITS);
         let then = Then::Swallow { bytes: 11, stale_key };

@@ -88,9 +88,15 @@ fn data_over_the_limit_is_swallowed_before_it_has_come() {
     let swallow = |stale_key| Then::Swallow { bytes: 1003, stale_key };
     let refused = |reply, used_bytes, then| Parsed::Refused { reply, used_bytes, then };
     let too_large = Some(Trouble::TooLarge);
-    assert_eq!(parse(b"set k 0 0 1001\r\n", &LIMITS), refused(too_large, 16, swallow(Some(&b"k"[..]))));
+    assert_eq!(
+        parse(b"set k 0 0 1001\r\n", &LIMITS),
+        refused(too_large, 16, swallow(Some(StaleKey { key: b"k", base64: false })))
+    );
     assert_eq!(parse(b"add k 0 0 1001\r\nabc", &LIMITS), refused(too_large, 16, swallow(None)));
-    assert_eq!(parse(b"set k 0 0 1001 noreply\r\n", &LIMITS), refused(None, 24, swallow(Some(&b"k"[..]))));
+    assert_eq!(
+        parse(b"set k 0 0 1001 noreply\r\n", &LIMITS),
+        refused(None, 24, swallow(Some(StaleKey { key: b"k", base64: false })))
+    );
     assert_eq!(parse(b"cas k 0 0 2147483645 1\r\n", &LIMITS), {
         refused(too_large, 24, Then::Swallow { bytes: 2147483647, stale_key: None })
     });

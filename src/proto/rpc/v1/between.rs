@@ -83,7 +83,8 @@ const DEED_VALUES: usize = 5;
 ///
 /// `[dbkey, epoch, dbval]`, then for each operation `gateway, sequence, lag, age, answer`: the lag is how far the
 /// gateway's floor is behind the sequence, the age how far the version that the operation made is behind that of the
-/// dbval, the answer nil, true (the value that was there) or a number.
+/// dbval, the answer nil, true (the value that was there), a number, or raw with what a fetch was told: a
+/// number of 8 bytes, big-endian, the bits of [`super::told`] times 2^32 and the expiry as it was before.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry<'a> {
     /// The key.
@@ -113,6 +114,10 @@ pub fn write_entry(out: &mut Vec<u8>, dbkey: &[u8], epoch: u64, dbval: &[u8], de
             Answer::Done => write_nil(out),
             Answer::Value => write_bool(out, true),
             Answer::Number(number) => write_uint(out, number),
+            Answer::Told(bits, expiry) => {
+                let packed = u64::from(bits) << 32 | u64::from(expiry);
+                write_raw(out, &packed.to_be_bytes());
+            }
         }
     }
 }
@@ -146,6 +151,11 @@ fn read_deed(r: &mut Reader<'_>, dbval: &[u8]) -> Result<Deed, DecodeError> {
         Head::Nil => Answer::Done,
         Head::Bool(true) => Answer::Value,
         Head::UInt(number) => Answer::Number(number),
+        Head::Raw(8) => {
+            let packed = r.take(8)?.try_into().map(u64::from_be_bytes).map_err(|_| DecodeError::Type)?;
+            let bits = u8::try_from(packed >> 32).map_err(|_| DecodeError::Type)?;
+            Answer::Told(bits, packed as u32)
+        }
         _ => return Err(DecodeError::Type),
     };
     let id = Id { gateway, sequence, floor: sequence.wrapping_sub(lag) };
@@ -164,7 +174,11 @@ mod tests {
         };
         let (one, two) = (deed(1 << 50, 1000, Answer::Done), deed(1 << 49, 3, Answer::Number(u64::MAX)));
         let dbval = [&1000u64.to_be_bytes()[..], b"\0\0data"].concat();
-        for deeds in [Deeds::None, Deeds::One(one), Deeds::Many(vec![one, two, deed(9, 1001, Answer::Value)])] {
+        for deeds in [
+            Deeds::None,
+            Deeds::One(one),
+            Deeds::Many(vec![one, two, deed(9, 1001, Answer::Value), deed(8, 2, Answer::Told(3, 7))]),
+        ] {
             let mut out = Vec::new();
             write_entry(&mut out, b"12345678k", 7, &dbval, deeds.as_slice());
             let read = read_entry(&mut Reader::new(&out)).unwrap();

@@ -225,6 +225,8 @@ pub struct State {
     pub(super) has_left: bool,
     /// Deletion marks by age.
     pub marks: super::garbage::Marks,
+    /// Ring positions that will be looked up soon: empty between uses, kept for its memory.
+    pub ahead: Vec<u64>,
     /// For new dbvals.
     pub new_dbval: Vec<u8>,
     pub(super) connections: Vec<Accepted>,
@@ -440,6 +442,7 @@ impl State {
             comparisons: 0,
             has_left: false,
             marks: super::garbage::Marks::new(&config),
+            ahead: Vec::new(),
             new_dbval: Vec::new(),
             connections: Vec::new(),
             measures: Measures::default(),

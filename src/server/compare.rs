@@ -95,15 +95,19 @@ impl Worker {
         self.state.borrow_mut().begin_window(with)?;
         let mut own = vec![0_u64; theirs.len()];
         let mut found = 0_u64;
+        let mut alike: Vec<(usize, u64)> = Vec::new();
         let mut from = Some(with.window.start());
         while let Some(position) = from {
-            from = self.visit_window(with, position, |_, place, dbkey, record| {
+            from = self.visit_window(with, position, |state, place, dbkey, record| {
                 found += 1;
+                alike.extend(state.confirmed_singly(dbkey, record).map(|hash| (place, hash)));
                 own[place] = own[place].wrapping_add(of_record(with.incarnation, dbkey, record.epoch, record.dbval));
             })?;
             tokio::task::yield_now().await;
         }
         let differ: Vec<usize> = (0..theirs.len()).filter(|place| own[*place] != theirs[*place]).collect();
+        alike.retain(|(place, _)| own[*place] == theirs[*place]);
+        self.state.borrow_mut().confirm(with, alike.into_iter().map(|(_, hash)| hash))?;
         if found == 0 || differ.is_empty() {
             self.state.borrow_mut().end_window(with)?;
         }
@@ -117,14 +121,17 @@ impl Worker {
         }
         let mut from = Some(with.window.start());
         while let Some(position) = from {
-            let mut strangers: Vec<(Vec<u8>, Stamp)> = Vec::new();
+            let (mut strangers, mut alike): (Vec<(Vec<u8>, Stamp)>, Vec<u64>) = (Vec::new(), Vec::new());
             from = self.visit_window(with, position, |state, place, dbkey, record| {
                 let Some(theirs) = &mut theirs[place] else { return };
                 let known = theirs.remove(&of_record(with.incarnation, dbkey, record.epoch, record.dbval));
-                if !known && state.may_drop(with.incarnation, dbkey, record) {
+                if known {
+                    alike.extend(state.confirmed_singly(dbkey, record));
+                } else if state.may_drop(with.incarnation, dbkey, record) {
                     strangers.push((dbkey.to_vec(), record.stamp()));
                 }
             })?;
+            self.state.borrow_mut().confirm(with, alike.into_iter())?;
             if !strangers.is_empty() {
                 let mut shard = self.shard().lock().expect("no holder of a shard panics");
                 for (dbkey, stamp) in &strangers {
@@ -181,6 +188,22 @@ impl State {
     fn may_drop(&self, sender: u64, dbkey: &[u8], record: Record<'_>) -> bool {
         let (Some(fill), Ok(hash)) = (&self.fill, hash_of(dbkey)) else { return false };
         fill.doubts(hash, record.epoch) && self.filler(hash).is_some_and(|(incarnation, _)| incarnation == sender)
+    }
+
+    /// The ring position of a record that, being the same at the sender, counts as sent. Where one server fills this one
+    /// alone, nothing is kept: its windows tell.
+    fn confirmed_singly(&self, dbkey: &[u8], record: Record<'_>) -> Option<u64> {
+        let hash = hash_of(dbkey).ok()?;
+        let in_doubt = self.fill.as_ref().is_some_and(|fill| fill.doubts(hash, record.epoch));
+        (in_doubt && self.filler(hash).is_none()).then_some(hash)
+    }
+
+    fn confirm(&mut self, with: With, hashes: impl Iterator<Item = u64>) -> Result<(), Refused> {
+        self.sender(with).ok_or(Refused)?;
+        if let Some(fill) = &mut self.fill {
+            fill.is_the_same(with.time, hashes);
+        }
+        Ok(())
     }
 
     /// The life and the worker that fill this server with what is at a ring position, where it is one alone.

@@ -79,6 +79,13 @@ impl Fill {
         }
     }
 
+    /// A source of the replace of `time` holds the same at these ring positions.
+    pub(super) fn is_the_same(&mut self, time: ClockTime, hashes: impl Iterator<Item = u64>) {
+        if self.time == Some(time) {
+            self.copied.extend(hashes);
+        }
+    }
+
     /// Whether everything was compared with what this life's worker holds.
     fn is_compared(&self, by: (u64, u16)) -> bool {
         self.compared.get(&by).is_some_and(|(leaves, next)| *next == leaves.count())
@@ -188,6 +195,16 @@ mod tests {
         assert!(!fill.doubts(1, 4) && !fill.doubts(2, 4));
         fill.enter(ClockTime(2));
         assert!(fill.doubts(1, 4) && !fill.doubts(2, 4));
+    }
+
+    #[test]
+    fn what_a_source_holds_alike_counts_as_sent_in_its_replace() {
+        let mut fill = Fill::new(5);
+        fill.enter(ClockTime(1));
+        fill.is_the_same(ClockTime(2), [1].into_iter());
+        assert!(fill.doubts(1, 4));
+        fill.is_the_same(ClockTime(1), [1].into_iter());
+        assert!(!fill.doubts(1, 4));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The server role: stores records and keeps their replicas alike.
 //!
-//! Reading order: [`worker`] (one event loop's state and its turn), [`request`] (what gateways ask), [`write`](mod@write)
+//! Reading order: [`worker`] (one event loop's state and its turn), [`request`] (what gateways ask; [`lookahead`]: what that
+//! will look up), [`write`](mod@write)
 //! (a change, from its execution to its stability), [`link`] (to another member, as coordinator), [`member`] (from a
 //! coordinator), [`mend`] (a damaged record), [`takeover`] (a new epoch), [`report`] (what is unstable then); then the control plane: [`mod@run`],
 //! [`managers`], [`status`], [`measures`] and [`statistics`] (what tools are told), [`epoch_file`], [`vote`]; and what moves records: [`copy`], [`stream`],
@@ -13,6 +14,7 @@ pub mod epoch_file;
 pub mod fill;
 pub mod garbage;
 pub mod link;
+pub mod lookahead;
 pub mod managers;
 pub mod measures;
 pub mod member;

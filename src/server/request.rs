@@ -98,11 +98,14 @@ pub(super) enum Done {
 impl Worker {
     /// Takes in bytes of a connection and executes every complete message in them.
     pub fn receive(self: &Rc<Self>, conn: &Rc<Conn>, peer: &mut Peer, bytes: &[u8]) -> Received {
-        let mut used = 0;
+        let (mut used, mut looked) = (0, 0);
         self.state.borrow_mut().set_time();
         loop {
             if conn.backlog() > BACKLOG_MAX {
                 return Received::wait(used);
+            }
+            if used >= looked {
+                looked = used + self.look_ahead(&bytes[used..]);
             }
             let message = match peer.scanner.advance(&bytes[used..]) {
                 Ok(Some(len)) => &bytes[used..used + len],
@@ -123,6 +126,16 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Has memory bring what the next messages will look up; returns how many bytes they take.
+    fn look_ahead(&self, bytes: &[u8]) -> usize {
+        let mut state = self.state.borrow_mut();
+        let seen = super::lookahead::positions(bytes, &mut state.ahead);
+        if state.ahead.len() > 1 {
+            self.shard().lock().expect("no holder of a shard panics").prefetch(&state.ahead);
+        }
+        seen
     }
 
     fn receive_message(self: &Rc<Self>, conn: &Rc<Conn>, peer: &mut Peer, message: &[u8]) -> Result<(), HangUp> {

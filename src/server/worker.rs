@@ -223,6 +223,8 @@ pub struct State {
     pub(super) has_left: bool,
     /// Deletion marks by age.
     pub marks: super::garbage::Marks,
+    /// Ring positions that will be looked up soon: empty between uses, kept for its memory.
+    pub ahead: Vec<u64>,
     /// For new dbvals.
     pub new_dbval: Vec<u8>,
     pub(super) connections: Vec<Accepted>,
@@ -437,6 +439,7 @@ impl State {
             fill: None,
             has_left: false,
             marks: super::garbage::Marks::new(&config),
+            ahead: Vec::new(),
             new_dbval: Vec::new(),
             connections: Vec::new(),
             measures: Measures::default(),

@@ -273,6 +273,7 @@ impl Cluster {
             sync: self.shape.sync,
             sync_thread: false,
             segment_bytes: 16 << 10,
+            garbage_bytes: 0,
             open_threads: 1,
         };
         let disk: Arc<dyn Disk> = Arc::new(disk);

@@ -94,6 +94,10 @@ pub trait Shard: Any + Send {
     /// The record of a key, deletion marks included. The bytes are verified.
     fn get(&mut self, dbkey: &[u8]) -> Result<Option<Record<'_>>, StoreError>;
 
+    /// Has memory bring what lookups of these ring positions will need, all at once, instead of one after the other when
+    /// they are made. Changes nothing.
+    fn prefetch(&self, _positions: &[u64]) {}
+
     /// Stores a record over whatever is there. After an error nothing has changed. [`StoreError::Full`] also when an
     /// earlier commit was refused for want of room, and there is none yet.
     fn put(&mut self, dbkey: &[u8], record: Record<'_>) -> Result<(), StoreError>;

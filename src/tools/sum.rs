@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     fn told(at: std::time::Instant, all: &[(u8, u64)]) -> BTreeMap<Address, Sample> {
-        let sample = |gets| Sample { at, gets, sets: 10, deletes: 1, items: 0, clock_time: 0, replace: 0 };
+        let sample = |gets| Sample { at, gets, sets: 10, deletes: 1, items: 0, clock_time: 0, replace: 0, more: None };
         all.iter().map(|(last, gets)| (Address::new(([10, 0, 0, *last], 1).into()), sample(*gets))).collect()
     }
 

@@ -7,7 +7,8 @@ use super::Trouble;
 use super::ask::{self, AskError, MANAGER_PORT, Node, PATIENCE, Role};
 use crate::logic::address::Address;
 use crate::logic::ring::HashSpace;
-use crate::proto::rpc::v0::status;
+use crate::proto::rpc::v0::{self, status};
+use crate::proto::rpc::v1::Statistics;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
@@ -18,7 +19,7 @@ use tokio::time;
 const MEMBERS_EVERY: Duration = Duration::from_secs(2);
 
 /// What a server told at one moment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sample {
     /// When the answers were complete.
     pub at: Instant,
@@ -34,6 +35,8 @@ pub struct Sample {
     pub clock_time: u64,
     /// How far it is with a replace: GetStatus's flags.
     pub replace: u64,
+    /// What servers of ours tell beyond that.
+    pub more: Option<Rc<Statistics>>,
 }
 
 impl Sample {
@@ -69,7 +72,7 @@ impl Watched {
 
     /// The newest sample.
     pub fn sample(&self) -> Option<Sample> {
-        self.told.borrow().last
+        self.told.borrow().last.clone()
     }
 
     /// Why the newest question was not answered.
@@ -90,9 +93,10 @@ async fn poll(watched: Weak<Watched>, address: Address, every: Duration) {
     let mut ticks = time::interval(every);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     let mut node = None;
+    let mut is_old = false;
     loop {
         ticks.tick().await;
-        let asked = time::timeout(PATIENCE, ask_all(address, &mut node)).await;
+        let asked = time::timeout(PATIENCE, ask_all(address, &mut node, &mut is_old)).await;
         let result = asked.unwrap_or(Err(AskError::Silent(address)));
         if result.is_err() {
             node = None;
@@ -102,10 +106,14 @@ async fn poll(watched: Weak<Watched>, address: Address, every: Duration) {
     }
 }
 
-async fn ask_all(address: Address, node: &mut Option<Node>) -> Result<Sample, AskError> {
+/// `is_old`: it is known, for as long as it is connected, to have no statistics.
+async fn ask_all(address: Address, node: &mut Option<Node>, is_old: &mut bool) -> Result<Sample, AskError> {
     let node = match node {
         Some(node) if node.is_open() => node,
-        _ => node.insert(Node::connect(address, Role::Server).await?),
+        _ => {
+            *is_old = false;
+            node.insert(Node::connect(address, Role::Server).await?)
+        }
     };
     let number = |what| node.status(what, |r| r.u64());
     let (gets, sets, deletes, items, clock_time, replace) = tokio::try_join!(
@@ -116,15 +124,45 @@ async fn ask_all(address: Address, node: &mut Option<Node>) -> Result<Sample, As
         number(status::CLOCK_TIME),
         number(status::REPLACE),
     )?;
-    Ok(Sample { at: Instant::now(), gets, sets, deletes, items, clock_time, replace })
+    let more = if *is_old { None } else { ask_more(node).await? };
+    *is_old = more.is_none();
+    Ok(Sample { at: Instant::now(), gets, sets, deletes, items, clock_time, replace, more })
+}
+
+async fn ask_more(node: &Node) -> Result<Option<Rc<Statistics>>, AskError> {
+    match ask::statistics(node).await {
+        Ok(told) => Ok(Some(Rc::new(told))),
+        Err(AskError::Old(_)) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The hash space for writing as servers know it, where no manager is asked: the first that answers is believed.
+pub async fn follow_space(servers: Vec<Address>, space: Weak<RefCell<HashSpace>>) {
+    loop {
+        for server in &servers {
+            let asked = async {
+                let node = Node::connect(*server, Role::Server).await?;
+                node.status(status::WHS, v0::read_seed).await
+            };
+            let Ok(Ok(found)) = time::timeout(PATIENCE, asked).await else { continue };
+            let Some(space) = space.upgrade() else { return };
+            space.replace(found);
+            break;
+        }
+        time::sleep(MEMBERS_EVERY).await;
+        if space.strong_count() == 0 {
+            return;
+        }
+    }
 }
 
 /// The servers to watch, as the manager tells them from time to time. Those that go are forgotten.
 #[derive(Debug)]
 pub struct Members {
     servers: RefCell<BTreeMap<Address, Rc<Watched>>>,
-    /// Those that the manager takes for dead, which are not asked.
-    faults: RefCell<Vec<Address>>,
+    /// As the manager told it last. Those in fault are not asked.
+    space: RefCell<HashSpace>,
     every: Duration,
 }
 
@@ -135,7 +173,7 @@ impl Members {
     /// When the manager's name is wrong, or it does not answer the first time.
     pub async fn of(manager: &str, every: Duration) -> Result<Rc<Members>, Trouble> {
         let manager = ask::address(manager, MANAGER_PORT)?;
-        let members = Rc::new(Members { servers: RefCell::default(), faults: RefCell::default(), every });
+        let members = Rc::new(Members { servers: RefCell::default(), space: RefCell::default(), every });
         members.are(&ask::hash_space(manager).await?);
         tokio::task::spawn_local(follow(Rc::downgrade(&members), manager));
         Ok(members)
@@ -147,12 +185,17 @@ impl Members {
         for node in space.nodes.iter().filter(|n| n.active) {
             servers.entry(node.address).or_insert_with(|| Watched::start(node.address, self.every));
         }
-        *self.faults.borrow_mut() = space.nodes.iter().filter(|n| !n.active).map(|n| n.address).collect();
+        self.space.replace(space.clone());
     }
 
     /// Those that are taken for dead.
     pub fn faults(&self) -> Vec<Address> {
-        self.faults.borrow().clone()
+        self.space.borrow().nodes.iter().filter(|n| !n.active).map(|n| n.address).collect()
+    }
+
+    /// The hash space for writing.
+    pub fn space(&self) -> HashSpace {
+        self.space.borrow().clone()
     }
 
     /// All active ones, by address.

@@ -114,7 +114,7 @@ impl Maintenance {
             self.remove_retired(store)?;
         }
         let segments = core.segments();
-        let plan = Plan::new(&segments, &core.options, core.segment_target(), is_full);
+        let plan = Plan::new(&segments, &core.options, core.segment_target(), core.allowance(), is_full);
         if let Some(segment) = plan.dead_segment() {
             let victim = Victim { forget_below: plan.forget_below(&segment), segment };
             return Ok(Some(Job::Sweep { victim, table: 0 }));
@@ -122,7 +122,7 @@ impl Maintenance {
         if !std::mem::take(&mut self.hint_refused)
             && !is_full
             && !plan.is_behind()
-            && let Some(segment) = plan.segment_without_hint()
+            && let Some(segment) = plan.segment_to_hint()
         {
             self.hint_refused = true;
             let walk = open_walk(core, &segment)?;

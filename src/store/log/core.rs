@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+/// Garbage that is left alone may take one part in so many of what is free on the device.
+const SPARE_SHARE: u64 = 8;
 /// Most lines that a report of damage has.
 const MAX_DAMAGE_LINES: usize = 1000;
 
@@ -50,6 +52,7 @@ pub struct Core {
     sync_turn: Mutex<()>,
     damage: Mutex<Damage>,
     pace_us: AtomicU64,
+    allowance: AtomicU64,
     lock: Mutex<Option<Box<dyn Lock>>>,
 }
 
@@ -76,6 +79,7 @@ impl Core {
     /// A core without segments yet.
     pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, options: Options, disk_id: u64, lock: Box<dyn Lock>) -> Core {
         let sync = Syncing::new(options.shards);
+        let allowance = AtomicU64::new(options.garbage_bytes);
         Core {
             disk,
             dir,
@@ -87,6 +91,7 @@ impl Core {
             sync_turn: Mutex::default(),
             damage: Mutex::default(),
             pace_us: AtomicU64::new(0),
+            allowance,
             lock: Mutex::new(Some(lock)),
         }
     }
@@ -106,11 +111,17 @@ impl Core {
         held(&self.lock).take();
     }
 
+    /// Bytes of garbage that are left alone, as of the last look at the device: as the options say, but little where
+    /// little is free.
+    pub fn allowance(&self) -> u64 {
+        self.allowance.load(Ordering::Relaxed)
+    }
+
     /// How large segments of one shard are made now: small ones for little data, so that garbage in the newest, which
     /// compaction cannot touch, stays a small share.
     pub fn segment_target(&self) -> u64 {
         let live: u64 = self.registry().segments.values().map(|s| s.live()).sum();
-        let share = live / u64::from(self.options.shards) / 32;
+        let share = (live + self.allowance()) / u64::from(self.options.shards) / 32;
         share.clamp(self.options.min_segment_bytes(), self.options.segment_bytes)
     }
 
@@ -121,7 +132,7 @@ impl Core {
 
     /// Looks at how much garbage there is: at each new segment, so that writers hear of it while maintenance works.
     pub fn update_pace(&self) {
-        let pace = Plan::new(&self.segments(), &self.options, self.segment_target(), false).pace();
+        let pace = Plan::new(&self.segments(), &self.options, self.segment_target(), self.allowance(), false).pace();
         self.pace_us.store(pace.as_micros() as u64, Ordering::Relaxed);
     }
 
@@ -192,6 +203,8 @@ impl Core {
     pub fn check_room(&self) -> Result<(), StoreError> {
         let space = self.disk.space(&self.dir).map_err(|e| store_error("cannot look at", &self.dir, e))?;
         let reserve = (2 * self.options.segment_bytes).min(space.total / 16);
+        let spare = space.free.saturating_sub(reserve) / SPARE_SHARE;
+        self.allowance.store(self.options.garbage_bytes.min(spare), Ordering::Relaxed);
         if space.free < reserve { Err(StoreError::Full(self.dir.clone())) } else { Ok(()) }
     }
 

@@ -9,8 +9,8 @@
 //!
 //! Bounds, tested small and measured at size by `examples/log_store.rs`: the index takes at most 48 bytes a key (and
 //! opening a fifth more for a while); the disk holds at most 1.5 times the dbkeys and dbvals that are live, if
-//! [`Store::maintain`] is called and [`Store::pace`] heeded, and 2 MiB a shard beyond that; staged records take 1 MiB a
-//! shard, or one record.
+//! [`Store::maintain`] is called and [`Store::pace`] heeded, and beyond that [`Options::garbage_bytes`] and 2 MiB a
+//! shard; staged records take 1 MiB a shard, or one record.
 //!
 //! When the device is full, commits answer [`StoreError::Full`]: what was staged stays staged, is seen by reads, and is
 //! written by the next commit that succeeds; further puts are refused meanwhile. So a store that was refused may still
@@ -69,6 +69,9 @@ pub struct Options {
     pub sync_thread: bool,
     /// Largest size of a segment in bytes, unless one record is larger; at most [`MAX_SEGMENT_BYTES`].
     pub segment_bytes: u64,
+    /// Bytes of garbage that are left alone, so that little data that is overwritten often is not copied all the time:
+    /// what stays alive in a segment gets less the longer it waits. Less than that where little is free.
+    pub garbage_bytes: u64,
     /// Threads that opening uses.
     pub open_threads: usize,
 }
@@ -76,7 +79,14 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         let open_threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Options { shards: 1, sync: false, sync_thread: true, segment_bytes: 128 << 20, open_threads }
+        Options {
+            shards: 1,
+            sync: false,
+            sync_thread: true,
+            segment_bytes: 128 << 20,
+            garbage_bytes: 256 << 20,
+            open_threads,
+        }
     }
 }
 

@@ -25,16 +25,23 @@ pub struct Plan<'a> {
     segments: &'a [Arc<Segment>],
     options: &'a Options,
     target: u64,
+    allowance: u64,
     is_full: bool,
     /// For each segment: bytes in it that must be kept.
     needed: Vec<u64>,
 }
 
 impl<'a> Plan<'a> {
-    /// Over all segments, retired ones included. `target`: how large new ones are made. `is_full`: stores are being
-    /// refused, so any garbage worth the work is reason enough.
-    pub fn new(segments: &'a [Arc<Segment>], options: &'a Options, target: u64, is_full: bool) -> Plan<'a> {
-        let mut plan = Plan { segments, options, target, is_full, needed: Vec::new() };
+    /// Over all segments, retired ones included. `target`: how large new ones are made. `allowance`: bytes of garbage that
+    /// are left alone. `is_full`: stores are being refused, so any garbage worth the work is reason enough.
+    pub fn new(
+        segments: &'a [Arc<Segment>],
+        options: &'a Options,
+        target: u64,
+        allowance: u64,
+        is_full: bool,
+    ) -> Plan<'a> {
+        let mut plan = Plan { segments, options, target, allowance, is_full, needed: Vec::new() };
         plan.needed = segments.iter().map(|s| plan.needed_in(s)).collect();
         plan
     }
@@ -64,11 +71,11 @@ impl<'a> Plan<'a> {
         self.counted().filter(|(s, _)| s.is_sealed())
     }
 
-    /// Hundredths of what is needed that `used` bytes are, but for what small stores may have more.
+    /// Hundredths of what is needed that `used` bytes are, but for the allowance and what small stores may have more.
     fn percent_of_needed(&self, used: u64) -> u64 {
         let needed: u64 = self.counted().map(|(_, needed)| needed).sum();
         let slack = 2 * u64::from(self.options.shards) * self.options.min_segment_bytes();
-        used.saturating_sub(slack) * 100 / needed.max(1)
+        used.saturating_sub(slack + self.allowance) * 100 / needed.max(1)
     }
 
     /// With what waits for its removal.
@@ -94,9 +101,14 @@ impl<'a> Plan<'a> {
         self.sealed().find(|(_, needed)| *needed == 0).map(|(s, _)| s.clone())
     }
 
-    /// A sealed segment that has no hint yet.
-    pub fn segment_without_hint(&self) -> Option<Arc<Segment>> {
-        self.sealed().find(|(s, _)| s.hint_len() == 0).map(|(s, _)| s.clone())
+    /// The segment that should get a hint next. While few have none they are left alone, and so are those that are
+    /// mostly garbage: compaction comes first, and opening reads them whole.
+    pub fn segment_to_hint(&self) -> Option<Arc<Segment>> {
+        let without = || self.sealed().filter(|(s, _)| s.hint_len() == 0);
+        if without().map(|(s, _)| s.len()).sum::<u64>() <= self.allowance / 2 {
+            return None;
+        }
+        without().find(|(s, needed)| 2 * *needed >= s.len()).map(|(s, _)| s.clone())
     }
 
     /// The segment to compact next, if there is reason to; it may not be sealed yet.

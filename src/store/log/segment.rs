@@ -108,6 +108,13 @@ impl Segment {
         Raw::with_header(header, view.slice(start, header.record_len())?)
     }
 
+    /// Has memory bring the beginning of the record at `offset`.
+    pub fn prefetch(&self, offset: u32) {
+        if let Some(view) = &self.view {
+            view.prefetch(offset as usize);
+        }
+    }
+
     fn read_into<'a>(&self, offset: u32, end: usize, scratch: &'a mut Vec<u8>) -> Option<Raw<'a>> {
         let file = self.file.lock().expect("no holder of a file panics").clone()?;
         scratch.resize((end - offset as usize).min(MAX_HEAD_LEN), 0);

@@ -288,6 +288,16 @@ impl Shard for LogShard {
         }
     }
 
+    fn prefetch(&self, positions: &[u64]) {
+        // The finds do not depend on each other, so the processor waits for many of them at a time.
+        for entry in positions.iter().filter_map(|hash| self.index.find(*hash, |_| true)) {
+            let place = entry.place();
+            if let Some(segment) = self.data.segment(place.slot) {
+                segment.prefetch(place.offset);
+            }
+        }
+    }
+
     fn put(&mut self, dbkey: &[u8], record: Record<'_>) -> Result<(), StoreError> {
         self.make_room(dbkey.len(), record.dbval.len())?;
         let place = self.stage(Kind::Put, dbkey, record.epoch, record.dbval);

@@ -31,7 +31,7 @@ fn dir() -> &'static Path {
 
 /// Small segments, no threads.
 fn tiny(shards: u16) -> Options {
-    Options { shards, sync: false, sync_thread: false, segment_bytes: 2000, open_threads: 1 }
+    Options { shards, sync: false, sync_thread: false, segment_bytes: 2000, garbage_bytes: 0, open_threads: 1 }
 }
 
 fn open(disk: &MemDisk, options: Options) -> Result<LogStore, StoreError> {

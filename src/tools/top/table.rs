@@ -1,63 +1,33 @@
 //! What kumotop shows: a row for each server, the sum of all, and how the requests per second went. Pure.
+//!
+//! [`super::screen`] draws it.
 
+use super::row::{Column, Row};
 use crate::logic::address::Address;
-use crate::logic::clock::ClockTime;
-use crate::tools::stat::replace_state;
+use crate::logic::ring::HashSpace;
+use crate::tools::stat::details_json;
 use crate::tools::watch::Sample;
-use ratatui::Frame;
-use ratatui::layout::{Constraint, Layout, Rect};
-use ratatui::style::{Color, Modifier, Style};
-use ratatui::text::Line;
-use ratatui::widgets::{Cell, Paragraph, Row as TableRow, Sparkline, Table as Grid};
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Samples of the whole cluster that are kept for the sparkline: as many as the widest terminals have columns.
 const HISTORY: usize = 512;
-/// Height in lines from which the sparkline is shown.
-const TALL: u16 = 10;
-/// Columns of the address; the rest have [`WIDTHS`].
-const ADDRESS_WIDTH: u16 = 21;
-/// Columns of each number, of the state last.
-const WIDTHS: [u16; 11] = [10, 10, 9, 8, 8, 7, 9, 10, 10, 10, 8];
-/// kumofs's headings.
-const HEADINGS: [&str; 12] =
-    ["address", "#Get", "#Set", "#Del", "Get/s", "Set/s", "Del/s", "QPS", "items", "time", "clock", "status"];
-/// The columns that are left out first on a narrow terminal, by their places in [`HEADINGS`].
-const DISPENSABLE: [usize; 6] = [9, 10, 6, 3, 1, 2];
+/// Columns of the address, and of each number, in the table for scripts; of the state last.
+const ADDRESS_WIDTH: usize = 21;
+const WIDTHS: [usize; 11] = [10, 10, 9, 8, 8, 7, 9, 10, 10, 10, 8];
+/// Letters of a filter.
+const FILTER_MAX: usize = 64;
 
-/// A server.
-#[derive(Clone, PartialEq, Debug, Default)]
-struct Row {
-    newest: Option<Sample>,
-    /// Gets, sets and deletes per second.
-    rates: [f64; 3],
-    /// The manager says that it is taken for dead.
-    fault: bool,
-    /// Why it does not answer.
-    trouble: Option<String>,
-}
-
-impl Row {
-    fn status(&self) -> &str {
-        match (&self.newest, &self.trouble) {
-            _ if self.fault => "fault",
-            (_, Some(_)) => "silent",
-            (Some(sample), None) => replace_state(sample.replace),
-            (None, None) => "...",
-        }
-    }
-
-    /// What the columns behind the address hold.
-    fn numbers(&self) -> [f64; 10] {
-        let Some(s) = self.newest else { return [0.0; 10] };
-        let time = ClockTime(s.clock_time);
-        let [gets, sets, deletes] = self.rates;
-        let counts = [s.gets as f64, s.sets as f64, s.deletes as f64];
-        let [g, st, d] = counts;
-        let clock = (time.unix_secs() as f64, f64::from(time.counter()));
-        [g, st, d, gets, sets, deletes, gets + sets + deletes, s.items as f64, clock.0, clock.1]
-    }
+/// What is on the screen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Page {
+    /// All servers.
+    #[default]
+    Servers,
+    /// One of them.
+    Detail(Address),
+    /// The ring.
+    Ring,
 }
 
 /// All rows, and how they are to be shown.
@@ -66,10 +36,23 @@ pub struct Table {
     rows: BTreeMap<Address, Row>,
     /// Requests per second of all, newest last.
     history: VecDeque<u64>,
-    /// A place in [`HEADINGS`].
-    sorted_by: usize,
-    descending: bool,
-    paused: bool,
+    space: HashSpace,
+    /// What the rows are sorted by.
+    pub sorted_by: Column,
+    /// The other way round.
+    pub descending: bool,
+    /// The screen stands still.
+    pub paused: bool,
+    /// What is on it.
+    pub page: Page,
+    /// Only servers whose address or state has this in it.
+    pub filter: String,
+    /// The filter is being typed.
+    pub typing: bool,
+    /// The row that Enter opens.
+    pub selected: Option<Address>,
+    /// Lines of a page above the screen.
+    pub scrolled: u16,
     version: u64,
 }
 
@@ -87,7 +70,7 @@ impl Table {
             return;
         }
         if fault {
-            row.rates = [0.0; 3];
+            row.stand();
         }
         self.changed();
     }
@@ -104,19 +87,13 @@ impl Table {
     /// A server answered; what it told already is no news.
     pub fn add(&mut self, address: Address, sample: Sample) {
         let row = self.rows.entry(address).or_default();
-        if row.newest.is_some_and(|newest| newest.at == sample.at) {
+        if row.newest.as_ref().is_some_and(|newest| newest.at == sample.at) {
             return;
         }
-        row.trouble = None;
-        if let Some(before) = row.newest {
-            let secs = sample.at.saturating_duration_since(before.at).as_secs_f64();
-            let rate = |now: u64, then: u64| if secs > 0.0 { now.saturating_sub(then) as f64 / secs } else { 0.0 };
-            row.rates =
-                [rate(sample.gets, before.gets), rate(sample.sets, before.sets), rate(sample.deletes, before.deletes)];
-        }
-        row.newest = Some(sample);
-        // One value for each round, whoever is first.
-        if self.rows.keys().next() == Some(&address) {
+        row.add(sample);
+        // One value for each round, whoever is first of those that answer.
+        let first = self.rows.iter().find(|(_, row)| !row.fault && row.trouble.is_none());
+        if first.map(|(first, _)| *first) == Some(address) {
             self.history.push_back(self.requests_per_sec());
             if self.history.len() > HISTORY {
                 self.history.pop_front();
@@ -132,8 +109,16 @@ impl Table {
             return;
         }
         row.trouble = Some(why.to_owned());
-        row.rates = [0.0; 3];
+        row.stand();
         self.changed();
+    }
+
+    /// Who is on the ring.
+    pub fn lie_on(&mut self, space: HashSpace) {
+        if self.space != space {
+            self.space = space;
+            self.changed();
+        }
     }
 
     fn changed(&mut self) {
@@ -142,23 +127,35 @@ impl Table {
         }
     }
 
+    /// A key was pressed that changes what is to be seen.
+    pub fn touched(&mut self) {
+        self.version += 1;
+    }
+
     /// Sorts by the column after the present one, or before it.
     pub fn sort_by_next(&mut self, forward: bool) {
-        let step = if forward { 1 } else { HEADINGS.len() - 1 };
-        self.sorted_by = (self.sorted_by + step) % HEADINGS.len();
-        self.version += 1;
+        let all = Column::ALL;
+        let step = if forward { 1 } else { all.len() - 1 };
+        let place = all.iter().position(|c| *c == self.sorted_by).unwrap_or(0);
+        self.sorted_by = all[(place + step) % all.len()];
+        if self.sorted_by == Column::Course {
+            self.sort_by_next(forward);
+        }
     }
 
-    /// Turns the order.
-    pub fn turn_order(&mut self) {
-        self.descending = !self.descending;
-        self.version += 1;
+    /// Selects the row so many below, or above.
+    pub fn select(&mut self, by: isize) {
+        let shown: Vec<Address> = self.shown().into_iter().map(|(address, _)| *address).collect();
+        let now = shown.iter().position(|address| Some(*address) == self.selected);
+        let next = now.map_or(0, |now| now.saturating_add_signed(by)).min(shown.len().saturating_sub(1));
+        self.selected = shown.get(next).copied();
     }
 
-    /// Stops and goes on.
-    pub fn pause(&mut self) {
-        self.paused = !self.paused;
-        self.version += 1;
+    /// A letter of the filter.
+    pub fn type_letter(&mut self, letter: char) {
+        if self.filter.len() < FILTER_MAX && !letter.is_control() {
+            self.filter.push(letter);
+        }
     }
 
     /// Whether every server answered, or is known not to.
@@ -172,18 +169,40 @@ impl Table {
         self.rows.iter().filter(move |(_, row)| silent(row)).map(|(address, _)| *address)
     }
 
-    fn requests_per_sec(&self) -> u64 {
-        self.rows.values().map(|row| row.rates.iter().sum::<f64>()).sum::<f64>() as u64
+    /// Requests per second of all.
+    pub fn requests_per_sec(&self) -> u64 {
+        self.rows.values().map(Row::requests_per_sec).sum::<f64>() as u64
     }
 
-    fn sorted(&self) -> Vec<(&Address, &Row)> {
-        let mut rows: Vec<_> = self.rows.iter().collect();
+    /// The course of that.
+    pub fn history(&self) -> &VecDeque<u64> {
+        &self.history
+    }
+
+    /// Who is on the ring.
+    pub fn space(&self) -> &HashSpace {
+        &self.space
+    }
+
+    /// All rows, by address.
+    pub fn rows(&self) -> &BTreeMap<Address, Row> {
+        &self.rows
+    }
+
+    /// The rows that the filter lets through, in their order.
+    pub fn shown(&self) -> Vec<(&Address, &Row)> {
+        let wanted = |(address, row): &(&Address, &Row)| {
+            self.filter.is_empty() || address.to_string().contains(&self.filter) || row.state().contains(&self.filter)
+        };
+        let mut rows: Vec<_> = self.rows.iter().filter(wanted).collect();
         match self.sorted_by {
-            0 => {}
-            column if column < HEADINGS.len() - 1 => {
-                rows.sort_by(|(_, a), (_, b)| a.numbers()[column - 1].total_cmp(&b.numbers()[column - 1]));
-            }
-            _ => rows.sort_by_key(|(_, row)| row.status().to_owned()),
+            Column::Address => {}
+            Column::Status => rows.sort_by_key(|(_, row)| row.state()),
+            // What is not known comes before the lowest.
+            column => rows.sort_by(|(_, a), (_, b)| {
+                let value = |row: &Row| row.value(column).unwrap_or(-1.0);
+                value(a).total_cmp(&value(b))
+            }),
         }
         if self.descending {
             rows.reverse();
@@ -191,158 +210,135 @@ impl Table {
         rows
     }
 
-    fn cells(&self) -> Vec<Vec<String>> {
-        let cells = |(address, row): (&Address, &Row)| {
-            let numbers = row.numbers().map(|n| format!("{n:.0}"));
-            [address.to_string()].into_iter().chain(numbers).chain([row.status().to_owned()]).collect()
-        };
-        self.sorted().into_iter().map(cells).collect()
-    }
-
-    /// The sum of all, under the same headings.
-    fn total(&self) -> Vec<String> {
-        let mut sums = [0.0; 10];
-        for row in self.rows.values() {
-            sums.iter_mut().zip(row.numbers()).for_each(|(sum, n)| *sum += n);
+    /// The sum of a column over all rows, or for what has no sum the highest; `None`: nothing is known.
+    pub fn total(&self, column: Column) -> Option<f64> {
+        let values = self.rows.values().filter_map(|row| row.value(column));
+        match column {
+            Column::Hits => self.hit_rate(),
+            column if column.adds_up() => values.reduce(|a, b| a + b),
+            Column::P50 | Column::P99 | Column::Lag => values.reduce(f64::max),
+            _ => None,
         }
-        let shown = |(i, sum): (usize, &f64)| if i < 8 { format!("{sum:.0}") } else { String::new() };
-        let name = format!("{} servers", self.rows.len());
-        [name].into_iter().chain(sums.iter().enumerate().map(shown)).chain([String::new()]).collect()
     }
 
-    /// One table for scripts: headings, a line for each server, and the sum.
+    fn hit_rate(&self) -> Option<f64> {
+        let of = |row: &Row| Some((row.rates[0], row.hit_rate?));
+        let (gets, hits) =
+            self.rows.values().filter_map(of).fold((0.0, 0.0), |sum, (gets, rate)| (sum.0 + gets, sum.1 + gets * rate));
+        (gets > 0.0).then(|| hits / gets * 100.0)
+    }
+
+    /// One table for scripts, with kumofs's columns: headings, a line for each server, and the sum.
     pub fn text(&self) -> String {
-        let heads = HEADINGS.map(str::to_owned).to_vec();
-        let lines = [heads].into_iter().chain(self.cells()).chain([self.total()]);
+        let [_, numbers @ .., _] = Column::KUMOFS;
+        let plain = |value: Option<f64>| format!("{:.0}", value.unwrap_or(0.0));
+        let heads = Column::KUMOFS.map(|c| c.heading().to_owned()).to_vec();
+        let row = |(address, row): (&Address, &Row)| -> Vec<String> {
+            let cells = numbers.iter().map(|column| plain(row.value(*column)));
+            [address.to_string()].into_iter().chain(cells).chain([row.status().to_owned()]).collect()
+        };
+        let sum = |column: &Column| if column.adds_up() { plain(self.total(*column)) } else { String::new() };
+        let total = [format!("{} servers", self.rows.len())].into_iter().chain(numbers.iter().map(sum)).collect();
+        let lines = [heads].into_iter().chain(self.shown().into_iter().map(row)).chain([total]);
         lines.map(|cells| format!("{}\n", aligned(&cells).trim_end())).collect()
     }
 
-    /// The same as an array of objects.
+    /// The same as an array of objects, with all that a server tells.
     pub fn json(&self) -> String {
         let object = |(address, row): (&Address, &Row)| {
-            let [gets, sets, deletes, get_rate, set_rate, delete_rate, rate, items, time, clock] = row.numbers();
+            let value = |column| row.value(column).unwrap_or(0.0);
+            let progress = row.progress();
             json!({
                 "server": address.to_string(), "status": row.status(), "error": row.trouble,
-                "gets": gets as u64, "sets": sets as u64, "deletes": deletes as u64,
-                "gets_per_sec": get_rate, "sets_per_sec": set_rate, "deletes_per_sec": delete_rate,
-                "requests_per_sec": rate, "items": items as u64, "time": time as u64, "clock": clock as u64,
+                "gets": value(Column::Gets) as u64, "sets": value(Column::Sets) as u64,
+                "deletes": value(Column::Deletes) as u64, "gets_per_sec": row.rates[0], "sets_per_sec": row.rates[1],
+                "deletes_per_sec": row.rates[2], "requests_per_sec": row.requests_per_sec(),
+                "items": value(Column::Items) as u64, "time": value(Column::Time) as u64,
+                "clock": value(Column::Clock) as u64, "hit_rate": row.hit_rate,
+                "progress_ppm": progress.map(|p| p.0), "seconds_left": progress.and_then(|p| p.1),
+                "details": row.newest.as_ref().and_then(|s| s.more.as_ref()).map(|more| details_json(more)),
             })
         };
-        format!("{}\n", serde_json::Value::Array(self.sorted().into_iter().map(object).collect()))
+        format!("{}\n", serde_json::Value::Array(self.shown().into_iter().map(object).collect()))
     }
-
-    /// Draws everything.
-    pub fn render(&self, frame: &mut Frame<'_>) {
-        let area = frame.area();
-        let graph = if area.height >= TALL { 3 } else { 0 };
-        let parts = [Constraint::Length(1), Constraint::Length(graph), Constraint::Min(1), Constraint::Length(1)];
-        let [head, line, body, foot] = Layout::vertical(parts).areas(area);
-        let paused = if self.paused { "  paused" } else { "" };
-        let title = format!("kumotop  {} requests/s{paused}", self.requests_per_sec());
-        frame.render_widget(Paragraph::new(title).style(Modifier::BOLD), head);
-        let skipped = self.history.len().saturating_sub(usize::from(line.width));
-        let history: Vec<u64> = self.history.iter().skip(skipped).copied().collect();
-        frame.render_widget(Sparkline::default().data(history).style(Color::Green), line);
-        self.render_rows(frame, body);
-        let keys = "q leave  s/S sort  r turn  p pause";
-        frame.render_widget(Paragraph::new(Line::styled(keys, Modifier::DIM)), foot);
-    }
-
-    fn render_rows(&self, frame: &mut Frame<'_>, area: Rect) {
-        let columns = columns_for(area.width, self.sorted_by);
-        let pick = |cells: &[String]| -> Vec<Cell<'static>> {
-            let cell = |column: &usize| match *column {
-                0 => Cell::new(cells[0].clone()),
-                column => Cell::new(Line::from(cells[column].clone()).right_aligned()),
-            };
-            columns.iter().map(cell).collect()
-        };
-        let arrow = if self.descending { "▼" } else { "▲" };
-        let mut heads = HEADINGS.map(str::to_owned).to_vec();
-        heads[self.sorted_by].push_str(arrow);
-        let rows = self.cells().into_iter().map(|cells| {
-            let style = match cells[HEADINGS.len() - 1].as_str() {
-                "fault" | "silent" => Style::from(Color::Red),
-                "ready" => Style::default(),
-                _ => Style::from(Color::Yellow),
-            };
-            TableRow::new(pick(&cells)).style(style)
-        });
-        let widths = columns.iter().map(|column| Constraint::Length(width_of(*column)));
-        let grid = Grid::new(rows, widths)
-            .header(TableRow::new(pick(&heads)).style(Modifier::REVERSED))
-            .footer(TableRow::new(pick(&self.total())).style(Modifier::BOLD));
-        frame.render_widget(grid, area);
-    }
-}
-
-fn width_of(column: usize) -> u16 {
-    column.checked_sub(1).map_or(ADDRESS_WIDTH, |place| WIDTHS[place])
-}
-
-/// The columns that fit. The one that the rows are sorted by is never left out.
-fn columns_for(width: u16, sorted_by: usize) -> Vec<usize> {
-    let mut columns: Vec<usize> = (0..HEADINGS.len()).collect();
-    // One more for the space between two.
-    let needed = |columns: &[usize]| columns.iter().map(|c| width_of(*c) + 1).sum::<u16>();
-    for column in DISPENSABLE.into_iter().filter(|column| *column != sorted_by) {
-        if needed(&columns) <= width + 1 {
-            break;
-        }
-        columns.retain(|c| *c != column);
-    }
-    columns
 }
 
 fn aligned(cells: &[String]) -> String {
-    let mut line = format!("{:<width$}", cells[0], width = usize::from(ADDRESS_WIDTH));
+    let mut line = format!("{:<ADDRESS_WIDTH$}", cells[0]);
     for (cell, width) in cells[1..].iter().zip(WIDTHS) {
-        line.push_str(&format!(" {cell:>width$}", width = usize::from(width)));
+        line.push_str(&format!(" {cell:>width$}"));
     }
     line
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
-    use ratatui::Terminal;
-    use ratatui::backend::TestBackend;
+    use crate::logic::hottest::Hot;
+    use crate::logic::ring::Node;
+    use crate::proto::rpc::v1::{Caller, Lag, Numbers, Statistics};
+    use std::rc::Rc;
     use std::time::{Duration, Instant};
 
-    fn server(n: u8) -> Address {
+    /// An address for tests.
+    pub fn server(n: u8) -> Address {
         Address::new(([10, 0, 0, n], 19800).into())
     }
 
     fn sample(at: Instant, gets: u64) -> Sample {
-        Sample { at, gets, sets: 10, deletes: 1, items: 9, clock_time: (1_700_000_000 << 32) | 77, replace: 0 }
+        let clock_time = (1_700_000_000 << 32) | 77;
+        Sample { at, gets, sets: 10, deletes: 1, items: 9, clock_time, replace: 0, more: None }
     }
 
-    fn two() -> Table {
+    /// What a server of ours tells.
+    pub fn told(gets: u64) -> Statistics {
+        let numbers = Numbers {
+            gets: Some(gets),
+            misses: Some(gets / 10),
+            get_p50_micros: Some(120),
+            get_p99_micros: Some(900),
+            set_p50_micros: Some(400),
+            set_p99_micros: Some(2_300),
+            disk_used_bytes: Some(3 << 30),
+            disk_free_bytes: Some(9 << 30),
+            memory_bytes: Some(700 << 20),
+            index_bytes: Some(300 << 20),
+            connections: Some(12),
+            ..Numbers::default()
+        };
+        let lag = Lag { entries: 4, bytes: 600, age_micros: 1_500, up: true };
+        Statistics {
+            numbers,
+            lags: vec![(server(2), lag)],
+            callers: vec![(Caller::Gateway, Address::new(([10, 0, 0, 9], 0).into()), 4)],
+            hottest: vec![Hot { key: b"user:1\x1b[2J".to_vec(), ppm: 250_000 }],
+        }
+    }
+
+    /// Two servers, the first of which is ours and serves 100 gets a second; the other is one of kumofs 0.4.
+    pub fn two() -> Table {
         let start = Instant::now();
         let mut table = Table::default();
-        table.add(server(1), sample(start, 100));
-        table.add(server(2), sample(start, 50));
-        table.add(server(1), sample(start + Duration::from_millis(500), 150));
-        table.add(server(2), sample(start + Duration::from_millis(500), 50));
+        let nodes = (1..=2).map(|n| Node { address: server(n), active: true }).collect();
+        table.lie_on(HashSpace { nodes, ..HashSpace::default() });
+        for (half, gets) in [(0, 100), (1, 150)] {
+            let at = start + half * Duration::from_millis(500);
+            table.add(server(1), Sample { more: Some(Rc::new(told(gets))), ..sample(at, gets) });
+            table.add(server(2), sample(at, 50));
+        }
         table
-    }
-
-    fn drawn(table: &Table, width: u16, height: u16) -> Vec<String> {
-        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        terminal.draw(|frame| table.render(frame)).unwrap();
-        let buffer = terminal.backend().buffer().clone();
-        let rows = buffer.content.chunks(usize::from(width));
-        rows.map(|row| row.iter().map(|cell| cell.symbol()).collect::<String>().trim_end().to_owned()).collect()
     }
 
     #[test]
     fn a_table_for_scripts_has_kumofss_columns_rates_and_a_sum() {
         let text = two().text();
         let words: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(words[0], HEADINGS);
+        let heads =
+            ["address", "#Get", "#Set", "#Del", "Get/s", "Set/s", "Del/s", "QPS", "items", "time", "clock", "status"];
+        assert_eq!(words[0], heads);
         let first = ["10.0.0.1:19800", "150", "10", "1", "100", "0", "0", "100", "9", "1700000000", "77", "ready"];
         assert_eq!(words[1], first);
-        assert_eq!(words[3][..10], ["2", "servers", "200", "20", "2", "100", "0", "0", "100", "18"]);
+        assert_eq!(words[3], ["2", "servers", "200", "20", "2", "100", "0", "0", "100", "18"]);
     }
 
     #[test]
@@ -364,53 +360,63 @@ mod tests {
         let mut table = two();
         table.sort_by_next(true);
         assert!(table.text().lines().nth(1).unwrap().starts_with("10.0.0.2"));
-        table.turn_order();
+        table.descending = true;
         assert!(table.text().lines().nth(1).unwrap().starts_with("10.0.0.1"));
         table.sort_by_next(false);
         table.sort_by_next(false);
-        assert_eq!(table.sorted_by, HEADINGS.len() - 1);
+        assert_eq!(table.sorted_by, Column::Status);
+        (0..60).for_each(|_| {
+            table.sort_by_next(true);
+            assert_eq!(table.shown().len(), 2);
+            assert_ne!(table.sorted_by, Column::Course);
+        });
     }
 
     #[test]
-    fn a_pause_stops_the_screen_and_keys_still_show() {
+    fn the_filter_lets_through_what_has_it_in_address_or_state() {
         let mut table = two();
-        table.pause();
-        let version = table.version();
-        table.add(server(1), sample(Instant::now(), 500));
-        assert_eq!(table.version(), version);
-        table.turn_order();
-        assert_ne!(table.version(), version);
-        assert!(drawn(&table, 80, 24)[0].ends_with("paused"));
+        table.failed(server(2), "no answer");
+        "silent".chars().for_each(|c| table.type_letter(c));
+        assert_eq!(table.shown().into_iter().map(|(a, _)| *a).collect::<Vec<_>>(), [server(2)]);
+        table.filter = "0.1:".to_owned();
+        assert_eq!(table.shown()[0].0, &server(1));
+        (0..200).for_each(|_| table.type_letter('x'));
+        assert_eq!((table.shown().len(), table.filter.len()), (0, FILTER_MAX));
+        table.select(1);
+        assert_eq!(table.selected, None);
     }
 
     #[test]
-    fn on_80_by_24_the_columns_that_matter_are_there() {
-        let lines = drawn(&two(), 80, 24);
-        assert_eq!(lines[0], "kumotop  100 requests/s");
-        let heads = lines.iter().find(|line| line.contains("address")).unwrap();
-        for head in ["Get/s", "Set/s", "QPS", "items", "status"] {
-            assert!(heads.contains(head), "{heads}");
-        }
-        assert!(lines.iter().any(|line| line.starts_with("10.0.0.1:19800") && line.ends_with("ready")), "{lines:?}");
-        assert!(lines[23].starts_with("q leave"));
-    }
-
-    #[test]
-    fn the_column_of_the_order_is_shown_on_a_narrow_screen_too() {
+    fn the_selection_stays_with_its_server_and_within_the_rows() {
         let mut table = two();
-        table.sort_by_next(true);
-        let lines = drawn(&table, 80, 24);
-        assert!(lines.iter().any(|line| line.contains("#Get▲")), "{lines:?}");
+        table.select(1);
+        assert_eq!(table.selected, Some(server(1)));
+        table.select(5);
+        assert_eq!(table.selected, Some(server(2)));
+        table.descending = true;
+        table.select(1);
+        assert_eq!(table.selected, Some(server(1)));
+        table.select(-9);
+        assert_eq!(table.selected, Some(server(2)));
     }
 
     #[test]
-    fn any_size_is_drawn() {
-        for (width, height) in [(1, 1), (10, 2), (40, 5), (200, 60)] {
-            drawn(&two(), width, height);
-        }
-        let wide = drawn(&two(), 200, 60);
-        assert!(HEADINGS.iter().all(|head| wide.iter().any(|line| line.contains(head))));
-        drawn(&Table::default(), 80, 24);
+    fn totals_are_sums_or_the_worst_and_the_hit_rate_is_weighted() {
+        let table = two();
+        assert_eq!(table.total(Column::Gets), Some(200.0));
+        assert_eq!(table.total(Column::P99), Some(2_300.0));
+        assert_eq!(table.total(Column::Lag), Some(1_500.0));
+        assert_eq!(table.total(Column::Hits), Some(90.0));
+        assert_eq!((table.total(Column::Time), Table::default().total(Column::Rate)), (None, None));
+    }
+
+    #[test]
+    fn the_history_goes_on_when_the_first_server_is_silent() {
+        let mut table = two();
+        let before = table.history().len();
+        table.failed(server(1), "no answer");
+        table.add(server(2), sample(Instant::now() + Duration::from_secs(9), 70));
+        assert_eq!(table.history().len(), before + 1);
     }
 
     #[test]
@@ -418,6 +424,8 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&two().json()).unwrap();
         assert_eq!(value[0]["gets"], 150);
         assert_eq!(value[0]["requests_per_sec"], 100.0);
+        assert_eq!(value[0]["details"]["hottest"][0]["key"], "user:1\\x1b[2J");
         assert_eq!(value[1]["server"], "10.0.0.2:19800");
+        assert_eq!(value[1]["details"], serde_json::Value::Null);
     }
 }

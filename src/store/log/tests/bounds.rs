@@ -1,6 +1,9 @@
 //! Disk and memory stay within bounds, whatever is done for however long.
 
 use super::*;
+use crate::logic::ring::hash;
+use crate::store::fs::mem::Faults;
+use crate::store::log::format::Origin;
 
 const LIVE_KEYS: u64 = 400;
 
@@ -25,6 +28,49 @@ fn the_disk_holds_at_most_half_more_than_the_data_under_steady_overwriting() {
     let used = store.disk_bytes();
     // Segments are tiny here: heads, hints and the slack of two segments a shard weigh more than they do in life.
     assert!(used < data * 18 / 10, "{used} bytes for {data}");
+}
+
+#[test]
+fn garbage_within_the_allowance_is_not_copied_around_and_more_is_collected() {
+    let allowance = 400_000;
+    let copies = |store: &LogStore| store.core.segments().iter().any(|s| s.head.origin == Origin::Compaction);
+    let with = |garbage_bytes, writes| {
+        let store = open(&MemDisk::new(1), Options { garbage_bytes, ..tiny(2) }).unwrap();
+        // In no order, so that something stays alive in every segment for long.
+        for i in 0..writes {
+            put(&store, &key(hash(&u64::to_le_bytes(i)) % LIVE_KEYS), &value(i, 110)).unwrap();
+            if i % 16 == 0 {
+                commit(&store).unwrap();
+                store.maintain(16 * 170 * 3).unwrap();
+            }
+        }
+        store
+    };
+    assert!(copies(&with(0, 1_500)) && !copies(&with(allowance, 1_500)));
+    let data = LIVE_KEYS * (8 + 7 + 18 + 110);
+    let used = with(allowance, 8_000).disk_bytes();
+    assert!(used < allowance + data * 18 / 10, "{used} bytes for {data}");
+}
+
+#[test]
+fn where_little_is_free_little_garbage_is_left_alone() {
+    let disk = MemDisk::new(1);
+    let used = |options: Options| {
+        let store = open(&disk, options).unwrap();
+        let mut most = 0;
+        for i in 0..10_000_u64 {
+            put(&store, &key(i % LIVE_KEYS), &value(i, 110)).unwrap();
+            if i % 16 == 0 {
+                commit(&store).unwrap();
+                store.maintain(16 * 170 * 3).unwrap();
+                most = most.max(store.disk_bytes());
+            }
+        }
+        most
+    };
+    disk.set_faults(Faults { capacity: Some(1_000_000), ..Faults::default() });
+    let most = used(Options { garbage_bytes: 10_000_000, ..tiny(2) });
+    assert!(most < 500_000, "{most} bytes of 1000000");
 }
 
 #[test]

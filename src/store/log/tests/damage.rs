@@ -73,7 +73,9 @@ fn a_bit_that_turns_over_in_a_closed_store_is_never_served() {
             damaged += found;
         }
     }
-    assert!(damaged > 100, "{damaged} flips met live records");
+    // As many as the usual 120 flips of each file have to meet, in proportion.
+    let least = rounds(120) * 100 / 120;
+    assert!(damaged as u64 > least, "{damaged} of more than {least} flips met live records");
 }
 
 #[test]

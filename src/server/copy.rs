@@ -37,6 +37,8 @@ const BATCH_BYTES: usize = 64 << 10;
 pub(super) const RETRY: Duration = Duration::from_millis(500);
 /// How often a copy looks whether its phase is still on.
 const PHASE_CHECK: Duration = Duration::from_millis(100);
+/// How often a copy that is done looks whether what it left out has arrived.
+const STABLE_CHECK: Duration = Duration::from_millis(5);
 /// A stream that was so long of no use is ended, well before the other hangs up.
 const STREAM_REST: Duration = Duration::from_secs(5);
 
@@ -138,7 +140,9 @@ async fn copy(worker: &Rc<Worker>, job: &Job, plain: &BTreeSet<Target>) -> Resul
         next = window.next();
         worker.went_through(next.map(Window::start));
     }
-    streams.end().await
+    streams.end().await?;
+    worker.what_was_left_out_arrives().await;
+    Ok(())
 }
 
 /// How a server is brought up to date.
@@ -272,6 +276,25 @@ impl Worker {
     async fn phase_over(&self, time: ClockTime) {
         while self.is_copying(time) {
             tokio::time::sleep(PHASE_CHECK).await;
+        }
+    }
+
+    /// Waits until all that was pending, or about to be, has reached those who are filled. The copy left it out, with what it
+    /// has overwritten; when the phase ends before it has come, they have neither.
+    async fn what_was_left_out_arrives(&self) {
+        let mut last = None;
+        loop {
+            {
+                let state = self.state.borrow();
+                if state.takeover.taken.is_empty() && state.pending.first() >= *last.get_or_insert(state.pending.next())
+                {
+                    return;
+                }
+                if !state.takeover.taken.is_empty() {
+                    last = None;
+                }
+            }
+            tokio::time::sleep(STABLE_CHECK).await;
         }
     }
 

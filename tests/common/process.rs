@@ -274,6 +274,32 @@ pub fn run_command(name: &str, mut command: Command, patience: Duration) -> Said
     Said { code: status.and_then(|s| s.code()), stdout, stderr }
 }
 
+/// Runs a command that the network takes part in; an error, and all that it started killed, when it takes too long,
+/// cannot be started, or fails.
+pub fn install(name: &str, mut command: Command, patience: Duration) -> Result<(), String> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+    let mut child = spawn(command).map_err(|e| format!("{name} cannot be started: {e}"))?;
+    let reader = read_all(child.stderr.take().expect("it is piped"));
+    let group = libc::pid_t::try_from(child.id()).expect("a process id");
+    let deadline = Instant::now() + patience;
+    let status = loop {
+        match child.try_wait().expect("it is our child") {
+            Some(status) => break Some(status),
+            None if Instant::now() > deadline => break None,
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    // SAFETY: a plain system call; the group is the child's own. What it left behind would keep the pipe open.
+    unsafe { libc::kill(-group, libc::SIGKILL) };
+    let _ = child.wait();
+    let said = reader.join().expect("a reader does not panic");
+    match status {
+        Some(status) if status.success() => Ok(()),
+        Some(_) => Err(format!("{name} failed: {}", said.trim_end().lines().last().unwrap_or_default())),
+        None => Err(format!("{name} did not end in {patience:?}")),
+    }
+}
+
 fn read_all(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();

@@ -10,15 +10,15 @@ use crate::common::{Turn, eventually, skip, temp_dir};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-struct Memcached {
+pub struct Memcached {
     _process: Process,
-    address: SocketAddr,
+    pub address: SocketAddr,
     _hosts: Hosts,
     _dir: tempfile::TempDir,
 }
 
 /// A memcached of the system's; `None`, said aloud, when there is none.
-fn memcached() -> Option<Memcached> {
+pub fn memcached() -> Option<Memcached> {
     let found = std::env::var_os("PATH").and_then(|path| {
         std::env::split_paths(&path).map(|dir| dir.join("memcached")).find(|program| program.exists())
     });
@@ -28,7 +28,7 @@ fn memcached() -> Option<Memcached> {
     };
     let (hosts, dir) = (Hosts::claim(), temp_dir());
     let address = SocketAddr::from((hosts.host(1), 11211));
-    let args = ["-u", "nobody", "-l", &address.ip().to_string(), "-p", "11211"].map(str::to_owned);
+    let args = ["-u", "nobody", "-l", &address.ip().to_string(), "-p", "11211", "-I", "2m"].map(str::to_owned);
     let process = Process::start("memcached", &program, &args, &dir.path().join("memcached"));
     eventually("memcached listens", || Client::connect(address).ok());
     Some(Memcached { _process: process, address, _hosts: hosts, _dir: dir })

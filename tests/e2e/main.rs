@@ -9,9 +9,11 @@ mod common;
 mod story;
 
 mod bad_input;
+mod clients;
 mod damage;
 mod guide;
 mod harness;
+mod installed;
 mod kill;
 mod once;
 mod onecommand;

@@ -3,8 +3,8 @@
 use crate::common::cluster::Cluster;
 use crate::common::process::{Process, run_command};
 use crate::common::{Turn, say, skip, temp_dir};
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use crate::installed;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,38 +13,6 @@ const PYMEMCACHE: &str = "pymemcache==4.0.0";
 const RECORDS: usize = 50_000;
 /// For what the network takes part in, and for tens of thousands of records on a slow machine.
 const LONG: Duration = Duration::from_secs(300);
-
-/// The Python of a virtual environment with pymemcache, made once and kept beside the build.
-fn python() -> Result<PathBuf, String> {
-    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("venv-{PYMEMCACHE}"));
-    let python = kept.join("bin/python3");
-    // Another run may be making it, so it is made under the lock of a file that stays.
-    let lock = File::create(kept.with_extension("lock")).map_err(|e| e.to_string())?;
-    lock.lock().map_err(|e| e.to_string())?;
-    let has_it = |python: &Path| {
-        let mut command = Command::new(python);
-        command.args(["-c", "import pymemcache"]);
-        python.exists() && run_command("python", command, LONG).code == Some(0)
-    };
-    if !has_it(&python) {
-        let _ = std::fs::remove_dir_all(&kept);
-        let mut venv = Command::new("python3");
-        venv.args(["-m", "venv"]).arg(&kept);
-        // Without Python there is nothing to run, which spawning would panic about.
-        if Command::new("python3").arg("--version").output().is_err() {
-            return Err("python3 is not installed".to_owned());
-        }
-        let mut pip = Command::new(&python);
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", PYMEMCACHE]);
-        for (what, command) in [("venv", venv), ("pip", pip)] {
-            let said = run_command(what, command, LONG);
-            if said.code != Some(0) {
-                return Err(format!("{what} failed: {}{}", said.stdout.trim_end(), said.stderr.trim_end()));
-            }
-        }
-    }
-    Ok(python)
-}
 
 /// The package index, as a file; how many records it has.
 fn package_index(into: &Path) -> Result<usize, String> {
@@ -76,7 +44,7 @@ fn pymemcache_stores_the_package_index_while_a_server_dies_and_a_fourth_comes() 
         Ok(records) => records,
         Err(why) => return skip(&why),
     };
-    let python = match python() {
+    let python = match installed::python("pymemcache", &[PYMEMCACHE], "pymemcache") {
         Ok(python) => python,
         Err(why) => return skip(&why),
     };

@@ -199,6 +199,7 @@ fn general(shared: &Shared, items: Option<u64>, told: &mut Told) {
     told.stat("uptime", shared.started.elapsed().as_secs());
     told.stat("time", unix_secs());
     told.stat("version", VERSION);
+    told.stat("kumofs_version", env!("CARGO_PKG_VERSION"));
     told.stat("pointer_size", usize::BITS);
     let (user, system) = cpu_time();
     told.stat("rusage_user", user);

@@ -14,7 +14,6 @@ use crate::logic::epoch::{Epoch, Phase, ServerEntry};
 use crate::logic::paxos::Answer;
 use crate::logic::ring::HashSpace;
 use crate::logic::rule::{Rule, on};
-use crate::net::background::blocking;
 use crate::net::chance::random_u64;
 use crate::net::rpc::{CallError, Event, Handler, Incoming, Limits, Reply, RpcConn};
 use crate::net::time::Instant;
@@ -26,7 +25,6 @@ use crate::proto::rpc::v1::{self, Join};
 use crate::proto::rpc::vote::{Ask, Voted};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -43,8 +41,6 @@ const SOURCED_PAUSE: Duration = Duration::from_millis(50);
 /// How long a server that is told to end waits until an epoch removes it, and how often it looks.
 const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 const LEAVE_PAUSE: Duration = Duration::from_millis(5);
-/// Longest suffix of a backup, in bytes.
-const SUFFIX_MAX: usize = 64;
 
 /// The control plane of a server.
 pub struct Control {
@@ -532,30 +528,9 @@ impl Control {
     }
 
     async fn backup(self: Rc<Self>, suffix: Vec<u8>, request: Incoming) {
-        let path = match backup_path(&self.shared.config.backup, &suffix) {
-            Ok(path) => path,
-            Err(why) => {
-                tracing::error!("no backup: {why}");
-                return request.reply.error(error::SERVER);
-            }
-        };
-        all(self.ask_all(Mail::Flush)).await;
-        let store = self.shared.store.clone();
-        let target = path.clone();
-        let copied = blocking(move || store.backup(&target)).await;
-        match copied {
-            Ok(Ok(())) => {
-                tracing::info!("backup {}", path.display());
-                request.reply.success(yes);
-            }
-            Ok(Err(e)) => {
-                tracing::error!("no backup: {e}");
-                request.reply.error(error::SERVER);
-            }
-            Err(e) => {
-                tracing::error!("no backup: {e}");
-                request.reply.error(error::SERVER);
-            }
+        match super::backup::make(self.shared.clone(), &suffix).await {
+            Ok(_) => request.reply.success(yes),
+            Err(_) => request.reply.error(error::SERVER),
         }
     }
 }
@@ -642,37 +617,10 @@ async fn all(receivers: Vec<oneshot::Receiver<()>>) -> bool {
     finished
 }
 
-/// Where a backup goes: the store's path with the suffix behind it, as kumofs does. A suffix that would lead elsewhere is
-/// refused.
-fn backup_path(base: &Path, suffix: &[u8]) -> Result<PathBuf, &'static str> {
-    let suffix = std::str::from_utf8(suffix).map_err(|_| "the suffix is not text")?;
-    if suffix.len() > SUFFIX_MAX || suffix.contains(['/', '\0']) {
-        return Err("the suffix is too long or has a slash in it");
-    }
-    let mut name = base.as_os_str().to_owned();
-    name.push("-");
-    name.push(suffix);
-    Ok(PathBuf::from(name))
-}
-
 /// A random number other than 0.
 ///
 /// # Errors
 /// When the system has none.
 pub fn random_id() -> std::io::Result<u64> {
     Ok(random_u64()?.max(1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_backup_stays_beside_the_store() {
-        let base = Path::new("/var/kumodb.tch");
-        assert_eq!(backup_path(base, b"20090101"), Ok(PathBuf::from("/var/kumodb.tch-20090101")));
-        assert!(backup_path(base, b"/../../etc/passwd").is_err());
-        assert!(backup_path(base, &[b'x'; 65]).is_err());
-        assert!(backup_path(base, b"\xff").is_err());
-    }
 }

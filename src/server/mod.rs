@@ -9,6 +9,7 @@
 //!
 //! Each worker owns a shard of the store and decides alone about the keys in it; what workers share is [`Shared`].
 
+pub mod backup;
 pub mod compare;
 pub mod copy;
 pub mod differ;

@@ -3,6 +3,7 @@
 //! Each message is executed when it is read. It is answered at once, or its answer waits in [`super::worker::State`] for
 //! a write to become stable, or the whole request is parked until its range is open and leased.
 
+use super::backup;
 use super::compare;
 use super::member;
 use super::shared::Counters;
@@ -212,6 +213,13 @@ impl Worker {
             method::STATISTICS => {
                 Reader::new(request.params).array_of(0)?;
                 statistics::answer(self.shared.clone(), request.conn.clone(), request.msgid);
+                Done::Yes
+            }
+            method::BACKUP => {
+                let mut params = Reader::new(request.params);
+                params.array_of(1)?;
+                let suffix = params.raw()?.to_vec();
+                backup::answer(self.shared.clone(), request.conn.clone(), request.msgid, suffix);
                 Done::Yes
             }
             method::GET_EPOCH => {

@@ -63,6 +63,7 @@ pub async fn run(
         mailboxes,
         moving: AtomicU8::new(0),
         moved: Moved::default(),
+        backup_turn: Mutex::default(),
         lost,
         offered: stream::Offered::default(),
         offers,

@@ -188,6 +188,8 @@ pub struct Shared {
     pub moving: AtomicU8,
     /// How much this server has moved since its start.
     pub moved: Moved,
+    /// Held while a backup is made.
+    pub backup_turn: Mutex<()>,
     /// How far each worker's copying or deleting has gone through its shard: a position on the ring.
     pub gone_through: Vec<AtomicU64>,
     /// What tools were told last.

@@ -109,6 +109,14 @@ impl Node {
         })
     }
 
+    /// The same for what takes longer.
+    ///
+    /// # Errors
+    /// When there is no result.
+    pub async fn call_for(&self, method: u32, params: &[u8], patience: Duration) -> Result<Vec<u8>, CallError> {
+        self.conn.call(method, |out| out.extend_from_slice(params), patience).await
+    }
+
     /// Asks, and reads the result.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! Speaks version 0 only, so that it works with kumofs 0.4 managers too; `--json` adds what a manager of ours knows
 //! beyond that. Output: `doc/guide.md`, "kumoctl".
 
-use super::ruby_time;
+use super::{Trouble, ask, backup, ruby_time};
 use crate::logic::address::Address;
 use crate::logic::epoch::{Epoch, Phase};
 use crate::logic::ring::HashSpace;
@@ -39,6 +39,9 @@ struct Options {
     /// For backup: what is appended to the names of the files, today's date unless written. For rate: bytes per second for
     /// each server, or `unlimited`
     argument: Option<String>,
+    /// For backup: do not wait until it is done, nor for what becomes of it
+    #[arg(long)]
+    no_wait: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -122,6 +125,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         eprintln!("kumoctl: rate takes a number of bytes per second, as in 50000000, or unlimited");
         return ExitCode::from(2);
     }
+    if options.no_wait && options.command != Command::Backup {
+        eprintln!("kumoctl: only backup takes --no-wait; see kumoctl --help");
+        return ExitCode::from(2);
+    }
+    if options.command == Command::Backup && !options.no_wait {
+        return backup_and_wait(&options);
+    }
     let mut out = String::new();
     let done = execute(&options, &mut out);
     // A reader that went away is told nothing.
@@ -135,14 +145,63 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Exit status: 0 when every server has made its backup.
+fn backup_and_wait(options: &Options) -> ExitCode {
+    let suffix = options.argument.clone().unwrap_or_else(today);
+    let asked = ask::block_on(async {
+        let Some(servers) = backup::servers(&options.manager).await? else { return Ok(None) };
+        if !options.json {
+            super::print(&format!("suffix={suffix}\n"));
+        }
+        Ok(Some(backup::make(servers, &suffix).await))
+    });
+    let outcomes = match asked.map_err(Trouble::from).and_then(|asked| asked) {
+        Ok(Some(outcomes)) => outcomes,
+        Ok(None) => {
+            eprintln!(
+                "kumoctl: the manager is an older version, which does not tell how backups went; see servers' logs"
+            );
+            let mut out = String::new();
+            let done = execute(options, &mut out);
+            super::print(&out);
+            return match done {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(e) => failed(&e.to_string(), 1),
+            };
+        }
+        Err(Trouble::Usage(line)) => return failed(&line, 2),
+        Err(Trouble::Failed(line)) => return failed(&line, 1),
+        Err(Trouble::Told) => return ExitCode::FAILURE,
+    };
+    let all_made = !outcomes.is_empty() && outcomes.iter().all(|(_, outcome)| outcome.is_ok());
+    if options.json {
+        super::print(&format!(
+            "{}\n",
+            json!({"suffix": suffix, "result": null, "servers": backup::as_json(&outcomes)})
+        ));
+    } else if all_made {
+        super::print("nil\n");
+    }
+    match (all_made, outcomes.is_empty()) {
+        (true, _) => ExitCode::SUCCESS,
+        (false, true) => failed("there is no server to make a backup", 1),
+        (false, false) => failed("not every server has made its backup", 1),
+    }
+}
+
+fn failed(line: &str, status: u8) -> ExitCode {
+    eprintln!("kumoctl: {line}");
+    ExitCode::from(status)
+}
+
 fn execute(options: &Options, out: &mut String) -> Result<(), CtlError> {
     let manager = listen::resolve(&options.manager, DEFAULT_PORT)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let asked = async { time::timeout(TIMEOUT, ask(manager, options, out)).await };
+    let asked = async { time::timeout(TIMEOUT, ask_manager(manager, options, out)).await };
     LocalSet::new().block_on(&runtime, asked).map_err(|_| CtlError::Silent(manager))?
 }
 
-async fn ask(manager: Address, options: &Options, out: &mut String) -> Result<(), CtlError> {
+async fn ask_manager(manager: Address, options: &Options, out: &mut String) -> Result<(), CtlError> {
     let connected = RpcConn::connect_client(manager.socket_addr(), TIMEOUT, Limits::default(), Rc::new(|_, _| {}));
     let conn = connected.await.map_err(|e| CtlError::Connect(manager, e))?;
     if options.command == Command::Status {
@@ -246,7 +305,7 @@ fn today() -> String {
 /// What GetNodesInfo answers.
 pub(super) struct NodesInfo {
     pub(super) whs: HashSpace,
-    not_attached: Vec<Address>,
+    pub(super) not_attached: Vec<Address>,
 }
 
 impl NodesInfo {

@@ -4,6 +4,7 @@
 //! [`stat`]; [`mod@bench`] is the load generator. [`start`] is what the binaries call.
 
 pub mod ask;
+pub mod backup;
 pub mod bench;
 pub mod ctl;
 pub mod hash;

@@ -39,7 +39,10 @@ struct Sides {
 
 impl Sides {
     fn start() -> Sides {
-        let mut cluster = Cluster::unattached(1, 3);
+        let mut cluster = Cluster::empty();
+        cluster.server_options = ["--max-value", "2m"].map(str::to_owned).to_vec();
+        cluster.start_managers(1);
+        cluster.add_servers(3);
         cluster.attach();
         cluster.add_gateway(&["--max-value", "2m"]);
         Sides { cluster, memcached: memcached() }

@@ -91,8 +91,13 @@ fn kumostat_details_tell_latencies_lag_connections_and_the_hottest_key() {
     // While a member hangs, what waits for it is told, and for how long it has.
     cluster.servers[1].freeze();
     let hung = cluster.server_address(1);
-    let mut writer = cluster.client();
-    let writing = std::thread::spawn(move || (0..50).for_each(|i| drop(writer.set(&format!("w{i}"), b"v"))));
+    // Of many keys some are coordinated by the others, where they wait for it.
+    let writers: Vec<_> = (0..12)
+        .map(|i| {
+            let mut writer = cluster.client();
+            std::thread::spawn(move || drop(writer.set(&format!("w{i}"), b"v")))
+        })
+        .collect();
     let behind = format!("LAG {hung} entries ");
     let servers = [cluster.server_address(0).to_string(), cluster.server_address(2).to_string()];
     eventually("the lag shows", || {
@@ -102,7 +107,7 @@ fn kumostat_details_tell_latencies_lag_connections_and_the_hottest_key() {
         (!lag.contains("age_micros 0 ")).then_some(())
     });
     cluster.servers[1].thaw();
-    writing.join().expect("the writer ends");
+    writers.into_iter().for_each(|writer| writer.join().expect("the writer ends"));
     cluster.assert_sound();
 }
 

@@ -7,10 +7,12 @@ use super::frame::write_request;
 use super::msgpack::{DecodeError, Reader, write_array, write_nil, write_raw, write_uint};
 use crate::logic::address::Address;
 
+mod backup;
 mod between;
 mod compare;
 mod statistics;
 
+pub use backup::BackedUp;
 pub use between::{Entry, ReplicateHead, ReportHead, read_entry, write_entry};
 pub use compare::{Compare, Compared, List, read_digests, write_digests};
 pub use statistics::{Caller, Lag, Numbers, Statistics};
@@ -66,6 +68,8 @@ pub mod method {
     pub const LIST: u32 = v1(26);
     /// To a server, from tools: `[]` → see [`super::Statistics`].
     pub const STATISTICS: u32 = v1(40);
+    /// To a server, from tools: `[suffix]` → see [`super::BackedUp`], when it is done.
+    pub const BACKUP: u32 = v1(41);
     /// To a manager or server, from a manager: see [`super::super::vote::Ask`] → [`super::super::vote::Voted`].
     pub const VOTE: u32 = v1(30);
 }

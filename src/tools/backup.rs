@@ -1,0 +1,149 @@
+//! `kumoctl backup`: has every server make a backup, and waits for what becomes of each.
+//!
+//! kumofs's own command is answered at once and tells nobody of failures. Here the manager is asked for the servers, and
+//! each of them for its backup; standard output stays what scripts know, and results go to standard error.
+
+use super::ask::{MANAGER_PORT, Node, PATIENCE, Role};
+use super::ctl::NodesInfo;
+use crate::logic::address::Address;
+use crate::net::rpc::CallError;
+use crate::proto::rpc::msgpack::{Reader, write_array, write_raw};
+use crate::proto::rpc::v1::{BackedUp, method};
+use crate::proto::rpc::{error, v0};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::time;
+
+/// How often is told who is waited for.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How often a server that makes its backup is asked whether it still lives.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+/// No backup takes longer.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
+/// What became of it at one server.
+type Outcome = Result<BackedUp, String>;
+
+/// The servers of a cluster that a manager knows, and what it says of each: not connected, or nothing.
+pub(super) struct Servers(Vec<(Address, Option<&'static str>)>);
+
+/// The servers to ask; `None` when the manager is one of kumofs 0.4, which its servers then are likely to be, too.
+pub(super) async fn servers(manager: &str) -> Result<Option<Servers>, super::Trouble> {
+    let node = Node::connect(super::ask::address(manager, MANAGER_PORT)?, Role::Manager).await?;
+    let info = node.ask(v0::method::GET_NODES_INFO, &[0x90], NodesInfo::read).await?;
+    if let Err(super::ask::AskError::Refused(_, error::PROTOCOL)) = node.call(method::GET_EPOCH, &[0x91, 0]).await {
+        return Ok(None);
+    }
+    let attached = info.whs.nodes.iter().map(|n| (n.address, (!n.active).then_some("it is in fault: not connected")));
+    let others = info.not_attached.iter().map(|address| (*address, None));
+    Ok(Some(Servers(attached.chain(others).collect())))
+}
+
+/// Asks all at once, and tells of each when it is done. The results are in the order of the servers.
+pub(super) async fn make(servers: Servers, suffix: &str) -> Vec<(Address, Outcome)> {
+    let (done, mut results) = tokio::sync::mpsc::unbounded_channel();
+    let addresses: Vec<Address> = servers.0.iter().map(|(address, _)| *address).collect();
+    for (address, fault) in servers.0 {
+        let (done, suffix) = (done.clone(), suffix.to_owned());
+        tokio::task::spawn_local(async move {
+            let outcome = match fault {
+                Some(why) => Err(why.to_owned()),
+                None => at(address, &suffix).await,
+            };
+            // Who waits is still there.
+            let _ = done.send((address, outcome));
+        });
+    }
+    drop(done);
+    let mut outcomes: Vec<(Address, Outcome)> = Vec::new();
+    while outcomes.len() < addresses.len() {
+        match time::timeout(TELL_EVERY, results.recv()).await {
+            Ok(Some((address, outcome))) => {
+                eprintln!("kumoctl: {address}: {}", line(&outcome));
+                outcomes.push((address, outcome));
+            }
+            // A task that panicked has told so.
+            Ok(None) => break,
+            Err(_) => {
+                let waiting = addresses.iter().filter(|a| outcomes.iter().all(|(done, _)| done != *a));
+                let waiting: Vec<String> = waiting.map(Address::to_string).collect();
+                eprintln!(
+                    "kumoctl: {} of {} done, waiting for {}",
+                    outcomes.len(),
+                    addresses.len(),
+                    waiting.join(", ")
+                );
+            }
+        }
+    }
+    outcomes.sort_by_key(|(address, _)| addresses.iter().position(|a| a == address));
+    outcomes
+}
+
+/// Has one server make its backup. It is asked for signs of life meanwhile: how long a backup takes nobody can know.
+async fn at(address: Address, suffix: &str) -> Outcome {
+    let node = Node::connect(address, Role::Server).await.map_err(|e| e.to_string())?;
+    let mut params = Vec::new();
+    write_array(&mut params, 1);
+    write_raw(&mut params, suffix.as_bytes());
+    let call = node.call_for(method::BACKUP, &params, LONGEST);
+    tokio::pin!(call);
+    loop {
+        tokio::select! {
+            answer = &mut call => return read(answer),
+            () = time::sleep(ASK_EVERY) => {
+                let silent = || format!("it does not answer any more within {} seconds", PATIENCE.as_secs());
+                node.status(v0::status::PID, |r| r.u64()).await.map_err(|_| silent())?;
+            }
+        }
+    }
+}
+
+fn read(answer: Result<Vec<u8>, CallError>) -> Outcome {
+    match answer {
+        Ok(result) => {
+            let read = BackedUp::read(&mut Reader::new(&result));
+            read.map_err(|e| format!("its answer is none of a kumo-server: {e}"))?
+        }
+        Err(CallError::Refused(error::PROTOCOL, _)) => {
+            Err("it is an older version, which tells nothing of its backups: use --no-wait".to_owned())
+        }
+        Err(CallError::Refused(number, _)) => Err(format!("it refused (error {number}); its log says why")),
+        Err(CallError::Lost) => Err("it hung up before its backup was done".to_owned()),
+        Err(CallError::Timeout) => Err("its backup takes more than a day".to_owned()),
+    }
+}
+
+fn line(outcome: &Outcome) -> String {
+    match outcome {
+        Ok(BackedUp { path, items, bytes, micros }) => {
+            format!("{items} records, {bytes} bytes in {}.{:03} s: {path}", micros / 1_000_000, micros / 1000 % 1000)
+        }
+        Err(why) => format!("no backup: {why}"),
+    }
+}
+
+/// For `--json`.
+pub(super) fn as_json(outcomes: &[(Address, Outcome)]) -> Value {
+    let one = |(address, outcome): &(Address, Outcome)| match outcome {
+        Ok(BackedUp { path, items, bytes, micros }) => json!({
+            "address": address.to_string(), "path": path, "items": items, "bytes": bytes, "micros": micros,
+        }),
+        Err(why) => json!({"address": address.to_string(), "error": why}),
+    };
+    outcomes.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_became_of_it() {
+        let made = BackedUp { path: "/d-1".to_owned(), items: 3, bytes: 300, micros: 1_002_345 };
+        assert_eq!(line(&Ok(made)), "3 records, 300 bytes in 1.002 s: /d-1");
+        assert_eq!(line(&Err("no space".to_owned())), "no backup: no space");
+        assert!(read(Err(CallError::Lost)).unwrap_err().contains("hung up"));
+        assert!(read(Ok(vec![0xc0])).unwrap_err().contains("none of a kumo-server"));
+    }
+}

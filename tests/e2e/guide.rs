@@ -232,6 +232,30 @@ fn a_backup_without_a_name_is_named_by_the_day() {
 }
 
 #[test]
+fn a_backup_that_a_server_does_not_make_is_told() {
+    let _turn = Turn::shared();
+    let mut cluster = Cluster::start(1, 3);
+    let mut client = cluster.client();
+    fill(&mut client, 50);
+    let said = cluster.ctl(&["backup", "one"]);
+    assert_eq!((said.code, said.stdout.as_str()), (Some(0), "suffix=one\nnil\n"), "{said:?}");
+    assert_eq!(said.stderr.matches("50 records, ").count(), 3, "{said:?}");
+    // It is there already.
+    let said = cluster.ctl(&["backup", "one"]);
+    assert_eq!((said.code, said.stdout.as_str()), (Some(1), "suffix=one\n"), "{said:?}");
+    assert_eq!(said.stderr.matches(": no backup: ").count(), 3, "{said:?}");
+    assert_eq!(cluster.ctl(&["backup", "one", "--no-wait"]).code, Some(0));
+    let dead = cluster.server_address(2).to_string();
+    cluster.kill_server(2);
+    let said = cluster.ctl(&["--json", "backup", "two"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let told: serde_json::Value = serde_json::from_str(&said.stdout).expect("it is JSON");
+    let servers = told["servers"].as_array().expect("a list");
+    let failed: Vec<_> = servers.iter().filter(|s| s.get("error").is_some()).map(|s| &s["address"]).collect();
+    assert_eq!((servers.len(), failed), (3, vec![&serde_json::json!(dead)]), "{told}");
+}
+
+#[test]
 fn auto_replace_repairs_without_an_operator() {
     let _turn = Turn::shared();
     let mut cluster = Cluster::empty();

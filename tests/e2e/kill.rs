@@ -360,7 +360,8 @@ fn pipelined_commands_keep_their_order_when_servers_die() {
     stop.store(true, SeqCst);
     let (commands, refused) = client.join().expect("the order is kept");
     say(&format!("pipelined commands: {commands} sets and gets in order, {refused} gets refused"));
-    assert!(refused <= 10 * rounds(), "{refused} gets refused: more than one burst for each server that died");
+    // In a round the key's coordinator changes twice at most: when it dies, and when it is full again.
+    assert!(refused <= 2 * 10 * rounds(), "{refused} gets refused: more than a burst for each change of coordinators");
     load.finish("pipelined commands");
     cluster.assert_sound();
 }

@@ -41,6 +41,14 @@ const TRIO: Shape = Shape {
 const PAIR: Shape = Shape { managers: 2, ..TRIO };
 const FIVE: Shape = Shape { managers: 2, servers: 5, attached: 5, auto_replace: true, ..TRIO };
 
+/// An operator mends what is wrong with server 1, and starts it again.
+fn replace_the_disk(at: u64) -> Script {
+    let server = Who::Server(1);
+    let steps = [Act::FreeDisk(server), Act::Kill(server), Act::Start(server)];
+    let attach = (at + 500, Act::Command(Command::Attach));
+    steps.into_iter().map(|act| (at, act)).chain([attach]).collect()
+}
+
 /// The load as it was drawn.
 fn any(_: &mut Load) {}
 
@@ -50,7 +58,7 @@ fn readers(load: &mut Load) {
 }
 
 /// All of them.
-pub const ALL: [Scenario; 29] = [
+pub const ALL: [Scenario; 32] = [
     Scenario {
         name: "old-lease",
         story: "a coordinator, a manager and a gateway are cut off; the others go on, and it answers with old values",
@@ -448,6 +456,42 @@ pub const ALL: [Scenario; 29] = [
         },
         gap_ms: None,
         load: |load| (load.keys, load.then) = (3, Some((1_500, Then::Delete))),
+    },
+    Scenario {
+        name: "failing-disk",
+        story: "a disk fails every write; its server neither acknowledges nor makes way, and its keys wait for ever",
+        shape: TRIO,
+        script: |_, script| {
+            script.push((1_000, Act::BreakDisk(Who::Server(1))));
+            script.extend(replace_the_disk(6_000));
+        },
+        gap_ms: Some(4_000),
+        load: any,
+    },
+    Scenario {
+        name: "failing-syncs",
+        story: "a disk loses what it was to keep; its server acknowledges it, or waits for ever for what never comes",
+        shape: Shape { sync: true, ..TRIO },
+        script: |_, script| {
+            script.push((1_000, Act::BreakSyncs(Who::Server(1))));
+            script.extend(replace_the_disk(6_000));
+        },
+        gap_ms: Some(4_000),
+        load: any,
+    },
+    Scenario {
+        name: "power-cut-unsynced",
+        story: "without --sync, one loses power, and comes back with an earlier state that clients get to see",
+        shape: Shape { auto_replace: true, ..TRIO },
+        script: |dice, script| {
+            for at in [1_000, 4_000] {
+                script.push((at, Act::CutPower(X, dice.draw())));
+                script.extend((0..3).map(|n| (at + 700 + dice.below(600), Act::Start(Who::Server(n)))));
+                script.push((at + 2_000, Act::Command(Command::Attach)));
+            }
+        },
+        gap_ms: None,
+        load: any,
     },
 ];
 

@@ -50,7 +50,11 @@ pub enum Act {
     Drift(Who, i64),
     /// The disk has no room.
     FillDisk(Who),
-    /// The disk has room again.
+    /// The disk answers every write with an I/O error.
+    BreakDisk(Who),
+    /// The disk answers every sync with an I/O error.
+    BreakSyncs(Who),
+    /// The disk has room again, and is whole.
     FreeDisk(Who),
     /// An operator's command.
     Command(Command),
@@ -84,6 +88,8 @@ impl fmt::Display for Act {
             Act::WallClock(who, secs) => write!(f, "the wall clock of {who} is {secs} s ahead"),
             Act::Drift(who, ppm) => write!(f, "the clock of {who} runs {ppm} ppm fast"),
             Act::FillDisk(who) => write!(f, "the disk of {who} is full"),
+            Act::BreakDisk(who) => write!(f, "the disk of {who} fails to write"),
+            Act::BreakSyncs(who) => write!(f, "the disk of {who} fails to sync"),
             Act::FreeDisk(who) => write!(f, "the disk of {who} has room"),
             Act::Command(command) => write!(f, "kumoctl {command:?}"),
             Act::AwaitEpoch => write!(f, "wait for another epoch"),
@@ -151,6 +157,12 @@ impl Act {
             Act::FillDisk(who) => {
                 let capacity = Some(cluster.disk_bytes(*who));
                 cluster.set_disk_faults(*who, Faults { capacity, ..Faults::default() });
+            }
+            Act::BreakDisk(who) => {
+                cluster.set_disk_faults(*who, Faults { fail_writes: true, ..Faults::default() });
+            }
+            Act::BreakSyncs(who) => {
+                cluster.set_disk_faults(*who, Faults { fail_syncs: true, ..Faults::default() });
             }
             Act::FreeDisk(who) => cluster.set_disk_faults(*who, Faults::default()),
             // For who strikes: see [`super::run`].

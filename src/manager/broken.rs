@@ -51,6 +51,11 @@ impl Broken {
         report.last = now;
     }
 
+    /// Forgets what was told of the server at an address, and by it: another life is there now.
+    pub fn forget(&mut self, address: Address) {
+        self.reports.retain(|(from, to), _| *from != address && *to != address);
+    }
+
     /// Forgets what was not told again, and what concerns servers that are not `wanted`.
     pub fn retain(&mut self, now: Duration, wanted: impl Fn(Address) -> bool) {
         self.expire(now);

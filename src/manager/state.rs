@@ -342,6 +342,9 @@ impl State {
             workers: join.workers,
             has_epoch: join.epoch.is_some(),
         };
+        if !self.is_recorded(address, join.incarnation) {
+            self.broken.forget(address);
+        }
         self.roster.introduced(conn, kind);
         self.roster.alive(now.since_start, conn);
         if self.epoch.number > 0 {

@@ -289,15 +289,7 @@ impl Cluster {
         self.order(&["attach"]);
         self.until_replaced(&marks);
         let servers = self.servers.iter().filter(|s| s.is_running()).count();
-        // One that a busy machine kept from answering was parted with meanwhile: it waits for the next `attach`.
-        let ordered = std::cell::Cell::new(std::time::Instant::now());
-        self.until("all servers are active", |s| {
-            if !s.not_attached.is_empty() && ordered.get().elapsed() > std::time::Duration::from_secs(3) {
-                self.order(&["attach"]);
-                ordered.set(std::time::Instant::now());
-            }
-            s.active() == servers && s.not_attached.is_empty()
-        });
+        self.until("all servers are active", |s| s.active() == servers && s.not_attached.is_empty());
     }
 
     /// Waits until a manager says that a replace begun after `marks` is over.

@@ -858,3 +858,33 @@ fn whatever_happens_no_number_is_decided_twice_and_all_is_well_in_the_end() {
         assert!((1..managers).all(|i| cluster.epoch(i) == cluster.epoch(0)), "seed {seed}");
     }
 }
+
+/// The manager that does not lead remembered reports about a server that had died, come back and died again within a second
+/// or so. When it led for a moment it held them against the third life, which had just been attached.
+#[test]
+fn what_was_told_of_an_earlier_life_is_not_held_against_the_next() {
+    let mut cluster = Cluster::attached(2, 4);
+    let die_and_return = |cluster: &mut Cluster| {
+        cluster.kill_server(3);
+        let (now, conn) = (cluster.now(), cluster.managers[1].conns[&1]);
+        cluster.managers[1].state.link_lost(now, conn, server(3), Duration::ZERO);
+        cluster.act(1);
+        cluster.wait(200);
+        assert_eq!(cluster.shape(1), "1+ 2+ 3- 4+");
+        cluster.start_server(3);
+        cluster.wait(100);
+        cluster.attach(0);
+        cluster.wait(100);
+        assert_eq!(cluster.shape(1), "1+ 2+ 3~ 4+");
+    };
+    die_and_return(&mut cluster);
+    for _ in 0..2 {
+        cluster.finish_phase();
+        cluster.wait(100);
+    }
+    die_and_return(&mut cluster);
+    cluster.kill(0);
+    cluster.wait(300);
+    assert!(cluster.managers[1].state.leads());
+    assert_eq!(cluster.shape(1), "1+ 2+ 3~ 4+");
+}

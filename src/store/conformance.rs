@@ -54,20 +54,6 @@ macro_rules! scenarios {
 }
 pub(crate) use scenarios;
 
-/// Opens a store that was closed a moment ago. A child that another test of this process is starting holds its lock, too, until
-/// it executes another program.
-fn reopen(open: &Opener, dir: &Path, shards: u16) -> Box<dyn Store> {
-    let until = std::time::Instant::now() + Duration::from_secs(20);
-    loop {
-        match open(dir, shards) {
-            Err(StoreError::Unusable(text)) if text.contains("in use") && std::time::Instant::now() < until => {
-                std::thread::yield_now();
-            }
-            result => return result.unwrap(),
-        }
-    }
-}
-
 /// The dbkey of test key `n`.
 pub fn dbkey(n: u64) -> Vec<u8> {
     let mut out = Vec::new();
@@ -283,7 +269,7 @@ pub fn committed_records_become_durable_and_survive_reopening(open: &Opener) {
     let dir = temp();
     let mut expected = Contents::new();
     for round in 0..3 {
-        let store = reopen(open, dir.path(), 2);
+        let store = open(dir.path(), 2).unwrap();
         check(&*store, &expected);
         commit(&*store);
         for n in round * 100..round * 100 + 150 {
@@ -296,14 +282,14 @@ pub fn committed_records_become_durable_and_survive_reopening(open: &Opener) {
         }
         store.close().unwrap();
     }
-    check(&*reopen(open, dir.path(), 2), &expected);
+    check(&*open(dir.path(), 2).unwrap(), &expected);
 }
 
 pub fn another_number_of_shards_finds_every_record(open: &Opener) {
     let dir = temp();
     let mut expected = filled(&*open(dir.path(), 2).unwrap(), 300);
     for shards in [1, 3, 4, 2] {
-        let store = reopen(open, dir.path(), shards);
+        let store = open(dir.path(), shards).unwrap();
         assert_eq!(store.shards().len(), usize::from(shards));
         check(&*store, &expected);
         let n = u64::from(shards);
@@ -315,7 +301,7 @@ pub fn another_number_of_shards_finds_every_record(open: &Opener) {
         maintain(&*store);
         store.close().unwrap();
     }
-    check(&*reopen(open, dir.path(), 2), &expected);
+    check(&*open(dir.path(), 2).unwrap(), &expected);
 }
 
 pub fn scans_visit_each_record_once_in_ring_order(open: &Opener) {
@@ -392,7 +378,7 @@ pub fn random_changes_agree_with_a_map(open: &Opener) {
                     commit(&*store);
                     store.close().unwrap();
                     drop(store);
-                    store = reopen(open, dir.path(), 1 + chance.below(3) as u16);
+                    store = open(dir.path(), 1 + chance.below(3) as u16).unwrap();
                 }
                 1..=20 => commit(&*store),
                 21..=30 => drop(store.maintain(1 << 16).unwrap()),
@@ -504,7 +490,7 @@ pub fn a_second_opener_is_refused(open: &Opener) {
     let expected = filled(&*store, 10);
     check(&*store, &expected);
     store.close().unwrap();
-    check(&*reopen(open, dir.path(), 1), &expected);
+    check(&*open(dir.path(), 1).unwrap(), &expected);
 }
 
 pub fn foreign_directories_and_files_are_refused(open: &Opener) {
@@ -520,7 +506,7 @@ pub fn foreign_directories_and_files_are_refused(open: &Opener) {
 pub fn the_disk_id_stays_and_is_its_own(open: &Opener) {
     let (dir, other) = (temp(), temp());
     let id = open(dir.path(), 1).unwrap().disk_id();
-    let again = reopen(open, dir.path(), 2);
+    let again = open(dir.path(), 2).unwrap();
     assert_eq!((again.disk_id(), again.dir()), (id, dir.path()));
     assert_ne!(open(other.path(), 1).unwrap().disk_id(), id);
 }

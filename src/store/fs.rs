@@ -9,7 +9,7 @@ mod real;
 mod sigbus;
 mod view;
 
-pub use real::RealDisk;
+pub use real::{RealDisk, lock_file};
 pub use view::View;
 
 use super::StoreError;

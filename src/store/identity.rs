@@ -8,7 +8,8 @@
 //! not at all; from then on the disk id never changes.
 
 use super::StoreError;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use super::fs::lock_file;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -159,23 +160,18 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     let file = path.join(LOCK_FILE);
     let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&file);
     let mut lock = opened.map_err(|e| unusable(&file, "cannot be opened", &e))?;
-    match lock.try_lock() {
-        Ok(()) => {
-            // Only a courtesy to whoever finds it locked.
-            let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-            Ok(lock)
-        }
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let _ = lock.take(32).read_to_string(&mut holder);
-            Err(StoreError::Unusable(format!(
-                "{} is in use by process {}: stop it, or name another directory",
-                path.display(),
-                holder.trim()
-            )))
-        }
-        Err(TryLockError::Error(e)) => Err(unusable(&file, "cannot be locked", &e)),
+    if lock_file(&lock).map_err(|e| unusable(&file, "cannot be locked", &e))? {
+        // Only a courtesy to whoever finds it locked.
+        let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+        return Ok(lock);
     }
+    let mut holder = String::new();
+    let _ = lock.take(32).read_to_string(&mut holder);
+    Err(StoreError::Unusable(format!(
+        "{} is in use by process {}: stop it, or name another directory",
+        path.display(),
+        holder.trim()
+    )))
 }
 
 fn new_disk_id(path: &Path) -> Result<u64, StoreError> {

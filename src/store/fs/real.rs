@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The file system of this host.
 #[derive(Clone, Copy, Default, Debug)]
@@ -67,11 +68,7 @@ impl Disk for RealDisk {
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
         let file = std::fs::File::options().write(true).create(true).truncate(false).open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(RealLock { _file: file }))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(e)) => Err(e),
-        }
+        Ok(lock_file(&file)?.then(|| Box::new(RealLock { _file: file }) as Box<dyn Lock>))
     }
 
     fn space(&self, dir: &Path) -> io::Result<Space> {
@@ -90,6 +87,24 @@ impl Disk for RealDisk {
 
     fn random(&self) -> io::Result<u64> {
         getrandom::u64().map_err(io::Error::other)
+    }
+}
+
+/// How long a lock that another has is waited for, and how long between two looks. A process that was killed holds its locks
+/// until it has ended; and a child that is being started holds those of its parent until it executes its program.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
+
+/// Locks a file for as long as it is open; false when another keeps it locked.
+pub fn lock_file(file: &std::fs::File) -> io::Result<bool> {
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::Error(e)) => return Err(e),
+            Err(TryLockError::WouldBlock) if Instant::now() >= until => return Ok(false),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+        }
     }
 }
 
@@ -112,5 +127,21 @@ impl File for RealFile {
 
     fn view(&self, capacity: u64) -> io::Result<Option<View>> {
         View::new(&self.0, capacity).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_let_go_while_it_is_waited_for_is_taken_and_one_that_stays_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = RealDisk.lock(&path).unwrap().expect("nobody has it");
+        assert!(RealDisk.lock(&path).unwrap().is_none());
+        let waiting = std::thread::spawn(move || RealDisk.lock(&path).unwrap().is_some());
+        drop(held);
+        assert!(waiting.join().unwrap());
     }
 }

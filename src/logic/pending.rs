@@ -86,7 +86,7 @@ impl<R> Pending<R> {
     pub fn blocking(&self, hash: u64) -> Option<u64> {
         let mut number = self.slots[slot(hash)];
         loop {
-            let write = self.writes.get(usize::try_from(number.checked_sub(self.first)?).ok()?)?;
+            let write = self.writes.get(self.place(number)?)?;
             if write.hash == hash {
                 return (write.missing > 0).then_some(number);
             }
@@ -96,8 +96,7 @@ impl<R> Pending<R> {
 
     /// Whether a write is not stable yet.
     pub fn is_pending(&self, write: u64) -> bool {
-        let place = write.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
-        place.and_then(|place| self.writes.get(place)).is_some_and(|write| write.missing > 0)
+        self.place(write).and_then(|place| self.writes.get(place)).is_some_and(|write| write.missing > 0)
     }
 
     /// Keeps an answer until `write` is stable. Gives it back if it is already.
@@ -171,8 +170,13 @@ impl<R> Pending<R> {
         pending
     }
 
+    #[inline]
+    fn place(&self, write: u64) -> Option<usize> {
+        usize::try_from(write.checked_sub(self.first)?).ok()
+    }
+
     fn get(&mut self, write: u64) -> Option<&mut Write<R>> {
-        let place = usize::try_from(write.checked_sub(self.first)?).ok()?;
+        let place = self.place(write)?;
         self.writes.get_mut(place)
     }
 

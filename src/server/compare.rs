@@ -6,12 +6,14 @@
 //! Windows come in their order; when the last one has, the sender's part needs no confirmation by record.
 
 use super::copy::moves;
+use super::fill::Fill;
 use super::request::{Request, hash_of};
 use super::worker::{State, Worker};
 use crate::logic::clock::ClockTime;
 use crate::logic::digest::{Window, of_record};
 use crate::logic::epoch::Phase;
 use crate::logic::record::{Stamp, worker_of};
+use crate::net::conn::Conn;
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{write_error, write_success};
 use crate::proto::rpc::msgpack::DecodeError;
@@ -49,45 +51,48 @@ impl From<StoreError> for Refused {
 pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<'_>) -> Result<(), DecodeError> {
     let (incarnation, from) = (connect.incarnation, connect.from_worker);
     let with = |time, window| With { incarnation, worker: from, workers: connect.workers.max(1), time, window };
-    let (conn, msgid, worker) = (request.conn.clone(), request.msgid, worker.clone());
-    let refuse = move |conn: &Rc<crate::net::conn::Conn>| conn.write(|out| write_error(out, msgid, error::SERVER));
-    let under_way = worker.state.borrow().comparisons;
-    if under_way >= MAX_UNDER_WAY {
-        refuse(&conn);
-        return Ok(());
-    }
     if request.method == method::COMPARE {
         let asked = Compare::read(request.params)?;
         let with = with(asked.time, asked.window);
-        tokio::task::spawn_local(async move {
-            worker.state.borrow_mut().comparisons += 1;
-            let compared = worker.compare(with, &asked.digests).await;
-            worker.state.borrow_mut().comparisons -= 1;
-            match compared {
-                Ok(compared) => conn.write(|out| {
-                    write_success(out, msgid);
-                    compared.write(out);
-                }),
-                Err(Refused) => refuse(&conn),
-            }
+        start(worker, request, async move |worker, out| {
+            worker.compare(with, &asked.digests).await?.write(out);
+            Ok(())
         });
     } else {
         let asked = List::read(request.params)?;
         let with = with(asked.time, asked.window);
-        tokio::task::spawn_local(async move {
-            worker.state.borrow_mut().comparisons += 1;
-            let lacking = worker.list(with, asked.leaves).await;
-            worker.state.borrow_mut().comparisons -= 1;
-            match lacking {
-                Ok(lacking) => conn.write(|out| {
-                    write_success(out, msgid);
-                    write_digests(out, &lacking);
-                }),
-                Err(Refused) => refuse(&conn),
-            }
+        start(worker, request, async move |worker, out| {
+            write_digests(out, &worker.list(with, asked.leaves).await?);
+            Ok(())
         });
     }
     Ok(())
+}
+
+/// Starts a comparison, which appends its result.
+fn start(
+    worker: &Rc<Worker>,
+    request: &Request<'_>,
+    compare: impl AsyncFnOnce(&Worker, &mut Vec<u8>) -> Result<(), Refused> + 'static,
+) {
+    let (conn, msgid, worker) = (request.conn.clone(), request.msgid, worker.clone());
+    let refuse = move |conn: &Rc<Conn>| conn.write(|out| write_error(out, msgid, error::SERVER));
+    if worker.state.borrow().comparisons >= MAX_UNDER_WAY {
+        return refuse(&conn);
+    }
+    worker.state.borrow_mut().comparisons += 1;
+    tokio::task::spawn_local(async move {
+        let mut result = Vec::new();
+        let compared = compare(&worker, &mut result).await;
+        worker.state.borrow_mut().comparisons -= 1;
+        match compared {
+            Ok(()) => conn.write(|out| {
+                write_success(out, msgid);
+                out.extend_from_slice(&result);
+            }),
+            Err(Refused) => refuse(&conn),
+        }
+    });
 }
 
 impl Worker {
@@ -216,16 +221,21 @@ impl State {
     }
 
     fn begin_window(&mut self, with: With) -> Result<(), Refused> {
-        self.sender(with).ok_or(Refused)?;
-        let by = (with.incarnation, with.worker);
-        let in_turn = self.fill.as_mut().is_none_or(|fill| fill.begin_window(by, with.time, with.window));
-        if in_turn { Ok(()) } else { Err(Refused) }
+        self.in_turn(with, Fill::begin_window)
     }
 
     fn end_window(&mut self, with: With) -> Result<(), Refused> {
+        self.in_turn(with, Fill::end_window)
+    }
+
+    fn in_turn(
+        &mut self,
+        with: With,
+        step: fn(&mut Fill, (u64, u16), ClockTime, Window) -> bool,
+    ) -> Result<(), Refused> {
         self.sender(with).ok_or(Refused)?;
         let by = (with.incarnation, with.worker);
-        let in_turn = self.fill.as_mut().is_none_or(|fill| fill.end_window(by, with.time, with.window));
+        let in_turn = self.fill.as_mut().is_none_or(|fill| step(fill, by, with.time, with.window));
         if in_turn { Ok(()) } else { Err(Refused) }
     }
 }

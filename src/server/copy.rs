@@ -286,12 +286,11 @@ impl Worker {
         loop {
             {
                 let state = self.state.borrow();
-                if state.takeover.taken.is_empty() && state.pending.first() >= *last.get_or_insert(state.pending.next())
-                {
-                    return;
-                }
+                // What is taken over becomes pending yet, behind all that is now.
                 if !state.takeover.taken.is_empty() {
                     last = None;
+                } else if state.pending.first() >= *last.get_or_insert(state.pending.next()) {
+                    return;
                 }
             }
             tokio::time::sleep(STABLE_CHECK).await;
@@ -355,11 +354,6 @@ impl Worker {
                 plan.ways.get(&target).map(|way| (target, way))
             })
             .collect();
-        let receivers = |hash: u64| {
-            let group = state.range(hash).group;
-            let receives = move |server: &u16| moves(&group, full, me, *server);
-            group.members().to_vec().into_iter().filter(receives)
-        };
         let wanted = |hash| window.place(hash).is_some() && state.is_source_in(hash, full, me);
         let next = shard.scan_some(from, SLICE, &wanted, &mut |dbkey, record| {
             let (Ok(record), Some(hash)) = (record, dbkey_hash(dbkey)) else { return };
@@ -367,8 +361,9 @@ impl Worker {
                 return;
             }
             let mut noted = None;
-            for server in receivers(hash) {
-                match ways.get(usize::from(server)) {
+            let group = &state.range(hash).group;
+            for server in group.members().iter().filter(|server| moves(group, full, me, **server)) {
+                match ways.get(usize::from(*server)) {
                     Some(Some((target, Way::Everything))) => {
                         let bytes = slice.entry(*target).or_insert_with(|| opening(*target, since));
                         write_element(bytes, dbkey, record, target.1 == 0);

@@ -3,13 +3,12 @@
 use super::shared::{Mail, Shared};
 use crate::net::background::blocking;
 use crate::net::conn::Conn;
+use crate::net::time::Instant;
 use crate::proto::rpc::frame::write_success;
 use crate::proto::rpc::v1::BackedUp;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
-use tokio::sync::oneshot;
 
 /// Longest suffix of a backup, in bytes.
 const SUFFIX_MAX: usize = 64;
@@ -34,9 +33,7 @@ pub(super) async fn make(shared: Arc<Shared>, suffix: &[u8]) -> Result<BackedUp,
 
 async fn copy(shared: &Arc<Shared>, suffix: &[u8]) -> Result<(PathBuf, u64), String> {
     let path = path(&shared.config.backup, suffix)?;
-    for worker in 0..shared.mailboxes.len() {
-        let (done, flushed) = oneshot::channel();
-        shared.tell(worker, Mail::Flush(done));
+    for flushed in shared.ask_all(Mail::Flush) {
         flushed.await.map_err(|_| "the server is about to end")?;
     }
     let (shared, target) = (shared.clone(), path.clone());

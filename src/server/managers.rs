@@ -304,7 +304,7 @@ impl Control {
                         return conn.hang_up();
                     }
                     // Whoever pushed may count on it that no worker acts in an earlier epoch any more.
-                    let workers = self.ask_all(Mail::Flush);
+                    let workers = self.shared.ask_all(Mail::Flush);
                     let number = self.shared.view().epoch.number;
                     tokio::task::spawn_local(async move {
                         all(workers).await;
@@ -431,7 +431,7 @@ impl Control {
         tracing::info!("start replace copy for time({})", time.0);
         let moved = &self.shared.moved;
         let before = (moved.records.load(Ordering::Relaxed), moved.bytes.load(Ordering::Relaxed));
-        let workers = self.ask_all(|done| Mail::Copy(Job { time, full, done }));
+        let workers = self.shared.ask_all(|done| Mail::Copy(Job { time, full, done }));
         let control = self.clone();
         tokio::task::spawn_local(async move {
             // A phase that ended before its copies did tells nobody.
@@ -462,7 +462,7 @@ impl Control {
         }
         while in_phase(&self.shared.view()) {
             if self.is_sourced(time).await {
-                return all(self.ask_all(Mail::DropUnconfirmed)).await && in_phase(&self.shared.view());
+                return all(self.shared.ask_all(Mail::DropUnconfirmed)).await && in_phase(&self.shared.view());
             }
             tokio::time::sleep(SOURCED_PAUSE).await;
         }
@@ -491,7 +491,7 @@ impl Control {
             return;
         }
         tracing::info!("start replace delete for time({})", time.0);
-        let workers = self.ask_all(Mail::Drop);
+        let workers = self.shared.ask_all(Mail::Drop);
         let control = self.clone();
         tokio::task::spawn_local(async move {
             let finished = all(workers).await;
@@ -502,15 +502,6 @@ impl Control {
                 control.tell_end(method::REPLACE_DELETE_END, time);
             }
         });
-    }
-
-    fn ask_all(&self, mail: impl Fn(oneshot::Sender<()>) -> Mail) -> Vec<oneshot::Receiver<()>> {
-        let ask = |worker| {
-            let (done, finished) = oneshot::channel();
-            self.shared.tell(worker, mail(done));
-            finished
-        };
-        (0..self.shared.mailboxes.len()).map(ask).collect()
     }
 
     fn tell_end(&self, method: u32, time: ClockTime) {

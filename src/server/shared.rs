@@ -221,6 +221,16 @@ impl Shared {
         let _ = self.mailboxes[worker].send(mail);
     }
 
+    /// Asks every worker, each of which answers with a value.
+    pub fn ask_all<T>(&self, mail: impl Fn(oneshot::Sender<T>) -> Mail) -> Vec<oneshot::Receiver<T>> {
+        let ask = |worker| {
+            let (done, answered) = oneshot::channel();
+            self.tell(worker, mail(done));
+            answered
+        };
+        (0..self.mailboxes.len()).map(ask).collect()
+    }
+
     /// The random number of this life.
     pub fn incarnation(&self) -> u64 {
         self.incarnation.load(Ordering::Relaxed)

@@ -19,7 +19,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::Mutex;
 
 /// For how long an answer is told again.
 const FRESH_MICROS: u64 = 50_000;
@@ -53,15 +53,8 @@ pub(super) fn answer(shared: Arc<Shared>, conn: Rc<Conn>, msgid: u32) {
 
 /// `None`: a worker has ended.
 async fn gather(shared: &Arc<Shared>) -> Option<Arc<[u8]>> {
-    let asked: Vec<_> = (0..shared.mailboxes.len())
-        .map(|worker| {
-            let (done, measured) = oneshot::channel();
-            shared.tell(worker, Mail::Measure(done));
-            measured
-        })
-        .collect();
     let mut all = Vec::new();
-    for measured in asked {
+    for measured in shared.ask_all(Mail::Measure) {
         all.push(measured.await.ok()?);
     }
     let mut encoded = Vec::new();

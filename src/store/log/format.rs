@@ -248,6 +248,14 @@ pub struct SegmentHead {
 }
 
 impl SegmentHead {
+    /// Whether stores of its shard went on in another of these segments, so that no crash tore this one.
+    pub fn is_superseded(&self, all: &[SegmentHead]) -> bool {
+        let follows = |h: &SegmentHead| {
+            h.id > self.id && h.origin == Origin::Stores && (h.shards, h.shard) == (self.shards, self.shard)
+        };
+        self.origin == Origin::Stores && all.iter().any(follows)
+    }
+
     /// The bytes of one copy.
     pub fn encode(&self) -> [u8; HEAD_LEN] {
         let mut out = [0; HEAD_LEN];

@@ -5,7 +5,7 @@
 //! number counts.
 
 use super::core::Core;
-use super::format::{Origin, SEGMENT_HEAD_LEN, SegmentHead};
+use super::format::{SEGMENT_HEAD_LEN, SegmentHead};
 use super::hint::{Hint, HintBuilder, HintEntry};
 use super::index::{Entry, Index, Place, TABLES, table_of};
 use super::segment::{Segment, hint_name, id_in, log_name};
@@ -14,9 +14,10 @@ use super::stable::Positions;
 use super::walk::{Step, Walk};
 use crate::logic::record::worker_of;
 use crate::store::StoreError;
-use crate::store::fs::{self, File, PARTIAL_SUFFIX, store_error};
+use crate::store::fs::{self, Disk, File, PARTIAL_SUFFIX, store_error};
 use std::cmp::Reverse;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -116,27 +117,54 @@ fn find_segments(core: &Arc<Core>) -> Result<Vec<Found>, StoreError> {
     Ok(found.into_iter().flatten().collect())
 }
 
+/// What the file of a segment and its hint say at their beginnings.
+pub(super) struct Start {
+    pub path: PathBuf,
+    pub file: Arc<dyn File>,
+    pub size: u64,
+    /// The head, from wherever it is whole; `None`: nothing of the segment can be read.
+    pub head: Option<SegmentHead>,
+    /// The hint, if it is the segment's.
+    pub hint: Option<Hint>,
+}
+
+impl Start {
+    pub fn look(disk: &dyn Disk, dir: &Path, id: u32) -> Result<Start, StoreError> {
+        let path = dir.join(log_name(id));
+        let failed = |e| store_error("cannot read", &path, e);
+        let file = disk.open(&path).map_err(failed)?;
+        let size = file.size().map_err(failed)?;
+        let mut start = [0; SEGMENT_HEAD_LEN];
+        // What cannot be read counts as damaged: the hint may still tell.
+        let read = fs::read_full(file.as_ref(), &mut start, 0).unwrap_or(0);
+        let head = SegmentHead::parse_either(&start[..read]).filter(|head| head.id == id);
+        let hint = Hint::read(disk, &dir.join(hint_name(id))).ok().flatten();
+        let fits = |h: &Hint| h.head.id == id && head.is_none_or(|head| head == h.head) && h.segment_len <= size;
+        let hint = hint.filter(fits);
+        let head = head.or_else(|| hint.as_ref().map(|h| h.head));
+        Ok(Start { path, file, size, head, hint })
+    }
+
+    /// The line about a segment without a head; `None`: it has one, or nothing can have been in it.
+    pub fn damage(&self) -> Option<String> {
+        let (path, size) = (self.path.display(), self.size);
+        let line = || format!("{path}: its head is damaged; {size} bytes cannot be read");
+        (self.head.is_none() && size > SEGMENT_HEAD_LEN as u64).then(line)
+    }
+}
+
 fn find_segment(core: &Core, id: u32, slot: u32) -> Result<Option<Found>, StoreError> {
-    let path = core.dir.join(log_name(id));
-    let failed = |e| store_error("cannot read", &path, e);
-    let file = core.disk.open(&path).map_err(failed)?;
-    let size = file.size().map_err(failed)?;
-    let mut start = [0; SEGMENT_HEAD_LEN];
-    // What cannot be read counts as damaged: the hint may still tell.
-    let read = fs::read_full(file.as_ref(), &mut start, 0).unwrap_or(0);
-    let head = SegmentHead::parse_either(&start[..read]).filter(|head| head.id == id);
-    let hint = Hint::read(core.disk.as_ref(), &core.dir.join(hint_name(id))).ok().flatten();
-    let fits = |h: &Hint| h.head.id == id && head.is_none_or(|head| head == h.head) && h.segment_len <= size;
-    let hint = hint.filter(fits);
-    let Some(head) = head.or_else(|| hint.as_ref().map(|h| h.head)) else {
-        if size > SEGMENT_HEAD_LEN as u64 {
-            let line = || format!("{}: its head is damaged; {size} bytes cannot be read", path.display());
-            core.report(id, 0, line);
-            return Ok(None);
-        }
+    let start = Start::look(core.disk.as_ref(), &core.dir, id)?;
+    if let Some(line) = start.damage() {
+        core.report(id, 0, || line);
+        return Ok(None);
+    }
+    let Start { path, file, size, head, hint } = start;
+    let Some(head) = head else {
         core.disk.remove(&path).map_err(|e| store_error("cannot remove", &path, e))?;
         return Ok(None);
     };
+    let failed = |e| store_error("cannot read", &path, e);
     let segment = |len| Segment::new(head, slot, path.clone(), file.clone(), len, size).map_err(failed);
     let found = match hint {
         Some(hint) => {
@@ -210,10 +238,7 @@ fn judge_torn_tails(core: &Core, found: &mut Vec<Found>) -> Result<(), StoreErro
     let heads: Vec<SegmentHead> = found.iter().map(|f| f.segment.head).collect();
     for f in found.iter().filter(|f| f.torn_bytes > 0) {
         let head = f.segment.head;
-        let follows = |h: &SegmentHead| {
-            h.id > head.id && h.origin == Origin::Stores && (h.shards, h.shard) == (head.shards, head.shard)
-        };
-        if head.origin == Origin::Stores && heads.iter().any(follows) {
+        if head.is_superseded(&heads) {
             f.segment.set_damaged();
             report_bad(core, head.id, f.segment.len(), f.torn_bytes);
         }
@@ -303,6 +328,6 @@ fn keep_newest(records: &[Candidate], newest: &mut Vec<Candidate>) {
 }
 
 /// The error for a directory that cannot be read at all.
-pub(super) fn unreadable(what: &std::path::Path, e: &io::Error) -> StoreError {
+pub(super) fn unreadable(what: &Path, e: &io::Error) -> StoreError {
     StoreError::Unusable(format!("cannot open {}: {e}: check the path and its permissions", what.display()))
 }

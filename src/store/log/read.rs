@@ -5,16 +5,14 @@
 //! the one with the highest log sequence number. Damage is judged as at opening ([`super::open`]), so that a merge
 //! takes neither more nor less for damaged than a server does.
 
-use super::format::{Draft, Kind, Origin, SEGMENT_HEAD_LEN, SegmentHead};
-use super::hint::Hint;
+use super::format::{Draft, Kind, Origin, SegmentHead};
 use super::identity::{IDENTITY, LOCK, parse};
-use super::open::unreadable;
-use super::segment::{hint_name, id_in, log_name};
+use super::open::{Start, unreadable};
+use super::segment::{id_in, log_name};
 use super::walk::{Step, Walk};
 use crate::store::StoreError;
-use crate::store::fs::{self, Disk, File, Lock, read_small, store_error};
+use crate::store::fs::{Disk, File, Lock, read_small, store_error};
 use crate::store::merge::Heed;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -87,33 +85,13 @@ impl Reading {
     }
 
     fn find(&self, id: u32, heed: &mut dyn Heed) -> Result<Option<Found>, StoreError> {
-        let path = self.dir.join(log_name(id));
-        let failed = |e| store_error("cannot read", &path, e);
-        let file = self.disk.open(&path).map_err(failed)?;
-        let size = file.size().map_err(failed)?;
-        let mut start = [0; SEGMENT_HEAD_LEN];
-        // What cannot be read counts as damaged: the hint may still tell.
-        let read = fs::read_full(file.as_ref(), &mut start, 0).unwrap_or(0);
-        let head = SegmentHead::parse_either(&start[..read]).filter(|head| head.id == id);
-        let fits = |h: &Hint| h.head.id == id && head.is_none_or(|head| head == h.head) && h.segment_len <= size;
-        let hint = self.hint(id)?.filter(fits);
-        let Some(head) = head.or_else(|| hint.as_ref().map(|h| h.head)) else {
-            if size > SEGMENT_HEAD_LEN as u64 {
-                heed.damaged(format!("{}: its head is damaged; {size} bytes cannot be read", path.display()));
-            }
-            return Ok(None);
-        };
-        let end = hint.as_ref().map_or(size, |h| h.segment_len);
-        Ok(Some(Found { head, file, path, end, is_settled: hint.is_some() }))
-    }
-
-    fn hint(&self, id: u32) -> Result<Option<Hint>, StoreError> {
-        let path = self.dir.join(hint_name(id));
-        match Hint::read(self.disk.as_ref(), &path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            // A hint is only a shortcut.
-            read => Ok(read.ok().flatten()),
+        let start = Start::look(self.disk.as_ref(), &self.dir, id)?;
+        if let Some(line) = start.damage() {
+            heed.damaged(line);
         }
+        let Start { path, file, size, head, hint } = start;
+        let end = hint.as_ref().map_or(size, |h| h.segment_len);
+        Ok(head.map(|head| Found { head, file, path, end, is_settled: hint.is_some() }))
     }
 }
 
@@ -175,10 +153,5 @@ fn draft<'a>(raw: &super::format::Raw<'a>) -> Draft<'a> {
 /// Whether a bad end is damage: a process that dies cuts its last record off, which is then in the newest segment of its
 /// shard, or in a copy that compaction was making.
 fn is_damage(found: &Found, heads: &[SegmentHead], walk: &mut Walk, offset: u64) -> bool {
-    let head = &found.head;
-    let follows = |h: &SegmentHead| {
-        h.id > head.id && h.origin == Origin::Stores && (h.shards, h.shard) == (head.shards, head.shard)
-    };
-    let superseded = head.origin == Origin::Stores && heads.iter().any(follows);
-    superseded || walk.met_unreadable() || walk.is_whole_at(offset)
+    found.head.is_superseded(heads) || walk.met_unreadable() || walk.is_whole_at(offset)
 }

@@ -94,7 +94,8 @@ fn put_newer(store: &dyn Store, dbkey: &[u8], epoch: u64, dbval: &[u8]) -> bool 
     shard.put_newer(dbkey, Record { epoch, dbval }).unwrap()
 }
 
-fn forget(store: &dyn Store, dbkey: &[u8], stamp: Stamp) -> bool {
+/// Forgets a record of that stamp; true when it was there.
+pub fn forget(store: &dyn Store, dbkey: &[u8], stamp: Stamp) -> bool {
     store.shards()[shard_of(store, dbkey)].lock().unwrap().forget(dbkey, stamp).unwrap()
 }
 

@@ -1,12 +1,11 @@
 //! Merges of real directories, compared with what their stores answer themselves.
 
 use super::*;
-use crate::logic::clock::ClockTime;
-use crate::logic::record::{LAYOUT_FULL, Stamp, encode_dbkey, encode_header};
+use crate::logic::record::Stamp;
+use crate::store::Store;
+use crate::store::conformance::{Contents, commit, dbkey as key, dbval, forget, get, put, scan};
 use crate::store::log::{self, LogStore};
 use crate::store::sled::{self, SledStore};
-use crate::store::{Shard, Store};
-use std::collections::BTreeMap;
 
 /// Hears all, and has enough after some looks.
 struct Ear {
@@ -34,17 +33,8 @@ fn order(dest: &Path, engine: Engine, sources: &[PathBuf]) -> Order {
     Order { dest: dest.to_owned(), engine, sources: sources.to_vec(), overwrite: false }
 }
 
-fn key(n: u64) -> Vec<u8> {
-    let mut dbkey = Vec::new();
-    encode_dbkey(format!("key-{n}").as_bytes(), &mut dbkey);
-    dbkey
-}
-
 fn value(version: u64, len: usize) -> Vec<u8> {
-    let mut dbval = Vec::new();
-    encode_header(ClockTime(version), LAYOUT_FULL, 0, 0, 0, &mut dbval);
-    dbval.extend((0..len).map(|i| (version as u8).wrapping_add(i as u8)));
-    dbval
+    dbval(version, &(0..len).map(|i| (version as u8).wrapping_add(i as u8)).collect::<Vec<u8>>())
 }
 
 fn open_log(dir: &Path, shards: u16) -> LogStore {
@@ -57,39 +47,9 @@ fn open_sled(dir: &Path, shards: u16) -> SledStore {
     SledStore::open(dir, shards, sled::Options { reserve_bytes: 0, ..sled::Options::default() }).unwrap()
 }
 
-fn with_shard<T>(store: &dyn Store, dbkey: &[u8], act: impl FnOnce(&mut dyn Shard) -> T) -> T {
-    let shards = store.shards();
-    let hash = crate::logic::record::dbkey_hash(dbkey).unwrap();
-    let n = crate::logic::record::worker_of(hash, shards.len() as u16);
-    act(&mut *shards[usize::from(n)].lock().unwrap())
-}
-
-fn put(store: &dyn Store, dbkey: &[u8], epoch: u64, dbval: &[u8]) {
-    with_shard(store, dbkey, |shard| shard.put(dbkey, Record { epoch, dbval }).unwrap());
-}
-
-fn commit(store: &dyn Store) {
-    for shard in store.shards() {
-        shard.lock().unwrap().commit().unwrap();
-    }
-}
-
-type Content = BTreeMap<Vec<u8>, (u64, Vec<u8>)>;
-
 /// What a store says that it holds.
-fn content(store: &dyn Store) -> Content {
-    let mut all = Content::new();
-    for shard in store.shards() {
-        let mut from = Some(0);
-        while let Some(position) = from {
-            let mut visit = |dbkey: &[u8], record: Result<Record<'_>, StoreError>| {
-                let record = record.unwrap();
-                assert!(all.insert(dbkey.to_vec(), (record.epoch, record.dbval.to_vec())).is_none(), "visited twice");
-            };
-            from = shard.lock().unwrap().scan(position, 100, &mut visit).unwrap();
-        }
-    }
-    all
+fn content(store: &dyn Store) -> Contents {
+    scan(store, 100)
 }
 
 fn stamp_of((epoch, dbval): &(u64, Vec<u8>)) -> Stamp {
@@ -109,12 +69,11 @@ fn work(store: &dyn Store, rng: &mut u64, keys: u64) {
         let (epoch, version) = (draw(3), 1 + draw(1 << 20));
         match draw(10) {
             0 => put(store, &dbkey, epoch, &version.to_be_bytes()),
-            1 | 2 => with_shard(store, &dbkey, |shard| {
-                let stamp = shard.get(&dbkey).unwrap().map(|r| r.stamp());
-                if let Some(stamp) = stamp {
-                    assert!(shard.forget(&dbkey, stamp).unwrap());
+            1 | 2 => {
+                if let Some(held) = get(store, &dbkey) {
+                    assert!(forget(store, &dbkey, stamp_of(&held)));
                 }
-            }),
+            }
             _ => put(store, &dbkey, epoch, &value(version, draw(60) as usize)),
         }
         if draw(20) == 0 {
@@ -132,7 +91,7 @@ fn a_merge_holds_what_the_newest_of_the_stores_holds() {
     let mut rng = seed;
     for round in 0..6 {
         let dir = tempfile::tempdir().unwrap();
-        let (mut sources, mut expected, mut read) = (Vec::new(), Content::new(), 0);
+        let (mut sources, mut expected, mut read) = (Vec::new(), Contents::new(), 0);
         for n in 0..4_u64 {
             let path = dir.path().join(format!("source-{n}"));
             let held = if n == 3 {

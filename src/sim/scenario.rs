@@ -49,13 +49,13 @@ fn replace_the_disk(at: u64) -> Script {
     steps.into_iter().map(|act| (at, act)).chain([attach]).collect()
 }
 
-/// The load as it was drawn.
-fn any(_: &mut Load) {}
-
 /// The clients of gateway 0 read, and now and then change something.
 fn readers(load: &mut Load) {
     (load.keys, load.readers, load.readers_change_one_in) = (1, Some(0), 4);
 }
+
+/// With any load, and no promise of how soon changes are acknowledged again.
+const PLAIN: Scenario = Scenario { name: "", story: "", shape: TRIO, script: |_, _| (), gap_ms: None, load: |_| () };
 
 /// All of them.
 pub const ALL: [Scenario; 32] = [
@@ -64,8 +64,7 @@ pub const ALL: [Scenario; 32] = [
         story: "a coordinator, a manager and a gateway are cut off; the others go on, and it answers with old values",
         shape: PAIR,
         script: |_, script| script.push((1_000, Act::Split(vec![X, Who::Manager(0), GATEWAY]))),
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "no-managers",
@@ -76,7 +75,7 @@ pub const ALL: [Scenario; 32] = [
             script.extend((0..2).map(|n| (7_000, Act::Continue(Who::Manager(n)))));
         },
         gap_ms: Some(1_000),
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "refused-alive",
@@ -87,8 +86,7 @@ pub const ALL: [Scenario; 32] = [
             script.extend(all.map(|who| (1_000, Act::Refuse(who, X))));
             script.push((1_001, Act::IsolateFromManagers(X)));
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "granted-and-forgot",
@@ -100,16 +98,14 @@ pub const ALL: [Scenario; 32] = [
             script.extend([B, C].map(|who| (then, Act::Kill(who))));
             script.extend((0..3).map(|n| (then + 1 + dice.below(20), Act::Start(Who::Server(n)))));
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "taken-over-early",
         story: "a new coordinator opens while the old one, unseen by managers alone, still holds its leases",
         shape: TRIO,
         script: |_, script| script.push((1_000, Act::Strand(X, GATEWAY))),
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "paused",
@@ -125,8 +121,7 @@ pub const ALL: [Scenario; 32] = [
                 script.push((at, Act::Command(Command::Attach)));
             }
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "clocks",
@@ -140,8 +135,7 @@ pub const ALL: [Scenario; 32] = [
             script.push((2_500, Act::Kill(X)));
             script.push((5_000, Act::Kill(X)));
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "two-halves",
@@ -152,8 +146,7 @@ pub const ALL: [Scenario; 32] = [
             script.push((1_000, Act::Cut(B, C)));
             script.push((1_000, Act::Cut(C, B)));
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "lost-vote",
@@ -165,8 +158,7 @@ pub const ALL: [Scenario; 32] = [
             script.push((1_100, Act::Split(vec![Who::Manager(0), Who::Server(1)])));
             script.push((1_100 + dice.below(100), Act::Start(Who::Manager(1))));
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "stale-first",
@@ -179,8 +171,7 @@ pub const ALL: [Scenario; 32] = [
             script.push((3_001, Act::Kill(C)));
             script.extend((0..3).map(|n| (3_500 + 700 * n as u64, Act::Start(Who::Server(n)))));
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "half-written",
@@ -192,8 +183,7 @@ pub const ALL: [Scenario; 32] = [
             script.push((1_020 + dice.below(300), Act::Kill(X)));
             script.extend((0..3).map(|n| (1_350, Act::Start(Who::Server(n)))));
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "revived-apart",
@@ -210,8 +200,7 @@ pub const ALL: [Scenario; 32] = [
             script.push((then + 500 + dice.below(1_000), Act::Kill(X)));
             script.push((5_000, Act::Continue(Who::Gateway(1))));
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "two-takeovers",
@@ -224,8 +213,7 @@ pub const ALL: [Scenario; 32] = [
                 script.extend((0..5).map(|n| (at + 1_500, Act::Start(Who::Server(n)))));
             }
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "attached-under-load",
@@ -238,8 +226,7 @@ pub const ALL: [Scenario; 32] = [
             script.push((4_000, Act::Command(Command::FullReplace)));
             script.push((4_000 + dice.below(20), Act::Isolate(B)));
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "from-the-future",
@@ -251,8 +238,7 @@ pub const ALL: [Scenario; 32] = [
             script.push((4_000, Act::HealAll));
             script.push((4_200, Act::Command(Command::Attach)));
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "slept-through",
@@ -263,8 +249,7 @@ pub const ALL: [Scenario; 32] = [
             script.extend((0..3).map(|n| (6_500, Act::Start(Who::Server(n)))));
             script.push((7_000, Act::Command(Command::Attach)));
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "answers-lost",
@@ -278,8 +263,7 @@ pub const ALL: [Scenario; 32] = [
                 script.extend((0..5).map(|n| (at + 900, Act::Start(Who::Server(n)))));
             }
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "sleeping-gateway",
@@ -292,8 +276,7 @@ pub const ALL: [Scenario; 32] = [
             script.push((4_500, Act::Continue(GATEWAY)));
             script.extend((0..3).map(|n| (5_000, Act::Start(Who::Server(n)))));
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "power-cut",
@@ -305,8 +288,7 @@ pub const ALL: [Scenario; 32] = [
             script.extend(cut);
             script.extend(all.map(|who| (2_500 + dice.below(1_000), Act::Start(who))));
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "fillers-die",
@@ -319,8 +301,7 @@ pub const ALL: [Scenario; 32] = [
             script.extend((3..6).map(|n| (3_000, Act::Start(Who::Server(n)))));
             script.push((3_500, Act::Command(Command::Attach)));
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "restarted-at-once",
@@ -335,8 +316,8 @@ pub const ALL: [Scenario; 32] = [
             script.extend((0..3).map(|n| (then + 2 + dice.below(5), Act::Start(Who::Server(n)))));
             script.push((then + 60, Act::Command(Command::Attach)));
         },
-        gap_ms: None,
         load: readers,
+        ..PLAIN
     },
     Scenario {
         name: "newcomer-first",
@@ -347,8 +328,8 @@ pub const ALL: [Scenario; 32] = [
             script.push((1_001, Act::AwaitEpoch));
             script.push((1_002 + dice.below(20), Act::Command(Command::Attach)));
         },
-        gap_ms: None,
         load: readers,
+        ..PLAIN
     },
     Scenario {
         name: "filled-and-alone",
@@ -361,8 +342,8 @@ pub const ALL: [Scenario; 32] = [
             let then = 1_015 + dice.below(60);
             script.extend([0, 2].map(|n| (then, Act::Kill(Who::Server(n)))));
         },
-        gap_ms: None,
         load: readers,
+        ..PLAIN
     },
     Scenario {
         name: "late-first-attempt",
@@ -377,11 +358,11 @@ pub const ALL: [Scenario; 32] = [
                 script.extend((0..5).map(|n| (at + 1_600, Act::Start(Who::Server(n)))));
             }
         },
-        gap_ms: None,
         load: |load| {
             readers(load);
             load.clients = 5;
         },
+        ..PLAIN
     },
     Scenario {
         name: "forgotten-outcome",
@@ -396,8 +377,8 @@ pub const ALL: [Scenario; 32] = [
                 script.push((at + 1_500, Act::Command(Command::Attach)));
             }
         },
-        gap_ms: None,
         load: |load| (load.keys, load.clients) = (3, 6),
+        ..PLAIN
     },
     Scenario {
         name: "refused-in-front",
@@ -413,8 +394,8 @@ pub const ALL: [Scenario; 32] = [
             script.push((2_500, Act::HealAll));
             script.extend((0..3).map(|n| (2_600, Act::Start(Who::Server(n)))));
         },
-        gap_ms: None,
         load: |load| (load.keys, load.clients, load.pause_ms, load.readers) = (2, 6, 150, None),
+        ..PLAIN
     },
     Scenario {
         name: "seen-and-lost",
@@ -427,8 +408,8 @@ pub const ALL: [Scenario; 32] = [
             script.extend((0..3).map(|n| (2_600, Act::Start(Who::Server(n)))));
             script.push((3_000, Act::Command(Command::Attach)));
         },
-        gap_ms: None,
         load: |load| (load.keys, load.clients, load.pause_ms) = (1, 3, 400),
+        ..PLAIN
     },
     Scenario {
         name: "nobody-asks-again",
@@ -439,11 +420,11 @@ pub const ALL: [Scenario; 32] = [
             let then = 1_020 + dice.below(100);
             script.extend([X, Who::Gateway(1)].map(|who| (then, Act::Kill(who))));
         },
-        gap_ms: None,
         load: |load| {
             readers(load);
             (load.clients, load.readers_change_one_in, load.then) = (3, 40, Some((1_010, Then::Read)));
         },
+        ..PLAIN
     },
     Scenario {
         name: "deleted-meanwhile",
@@ -454,8 +435,8 @@ pub const ALL: [Scenario; 32] = [
             script.extend((0..3).map(|n| (7_600, Act::Start(Who::Server(n)))));
             script.push((7_900, Act::Command(Command::Attach)));
         },
-        gap_ms: None,
         load: |load| (load.keys, load.then) = (3, Some((1_500, Then::Delete))),
+        ..PLAIN
     },
     Scenario {
         name: "failing-disk",
@@ -466,7 +447,7 @@ pub const ALL: [Scenario; 32] = [
             script.extend(replace_the_disk(6_000));
         },
         gap_ms: Some(4_000),
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "failing-syncs",
@@ -477,7 +458,7 @@ pub const ALL: [Scenario; 32] = [
             script.extend(replace_the_disk(6_000));
         },
         gap_ms: Some(4_000),
-        load: any,
+        ..PLAIN
     },
     Scenario {
         name: "power-cut-unsynced",
@@ -490,8 +471,7 @@ pub const ALL: [Scenario; 32] = [
                 script.push((at + 2_000, Act::Command(Command::Attach)));
             }
         },
-        gap_ms: None,
-        load: any,
+        ..PLAIN
     },
 ];
 

@@ -129,8 +129,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         eprintln!("kumoctl: only backup takes --no-wait; see kumoctl --help");
         return ExitCode::from(2);
     }
-    if options.command == Command::Backup && !options.no_wait {
-        return backup_and_wait(&options);
+    if options.command == Command::Backup
+        && !options.no_wait
+        && let Some(status) = backup_and_wait(&options)
+    {
+        return status;
     }
     let mut out = String::new();
     let done = execute(&options, &mut out);
@@ -145,8 +148,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Exit status: 0 when every server has made its backup.
-fn backup_and_wait(options: &Options) -> ExitCode {
+/// Exit status: 0 when every server has made its backup. `None`: the manager cannot tell, and is to be asked as kumofs's was.
+fn backup_and_wait(options: &Options) -> Option<ExitCode> {
     let suffix = options.argument.clone().unwrap_or_else(today);
     let asked = ask::block_on(async {
         let Some(servers) = backup::servers(&options.manager).await? else { return Ok(None) };
@@ -161,17 +164,11 @@ fn backup_and_wait(options: &Options) -> ExitCode {
             eprintln!(
                 "kumoctl: the manager is an older version, which does not tell how backups went; see servers' logs"
             );
-            let mut out = String::new();
-            let done = execute(options, &mut out);
-            super::print(&out);
-            return match done {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(e) => failed(&e.to_string(), 1),
-            };
+            return None;
         }
-        Err(Trouble::Usage(line)) => return failed(&line, 2),
-        Err(Trouble::Failed(line)) => return failed(&line, 1),
-        Err(Trouble::Told) => return ExitCode::FAILURE,
+        Err(Trouble::Usage(line)) => return Some(failed(&line, 2)),
+        Err(Trouble::Failed(line)) => return Some(failed(&line, 1)),
+        Err(Trouble::Told) => return Some(ExitCode::FAILURE),
     };
     let all_made = !outcomes.is_empty() && outcomes.iter().all(|(_, outcome)| outcome.is_ok());
     if options.json {
@@ -182,11 +179,11 @@ fn backup_and_wait(options: &Options) -> ExitCode {
     } else if all_made {
         super::print("nil\n");
     }
-    match (all_made, outcomes.is_empty()) {
+    Some(match (all_made, outcomes.is_empty()) {
         (true, _) => ExitCode::SUCCESS,
         (false, true) => failed("there is no server to make a backup", 1),
         (false, false) => failed("not every server has made its backup", 1),
-    }
+    })
 }
 
 fn failed(line: &str, status: u8) -> ExitCode {

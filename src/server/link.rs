@@ -51,6 +51,23 @@ pub enum Call {
     },
 }
 
+/// Tells a link from all others that this worker had, also from those that were between the same two lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct LinkId {
+    /// The life of this server that speaks on it.
+    life: u64,
+    number: u64,
+}
+
+/// Where a link leads, and which it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Target {
+    address: Address,
+    incarnation: u64,
+    worker: u16,
+    id: LinkId,
+}
+
 /// One link.
 pub struct Link {
     /// The other server.
@@ -61,6 +78,7 @@ pub struct Link {
     pub worker: u16,
     /// Its place in the epoch.
     pub server: u16,
+    id: LinkId,
     conn: Option<Rc<Conn>>,
     log: Outlog,
     lease: Held,
@@ -77,12 +95,13 @@ pub struct Link {
 }
 
 impl Link {
-    fn new(address: Address, incarnation: u64, worker: u16, server: u16, now_micros: u64) -> Link {
+    fn new((address, incarnation, worker, server): Wanted, id: LinkId, now_micros: u64) -> Link {
         Link {
             address,
             incarnation,
             worker,
             server,
+            id,
             conn: None,
             log: Outlog::default(),
             lease: Held::default(),
@@ -95,6 +114,10 @@ impl Link {
             down_since_micros: now_micros,
             overdue_told_micros: 0,
         }
+    }
+
+    fn target(&self) -> Target {
+        Target { address: self.address, incarnation: self.incarnation, worker: self.worker, id: self.id }
     }
 
     /// For how long the other server has answered nothing, in microseconds, where that is too long and was not told of
@@ -229,9 +252,14 @@ fn write_version0(out: &mut Vec<u8>, id: u32, dbkey: &[u8], dbval: &[u8]) {
     }
 }
 
+/// A link that there has to be: the other's address, life, worker and place in the epoch.
+pub type Wanted = (Address, u64, u16, u16);
+
 /// All links of a worker.
 #[derive(Default)]
 pub struct Links {
+    /// How many there were.
+    made: u64,
     list: Vec<Option<Link>>,
     /// By server and its worker: places in `list`.
     table: Vec<Vec<Option<usize>>>,
@@ -330,11 +358,14 @@ impl Links {
         }
     }
 
-    /// Makes the links be those to `wanted` (address, incarnation, worker, server), in an epoch with `servers` servers
-    /// that have so many workers each. Returns the places of new ones.
-    pub fn arrange(&mut self, wanted: &[(Address, u64, u16, u16)], workers: &[u16], now_micros: u64) -> Vec<usize> {
+    /// Makes the links be those of this server's life `life` to `wanted`, in an epoch with servers that have so many
+    /// `workers` each. Returns the places of new ones. What an earlier life had is given up: the others know it by that
+    /// life, and would take nothing more from it.
+    pub fn arrange(&mut self, life: u64, wanted: &[Wanted], workers: &[u16], now_micros: u64) -> Vec<usize> {
         for slot in &mut self.list {
-            let keep = |l: &Link| wanted.iter().any(|w| (w.0, w.1, w.2) == (l.address, l.incarnation, l.worker));
+            let keep = |l: &Link| {
+                l.id.life == life && wanted.iter().any(|w| (w.0, w.1, w.2) == (l.address, l.incarnation, l.worker))
+            };
             if let Some(gone) = slot.take_if(|link| !keep(link))
                 && let Some(conn) = gone.conn
             {
@@ -350,7 +381,9 @@ impl Links {
                 if free == self.list.len() {
                     self.list.push(None);
                 }
-                self.list[free] = Some(Link::new(address, incarnation, worker, server, now_micros));
+                self.made += 1;
+                let id = LinkId { life, number: self.made };
+                self.list[free] = Some(Link::new((address, incarnation, worker, server), id, now_micros));
                 new.push(free);
                 free
             });
@@ -402,13 +435,13 @@ impl Worker {
     async fn keep_link(self: Rc<Self>, place: usize) {
         let target = |worker: &Worker| {
             let state = worker.state.borrow();
-            state.links.get(place).map(|link| (link.address, link.incarnation, link.worker))
+            state.links.get(place).map(Link::target)
         };
         let Some(wanted) = target(&self) else { return };
         let mut pause = RECONNECT_MIN;
-        // The place may be given to another link; that has its own task.
+        // The place may be given to another link, even one between the same two; that has its own task.
         while target(&self) == Some(wanted) {
-            let connecting = TcpStream::connect(wanted.0.socket_addr());
+            let connecting = TcpStream::connect(wanted.address.socket_addr());
             if let Ok(Ok(stream)) = tokio::time::timeout(self.shared.config.connect_timeout, connecting).await
                 && target(&self) == Some(wanted)
                 && self.run_link(place, wanted, stream).await
@@ -416,7 +449,7 @@ impl Worker {
                 pause = RECONNECT_MIN;
             }
             if target(&self) == Some(wanted) {
-                let _ = self.shared.lost.send((wanted.0, Duration::ZERO));
+                let _ = self.shared.lost.send((wanted.address, Duration::ZERO));
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RECONNECT_MAX);
             }
@@ -424,15 +457,15 @@ impl Worker {
     }
 
     /// Serves a link's new connection until it ends; true when it was of use.
-    async fn run_link(self: &Rc<Self>, place: usize, wanted: (Address, u64, u16), stream: TcpStream) -> bool {
+    async fn run_link(self: &Rc<Self>, place: usize, wanted: Target, stream: TcpStream) -> bool {
         let (conn, read) = Conn::new(stream, &self.turn);
         let own = self.shared.config.address;
         conn.write(|out| {
             frame::write_hello(out, own, Role::Server);
-            if wanted.1 != 0 {
-                let incarnation = self.shared.incarnation();
+            if wanted.incarnation != 0 {
+                let incarnation = wanted.id.life;
                 let workers = self.shared.config.workers;
-                let (from_worker, worker) = (self.number, wanted.2);
+                let (from_worker, worker) = (self.number, wanted.worker);
                 Connect { peer: Peer::Server, incarnation, workers, from_worker, worker }.write(out, CONNECT_ID);
             }
         });
@@ -483,13 +516,13 @@ impl Worker {
     fn receive_answer(
         self: &Rc<Self>,
         place: usize,
-        wanted: (Address, u64, u16),
+        wanted: Target,
         conn: &Rc<Conn>,
         message: &[u8],
     ) -> Result<bool, ()> {
         match frame::parse(message).map_err(drop)? {
             Frame::Hello { .. } => {
-                if wanted.1 == 0 {
+                if wanted.incarnation == 0 {
                     self.link_up(place, wanted, conn);
                 }
                 Ok(false)
@@ -497,7 +530,7 @@ impl Worker {
             Frame::Request { .. } => Err(()),
             Frame::Response { msgid: CONNECT_ID, error, result } => {
                 let connected = Connected::read(result).map_err(drop);
-                if error.is_some() || connected?.incarnation != wanted.1 {
+                if error.is_some() || connected?.incarnation != wanted.incarnation {
                     return Err(());
                 }
                 self.link_up(place, wanted, conn);
@@ -507,10 +540,10 @@ impl Worker {
         }
     }
 
-    fn link_up(self: &Rc<Self>, place: usize, wanted: (Address, u64, u16), conn: &Rc<Conn>) {
+    fn link_up(self: &Rc<Self>, place: usize, wanted: Target, conn: &Rc<Conn>) {
         let mut state = self.state.borrow_mut();
         let Some(link) = state.links.get_mut(place) else { return conn.close() };
-        if (link.address, link.incarnation, link.worker) != wanted {
+        if link.target() != wanted {
             return conn.close();
         }
         link.conn = Some(conn.clone());

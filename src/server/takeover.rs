@@ -286,7 +286,8 @@ impl State {
                 }
             }
         }
-        self.links.arrange(&wanted, &workers, self.now_micros)
+        let own_life = view.me.and_then(|me| life(&view, me)).map_or(0, |(_, life)| life);
+        self.links.arrange(own_life, &wanted, &workers, self.now_micros)
     }
 
     /// Counts anew who misses each pending write, and sends it to members that are new.

@@ -48,9 +48,13 @@ impl Clock {
         self.last
     }
 
-    /// The next version above `floor` too: what a coordinator stamps on a write over a stored version `floor`.
+    /// The next version above `floor` too: what a coordinator stamps on a write over a stored version `floor`. Its counter
+    /// is above all that were observed, also where `floor` comes from a clock that was ahead: what that clock made meanwhile
+    /// may have been collected with its marks, and must not be made again.
     pub fn tick_above(&mut self, unix_secs: u64, floor: ClockTime) -> ClockTime {
+        let observed = self.counter();
         self.last = self.last.max(floor);
+        self.observe_counter(observed);
         self.tick(unix_secs)
     }
 
@@ -107,5 +111,16 @@ mod tests {
         assert_eq!(clock.tick(1).counter(), 101);
         clock.observe_counter(50);
         assert_eq!(clock.counter(), 101);
+    }
+
+    /// A coordinator whose wall clock was an hour ahead made (3608, 133) for a key and (3608, 134) for its mark; the next one
+    /// stored that, let the mark be collected, and took (3608, 132) of another key for its floor.
+    #[test]
+    fn a_version_of_a_clock_that_was_ahead_is_not_made_again() {
+        let mut clock = Clock::starting_after(ClockTime(8 << 32 | 125));
+        clock.observe_counter(134);
+        let next = clock.tick_above(13, ClockTime(3608 << 32 | 132));
+        assert_eq!((next.unix_secs(), next.counter()), (3608, 135));
+        assert_eq!(clock.tick_above(13, ClockTime(3608 << 32 | 132)).counter(), 136);
     }
 }

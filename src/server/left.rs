@@ -54,8 +54,8 @@ impl State {
         self.left.add(left);
     }
 
-    /// At a new epoch: takes what was left for unstable where this server is full. Where it is being filled the full ones
-    /// are the truth; what it left counts again if it is taken back as one of the last that held it.
+    /// At a new epoch: takes what was left for unstable where this server is full, or one of the last that held the range.
+    /// Where it is being filled by others, these are the truth; what it left counts again if it is taken back as such.
     pub(super) fn take_up_left(&mut self) {
         self.left.awaited = None;
         let view = self.view.clone();
@@ -64,7 +64,7 @@ impl State {
         for dbkey in std::mem::take(&mut self.left.dbkeys) {
             let Ok(hash) = hash_of(&dbkey) else { continue };
             let group = view.route.group(hash);
-            if group.full().contains(&me) {
+            if group.sources().contains(&me) {
                 taken.push(dbkey);
             } else if group.members().contains(&me) {
                 kept.insert(dbkey);

@@ -124,6 +124,11 @@ impl Worker {
         }
         state.take_up_left();
         state.adopt_unstable();
+        {
+            // What this server left itself may come to count where it coordinates already.
+            let mut shard = self.shard().lock().expect("no holder of a shard panics");
+            state.take_over(&mut *shard);
+        }
         let takeover = &mut state.takeover;
         takeover.adopted.clear();
         takeover.reported.clear();
@@ -359,6 +364,13 @@ impl State {
         for i in ready {
             self.ranges[i].open = true;
         }
+        self.take_over(shard);
+        self.takeover.closed = self.ranges.iter().any(|range| range.writable && !range.open);
+        self.unpark = true;
+    }
+
+    /// Makes pending what was unstable somewhere, in ranges that are open.
+    fn take_over(&mut self, shard: &mut dyn Shard) {
         for (dbkey, deeds) in std::mem::take(&mut self.takeover.taken) {
             match hash_of(&dbkey).map(|hash| self.range(hash).open) {
                 Ok(true) => self.make_pending(shard, &dbkey, deeds.into_values().collect()),
@@ -368,8 +380,6 @@ impl State {
                 Err(_) => {}
             }
         }
-        self.takeover.closed = self.ranges.iter().any(|range| range.writable && !range.open);
-        self.unpark = true;
     }
 
     fn all_reported(&self, group: &Group) -> bool {

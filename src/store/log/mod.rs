@@ -101,7 +101,7 @@ impl Options {
 /// A store of the log engine.
 pub struct LogStore {
     core: Arc<Core>,
-    stable: Stable,
+    stable: Arc<Stable>,
     shards: Vec<Box<Mutex<dyn Shard>>>,
     maintenance: Mutex<Maintenance>,
     /// Backups under way: while there are any, no segment is removed.
@@ -124,7 +124,7 @@ impl LogStore {
             Some(known) => known.for_shards(core.options.shards),
             None => Positions::new(shards.iter().map(LogShard::next_lsn).collect()),
         };
-        let stable = Stable::begin(core.disk.as_ref(), dir, positions)?;
+        let stable = Arc::new(Stable::begin(core.disk.as_ref(), dir, positions)?);
         let boxed = |shard| Box::new(Mutex::new(shard)) as Box<Mutex<dyn Shard>>;
         let store = LogStore {
             core,
@@ -141,11 +141,11 @@ impl LogStore {
     }
 
     fn start_sync_thread(&self) -> Result<(), StoreError> {
-        let core = self.core.clone();
+        let (core, stable) = (self.core.clone(), self.stable.clone());
         let run = move || {
             while core.sync.wait() {
                 // A failure shows at the next commit.
-                let _ = core.sync.round(|| core.sync_all());
+                let _ = sync_round(&core, &stable);
             }
         };
         let thread = std::thread::Builder::new()
@@ -170,7 +170,7 @@ impl LogStore {
 
     /// Syncs what waits for it, where there is no thread that does; false when nothing waited.
     pub fn sync_step(&self) -> Result<bool, StoreError> {
-        self.core.sync.round(|| self.core.sync_all())
+        sync_round(&self.core, &self.stable)
     }
 
     /// Bytes of memory that the index takes.
@@ -265,10 +265,20 @@ impl Store for LogStore {
             self.with_shard(shard, |s| s.roll())?;
         }
         maintenance.finish(self)?;
-        self.core.sync.round(|| self.core.sync_all())?;
+        sync_round(&self.core, &self.stable)?;
         self.core.unlock();
         Ok(())
     }
+}
+
+/// Syncs what waits for it, and what is known to be everywhere; false when nothing waited. That the latter fails costs a
+/// longer report after a loss of power, and no more.
+fn sync_round(core: &Core, stable: &Stable) -> Result<bool, StoreError> {
+    let synced = core.sync.round(|| core.sync_all())?;
+    if synced && let Err(e) = stable.sync() {
+        tracing::debug!("cannot sync what is stable: {e}");
+    }
+    Ok(synced)
 }
 
 /// A segment's files: the log, which is there, and the hint, which may be.

@@ -3,21 +3,24 @@
 //! A server that dies forgets which of its records others may lack. What lies behind the positions in this file it looks
 //! through when it starts again, and reports as it would have done (doc/guarantees.md, "Takeover"). Format: doc/format.md,
 //! "Stable". A position that is too low costs a longer report; one that is too high would hide a record, so that none is
-//! written before the records are everywhere. A file that is missing or damaged is taken for one that hides nothing: a store
-//! of an earlier version, or a loss of power without `sync`.
+//! written before the records are everywhere. Each shard has two slots, of which a loss of power may tear the one that is
+//! written: the other is on the disk, and tells less. A file that is missing or damaged is taken for one that hides nothing: a
+//! store of an earlier version.
 
 use crate::store::StoreError;
 use crate::store::fs::{Disk, File, partial_name, read_small, store_error, write_all};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The file's name.
 pub const STABLE: &str = "stable";
 const MAGIC: &[u8; 8] = b"kumostb\n";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEAD_LEN: usize = 16;
 const SLOT_LEN: usize = 16;
+/// Slots of a shard.
+const SLOTS: usize = 2;
 
 /// What a file says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,7 +58,7 @@ impl Positions {
         out.extend((self.0.len() as u16).to_le_bytes());
         out.extend(crc32c::crc32c(&out).to_le_bytes());
         for (shard, position) in self.0.iter().enumerate() {
-            out.extend(slot(shard as u16, *position));
+            (0..SLOTS).for_each(|_| out.extend(slot(shard as u16, *position)));
         }
         out
     }
@@ -64,12 +67,16 @@ impl Positions {
         let (head, slots) = bytes.split_at_checked(HEAD_LEN)?;
         let number = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
         let sound = head[..8] == MAGIC[..] && head[12..] == crc32c::crc32c(&head[..12]).to_le_bytes();
-        if !sound || number(8) != VERSION || slots.len() != usize::from(number(10)) * SLOT_LEN {
+        if !sound || number(8) != VERSION || slots.len() != usize::from(number(10)) * SLOTS * SLOT_LEN {
             return None;
         }
-        let positions = slots.chunks_exact(SLOT_LEN).enumerate().map(|(shard, bytes)| {
-            let position = u64::from_le_bytes(*bytes.first_chunk()?);
-            (slot(shard as u16, position) == bytes).then_some(position)
+        // What either slot says was true when it was written.
+        let positions = slots.chunks_exact(SLOTS * SLOT_LEN).enumerate().map(|(shard, slots)| {
+            let told = slots.chunks_exact(SLOT_LEN).filter_map(|bytes| {
+                let position = u64::from_le_bytes(*bytes.first_chunk()?);
+                (slot(shard as u16, position) == bytes).then_some(position)
+            });
+            told.max()
         });
         positions.collect::<Option<Vec<u64>>>().map(Positions)
     }
@@ -100,6 +107,10 @@ struct State {
     positions: Positions,
     /// `None` until it could be written.
     file: Option<Arc<dyn File>>,
+    /// For each shard, the slot that is written: the other is on the disk.
+    written: Vec<usize>,
+    /// For each shard, how often that slot was written since it was the other; 0: it is on the disk.
+    unsynced: Vec<u64>,
 }
 
 impl Stable {
@@ -113,19 +124,48 @@ impl Stable {
                 e => return Err(e),
             },
         };
-        Ok(Stable { path, state: Mutex::new(State { positions, file }) })
+        let shards = positions.0.len();
+        let state = State { positions, file, written: vec![0; shards], unsynced: vec![0; shards] };
+        Ok(Stable { path, state: Mutex::new(state) })
+    }
+
+    fn held(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds this")
+    }
+
+    /// Makes durable what was noted. What is noted meanwhile waits for the next time.
+    pub fn sync(&self) -> io::Result<()> {
+        let (file, before) = {
+            let state = self.held();
+            match &state.file {
+                Some(file) if state.unsynced.iter().any(|n| *n > 0) => (file.clone(), state.unsynced.clone()),
+                _ => return Ok(()),
+            }
+        };
+        file.sync()?;
+        let state = &mut *self.held();
+        for (shard, before) in before.into_iter().enumerate().filter(|(_, before)| *before > 0) {
+            if state.unsynced[shard] == before {
+                state.unsynced[shard] = 0;
+                state.written[shard] = (state.written[shard] + 1) % SLOTS;
+            }
+        }
+        Ok(())
     }
 
     /// Notes that the records of a shard before `position` are everywhere.
     pub fn note(&self, disk: &dyn Disk, shard: u16, position: u64) -> io::Result<()> {
-        let mut state = self.state.lock().expect("nothing panics while it holds this");
-        match state.positions.0.get_mut(usize::from(shard)) {
+        let state = &mut *self.held();
+        let number = usize::from(shard);
+        match state.positions.0.get_mut(number) {
             Some(known) if *known < position => *known = position,
             _ => return Ok(()),
         }
         match &state.file {
             Some(file) => {
-                write_all(file.as_ref(), &slot(shard, position), (HEAD_LEN + SLOT_LEN * usize::from(shard)) as u64)
+                let at = HEAD_LEN + SLOT_LEN * (SLOTS * number + state.written[number]);
+                state.unsynced[number] += 1;
+                write_all(file.as_ref(), &slot(shard, position), at as u64)
             }
             None => {
                 state.file = Some(write_anew(disk, &self.path, &state.positions)?);

@@ -81,3 +81,50 @@ fn a_store_without_the_file_accuses_nobody() {
     disk.remove(&dir().join(super::super::stable::STABLE)).unwrap();
     assert!(take(&open(&disk, tiny(2)).unwrap()).is_empty());
 }
+
+/// Noted in place and without a copy, it was torn by one loss of power in four, and then accused nobody.
+#[test]
+fn a_loss_of_power_hides_nothing_of_a_store_that_syncs() {
+    for seed in 0..200 {
+        let disk = MemDisk::new(seed);
+        let options = Options { sync: true, sync_thread: false, ..tiny(2) };
+        let store = open(&disk, options.clone()).unwrap();
+        for round in 0..1 + seed % 4 {
+            put_all(&store, 0..20, 2 * round + 1);
+            store.sync_step().unwrap();
+            note_all(&store);
+        }
+        put_all(&store, 20..25, 100);
+        store.sync_step().unwrap();
+        if seed % 2 == 0 {
+            put_all(&store, 25..30, 100);
+            note_all(&store);
+            put_all(&store, 30..31, 100);
+            store.core.sync.round(|| store.core.sync_all()).unwrap();
+        }
+        let disk = disk.after_power_loss(seed);
+        drop(store);
+        let told = take(&open(&disk, options).unwrap());
+        let behind = if seed % 2 == 0 { 30..31 } else { 20..25 };
+        assert!(behind.clone().all(|n| told.contains(&n)), "seed {seed}: {behind:?} of {told:?}");
+    }
+}
+
+#[test]
+fn what_is_noted_while_it_is_synced_does_not_spoil_what_is_on_the_disk() {
+    use crate::store::log::stable::{Positions, Stable, read};
+    for seed in 0..100 {
+        let disk = MemDisk::new(seed);
+        let positions = Positions::new(vec![5, 5]);
+        let stable = Stable::begin(&disk, &dir(), positions).unwrap();
+        for position in [10, 20, 30] {
+            stable.note(&disk, 0, position).unwrap();
+            stable.sync().unwrap();
+        }
+        stable.note(&disk, 0, 40).unwrap();
+        stable.note(&disk, 0, 50).unwrap();
+        let found = read(&disk.after_power_loss(seed), &dir()).expect("one slot of each shard is whole");
+        assert!(found.cover(2, 0, 29), "seed {seed}: {found:?}");
+        assert!(!found.cover(2, 0, 50) && found.cover(2, 1, 4) && !found.cover(2, 1, 5), "seed {seed}: {found:?}");
+    }
+}

@@ -43,6 +43,7 @@ fn serve(options: ServerOptions, host: &mut Host<'_>) -> Result<(), String> {
         garbage_max: options.garbage_max_time,
         garbage_memory: options.garbage_mem_limit as usize * 1024,
         backup: spec.dir.clone(),
+        doors: Arc::default(),
         memory: Limits::SERVER,
     };
     let cores = Arc::new(Cores::start(usize::from(workers)).map_err(|e| format!("cannot start threads: {e}"))?);

@@ -10,6 +10,7 @@ mod story;
 
 mod bad_input;
 mod clients;
+mod combined;
 mod damage;
 mod guide;
 mod harness;

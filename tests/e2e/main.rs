@@ -25,5 +25,6 @@ mod quorum;
 mod returning;
 mod stories;
 mod tools;
+mod transfer;
 mod version0;
 mod wire;

@@ -3,7 +3,7 @@
 //! Speaks version 0 only, so that it works with kumofs 0.4 managers too; `--json` adds what a manager of ours knows
 //! beyond that. Output: `doc/guide.md`, "kumoctl".
 
-use super::{Trouble, ask, backup, export, import, ruby_time};
+use super::{Trouble, ask, backup, check, export, import, ruby_time};
 use crate::logic::address::Address;
 use crate::logic::epoch::{Epoch, Phase};
 use crate::logic::ring::HashSpace;
@@ -43,6 +43,9 @@ struct Options {
     /// For export: the ring position to go on from, as it told when it failed
     #[arg(long, value_name = "POSITION", value_parser = export::position)]
     from: Option<u64>,
+    /// For check: store anew what differs, by the newest version
+    #[arg(long)]
+    repair: bool,
     /// For import: lines to pass over, as it told when it failed
     #[arg(long, value_name = "LINES")]
     skip: Option<u64>,
@@ -75,6 +78,8 @@ enum Command {
     FullReplace,
     /// Have every server make a backup of its database
     Backup,
+    /// Compare all replicas, record by record
+    Check,
     /// Write every record once, as a line of JSON
     Export,
     /// Store records from such lines
@@ -131,7 +136,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    use Command::{Backup, Export, Import, Rate};
+    use Command::{Backup, Check, Export, Import, Rate};
     if options.argument.is_some() && !matches!(options.command, Backup | Rate | Export | Import) {
         return failed("only backup, rate, export and import take something more; see kumoctl --help", 2);
     }
@@ -139,6 +144,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         ("export takes --from", options.from.is_some(), Export),
         ("import takes --skip", options.skip.is_some(), Import),
         ("import takes --keep", options.keep, Import),
+        ("check takes --repair", options.repair, Check),
     ] {
         if is_given && options.command != of {
             return failed(&format!("only {name}; see kumoctl --help"), 2);
@@ -158,8 +164,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     {
         return status;
     }
-    if let Some(moved) = move_records(&options) {
-        return match moved {
+    if let Some(done) = about_records(&options) {
+        return match done {
             Ok(()) => ExitCode::SUCCESS,
             Err(Trouble::Usage(line)) => failed(&line, 2),
             Err(Trouble::Failed(line)) => failed(&line, 1),
@@ -179,8 +185,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Exports or imports, if that is what is asked for.
-fn move_records(options: &Options) -> Option<Result<(), Trouble>> {
+/// Does what is about records, if that is what is asked for.
+fn about_records(options: &Options) -> Option<Result<(), Trouble>> {
     let (manager, file) = (options.manager.clone(), options.argument.as_ref().map(PathBuf::from));
     let asked = match options.command {
         Command::Export => {
@@ -191,6 +197,10 @@ fn move_records(options: &Options) -> Option<Result<(), Trouble>> {
             let skip = options.skip.unwrap_or(0);
             let order = import::Order { manager, file, keep: options.keep, skip, json: options.json };
             ask::block_on(import::run(&order))
+        }
+        Command::Check => {
+            let order = check::Order { manager, repair: options.repair, json: options.json };
+            ask::block_on(check::run(&order))
         }
         _ => return None,
     };
@@ -291,7 +301,9 @@ fn request(command: Command, suffix: &str) -> (u32, Vec<u8>) {
     };
     match command {
         // Those that go other ways ask for the same first.
-        Command::Status | Command::Export | Command::Import => (v0::method::GET_NODES_INFO, vec![0x90]),
+        Command::Status | Command::Check | Command::Export | Command::Import => {
+            (v0::method::GET_NODES_INFO, vec![0x90])
+        }
         Command::Attach => (v0::method::ATTACH_NEW_SERVERS, one_bool(true)),
         Command::AttachNoreplace => (v0::method::ATTACH_NEW_SERVERS, one_bool(false)),
         Command::Detach => (v0::method::DETACH_FAULT_SERVERS, one_bool(true)),

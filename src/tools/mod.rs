@@ -6,6 +6,7 @@
 pub mod ask;
 pub mod backup;
 pub mod bench;
+pub mod check;
 pub mod cluster;
 pub mod ctl;
 pub mod export;

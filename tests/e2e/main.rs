@@ -9,6 +9,7 @@ mod common;
 mod story;
 
 mod bad_input;
+mod check;
 mod clients;
 mod damage;
 mod guide;
@@ -25,5 +26,6 @@ mod quorum;
 mod returning;
 mod stories;
 mod tools;
+mod transfer;
 mod version0;
 mod wire;

@@ -260,7 +260,7 @@ impl Cluster {
                 match act_as(&host.node, || self.open_store(disk)) {
                     Ok(store) => {
                         *host.store.borrow_mut() = Some(store.clone());
-                        Process::start(&host.node, run_server(config, store, gateway, failure))
+                        Process::start(&host.node, run_server(config, store, self.shape.sync, gateway, failure))
                     }
                     Err(line) => {
                         *failure.borrow_mut() = Some(line);
@@ -512,18 +512,21 @@ fn clients_of(host: &Host) -> SocketAddr {
 async fn run_server(
     config: server::Config,
     store: Arc<LogStore>,
+    sync: bool,
     gateway: Option<(gateway::Config, SocketAddr)>,
     failure: Failure,
 ) {
     let (_stop, stopped) = watch::channel(false);
-    let syncing = store.clone();
-    tokio::task::spawn_local(async move {
-        loop {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            // A failure shows at the next commit.
-            let _ = syncing.sync_step();
-        }
-    });
+    if sync {
+        let syncing = store.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                // A failure shows at the next commit.
+                let _ = syncing.sync_step();
+            }
+        });
+    }
     let listeners = TcpListener::listen(config.address.socket_addr())
         .and_then(|listener| Ok((listener, TcpListener::listen(config.stream.socket_addr())?)));
     let clients = gateway.map(|(config, address)| Ok(Serving { config, clients: vec![TcpListener::listen(address)?] }));

@@ -4,7 +4,6 @@ use super::*;
 use crate::net::conn::{Conn, Ended, Received, Scratch, read_loop};
 use crate::net::cores::event_loop;
 use crate::net::turn::Turn;
-use std::rc::Rc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn run(test: impl Future<Output = ()>) {

@@ -24,6 +24,7 @@ mod planned;
 mod pymemcache;
 mod quorum;
 mod returning;
+mod state;
 mod stories;
 mod tools;
 mod transfer;

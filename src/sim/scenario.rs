@@ -37,7 +37,10 @@ const TRIO: Shape = Shape {
     sync: false,
     auto_replace: false,
     outcomes: None,
+    combined: false,
 };
+/// Every server is a gateway, too.
+const COMBINED: Shape = Shape { gateways: 3, combined: true, ..TRIO };
 const PAIR: Shape = Shape { managers: 2, ..TRIO };
 const FIVE: Shape = Shape { managers: 2, servers: 5, attached: 5, auto_replace: true, ..TRIO };
 
@@ -58,7 +61,21 @@ fn readers(load: &mut Load) {
 const PLAIN: Scenario = Scenario { name: "", story: "", shape: TRIO, script: |_, _| (), gap_ms: None, load: |_| () };
 
 /// All of them.
-pub const ALL: [Scenario; 32] = [
+pub const ALL: [Scenario; 34] = [
+    Scenario {
+        name: "combined-paused",
+        story: "processes that are server and gateway are paused for longer than leases, and ask and answer themselves",
+        shape: COMBINED,
+        script: |dice, script| {
+            for round in 0..4 {
+                let at = 500 + round * 2_000;
+                script.push((at, Act::Stop(X)));
+                let then = at + 150 + dice.below(1_500);
+                script.extend((0..3).map(|n| (then, Act::Continue(Who::Server(n)))));
+            }
+        },
+        ..PLAIN
+    },
     Scenario {
         name: "old-lease",
         story: "a coordinator, a manager and a gateway are cut off; the others go on, and it answers with old values",
@@ -436,6 +453,18 @@ pub const ALL: [Scenario; 32] = [
             script.push((7_900, Act::Command(Command::Attach)));
         },
         load: |load| (load.keys, load.then) = (3, Some((1_500, Then::Delete))),
+        ..PLAIN
+    },
+    Scenario {
+        name: "managers-forget",
+        story: "the only manager loses its disk while all servers restart, and nobody knows who held what",
+        shape: TRIO,
+        script: |dice, script| {
+            script.push((1_000, Act::Wipe(Who::Manager(0), dice.draw())));
+            script.extend((0..3).map(|n| (1_000 + dice.below(50), Act::Kill(Who::Server(n)))));
+            script.extend((0..3).map(|n| (1_200 + dice.below(200), Act::Start(Who::Server(n)))));
+            script.push((1_300 + dice.below(200), Act::Start(Who::Manager(0))));
+        },
         ..PLAIN
     },
     Scenario {

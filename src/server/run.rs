@@ -2,7 +2,7 @@
 
 use super::epoch_file::load_epoch;
 use super::managers::{Control, random_id};
-use super::shared::{Config, Counters, Mail, Moved, Shared, View};
+use super::shared::{Config, Counters, Mail, Moved, Progress, Shared, View};
 use super::stream;
 use super::vote::Ballots;
 use super::worker::Worker;
@@ -58,7 +58,8 @@ pub async fn run(
         view: Mutex::new(Arc::new(view)),
         counters: mailboxes.iter().map(|_| Counters::default()).collect(),
         items: mailboxes.iter().map(|_| AtomicU64::new(0)).collect(),
-        gone_through: mailboxes.iter().map(|_| AtomicU64::new(0)).collect(),
+        received: Mutex::default(),
+        progress: mailboxes.iter().map(|_| Progress::default()).collect(),
         statistics: super::statistics::Newest::default(),
         mailboxes,
         moving: AtomicU8::new(0),

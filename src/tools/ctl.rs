@@ -3,6 +3,8 @@
 //! Speaks version 0 only, so that it works with kumofs 0.4 managers too; `--json` adds what a manager of ours knows
 //! beyond that. Output: `doc/guide.md`, "kumoctl".
 
+mod progress;
+
 use super::{Trouble, ask, backup, ruby_time};
 use crate::logic::address::Address;
 use crate::logic::epoch::{Epoch, Phase};
@@ -12,6 +14,7 @@ use crate::net::rpc::{CallError, Limits, RpcConn};
 use crate::proto::rpc::msgpack::{DecodeError, Head, Reader, write_array, write_bool, write_raw, write_uint};
 use crate::proto::rpc::{v0, v1};
 use clap::{CommandFactory, Parser, ValueEnum};
+use progress::Filling;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Write;
@@ -327,7 +330,7 @@ impl NodesInfo {
         out
     }
 
-    fn json(&self, epoch: Option<&Epoch>) -> Value {
+    fn json(&self, epoch: Option<&Epoch>, filling: &[Filling]) -> Value {
         let node = |n: &crate::logic::ring::Node| json!({"address": n.address.to_string(), "state": state(n.active)});
         let phase = |e: &Epoch| match e.phase {
             Phase::Idle => "idle",
@@ -344,6 +347,7 @@ impl NodesInfo {
             "strict": epoch.map(Epoch::strict),
             "bytes_per_sec": epoch.map(|e| e.pace.bytes_per_sec).filter(|rate| *rate > 0),
             "paused": epoch.map(|e| e.pace.paused),
+            "filling": epoch.map(|_| filling.iter().map(Filling::json).collect::<Vec<_>>()),
         })
     }
 }
@@ -356,10 +360,17 @@ async fn status(conn: &RpcConn, manager: Address, json: bool, out: &mut String) 
     let (method, params) = request(Command::Status, "");
     let result = call(conn, manager, method, &params).await?;
     let info = NodesInfo::read(&mut Reader::new(&result)).map_err(|e| CtlError::Answer(manager, e))?;
+    let epoch = newest_epoch(conn).await;
+    let filling = match &epoch {
+        Some(epoch) => progress::ask(epoch).await,
+        None => Vec::new(),
+    };
     if json {
-        out.push_str(&format!("{}\n", info.json(newest_epoch(conn).await.as_ref())));
+        out.push_str(&format!("{}\n", info.json(epoch.as_ref(), &filling)));
     } else {
         out.push_str(&info.text(ruby_time::local_offset));
+        let paused = epoch.is_some_and(|epoch| epoch.pace.paused);
+        filling.iter().for_each(|one| out.push_str(&format!("{}\n", one.text(paused))));
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ mod partition;
 mod planned;
 mod pymemcache;
 mod quorum;
+mod replace;
 mod returning;
 mod stories;
 mod tools;

@@ -210,6 +210,7 @@ impl Worker {
                 fetch(shard, request)?;
                 Done::Yes
             }
+            method::PAGE => self.page(state, shard, request)?,
             method::STATISTICS => {
                 Reader::new(request.params).array_of(0)?;
                 statistics::answer(self.shared.clone(), request.conn.clone(), request.msgid);

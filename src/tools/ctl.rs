@@ -5,7 +5,7 @@
 
 mod progress;
 
-use super::{Trouble, ask, backup, ruby_time};
+use super::{Trouble, ask, backup, export, import, ruby_time};
 use crate::logic::address::Address;
 use crate::logic::epoch::{Epoch, Phase};
 use crate::logic::ring::HashSpace;
@@ -18,6 +18,7 @@ use progress::Filling;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -40,8 +41,17 @@ struct Options {
     #[arg(value_enum)]
     command: Command,
     /// For backup: what is appended to the names of the files, today's date unless written. For rate: bytes per second for
-    /// each server, or `unlimited`
+    /// each server, or `unlimited`. For export and import: the file, standard output or input unless written
     argument: Option<String>,
+    /// For export: the ring position to go on from, as it told when it failed
+    #[arg(long, value_name = "POSITION", value_parser = export::position)]
+    from: Option<u64>,
+    /// For import: lines to pass over, as it told when it failed
+    #[arg(long, value_name = "LINES")]
+    skip: Option<u64>,
+    /// For import: keep records that are there
+    #[arg(long)]
+    keep: bool,
     /// For backup: do not wait until it is done, nor for what becomes of it
     #[arg(long)]
     no_wait: bool,
@@ -68,6 +78,10 @@ enum Command {
     FullReplace,
     /// Have every server make a backup of its database
     Backup,
+    /// Write every record once, as a line of JSON
+    Export,
+    /// Store records from such lines
+    Import,
     /// How fast each server may move data, in bytes per second; without a number, how fast that is now
     Rate,
     /// Move no data for now
@@ -120,9 +134,18 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if options.argument.is_some() && !matches!(options.command, Command::Backup | Command::Rate) {
-        eprintln!("kumoctl: only backup and rate take something more; see kumoctl --help");
-        return ExitCode::from(2);
+    use Command::{Backup, Export, Import, Rate};
+    if options.argument.is_some() && !matches!(options.command, Backup | Rate | Export | Import) {
+        return failed("only backup, rate, export and import take something more; see kumoctl --help", 2);
+    }
+    for (name, is_given, of) in [
+        ("export takes --from", options.from.is_some(), Export),
+        ("import takes --skip", options.skip.is_some(), Import),
+        ("import takes --keep", options.keep, Import),
+    ] {
+        if is_given && options.command != of {
+            return failed(&format!("only {name}; see kumoctl --help"), 2);
+        }
     }
     if options.command == Command::Rate && options.argument.as_deref().is_some_and(|text| rate(text).is_none()) {
         eprintln!("kumoctl: rate takes a number of bytes per second, as in 50000000, or unlimited");
@@ -138,6 +161,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     {
         return status;
     }
+    if let Some(moved) = move_records(&options) {
+        return match moved {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(Trouble::Usage(line)) => failed(&line, 2),
+            Err(Trouble::Failed(line)) => failed(&line, 1),
+            Err(Trouble::Told) => ExitCode::FAILURE,
+        };
+    }
     let mut out = String::new();
     let done = execute(&options, &mut out);
     // A reader that went away is told nothing.
@@ -149,6 +180,24 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(if matches!(e, CtlError::Address(listen::ListenError::Form(_))) { 2 } else { 1 })
         }
     }
+}
+
+/// Exports or imports, if that is what is asked for.
+fn move_records(options: &Options) -> Option<Result<(), Trouble>> {
+    let (manager, file) = (options.manager.clone(), options.argument.as_ref().map(PathBuf::from));
+    let asked = match options.command {
+        Command::Export => {
+            let order = export::Order { manager, file, from: options.from, json: options.json };
+            ask::block_on(export::run(&order))
+        }
+        Command::Import => {
+            let skip = options.skip.unwrap_or(0);
+            let order = import::Order { manager, file, keep: options.keep, skip, json: options.json };
+            ask::block_on(import::run(&order))
+        }
+        _ => return None,
+    };
+    Some(asked.map_err(Trouble::from).and_then(|done| done))
 }
 
 /// Exit status: 0 when every server has made its backup. `None`: the manager cannot tell, and is to be asked as kumofs's was.
@@ -244,7 +293,8 @@ fn request(command: Command, suffix: &str) -> (u32, Vec<u8>) {
         params
     };
     match command {
-        Command::Status => (v0::method::GET_NODES_INFO, vec![0x90]),
+        // Those that go other ways ask for the same first.
+        Command::Status | Command::Export | Command::Import => (v0::method::GET_NODES_INFO, vec![0x90]),
         Command::Attach => (v0::method::ATTACH_NEW_SERVERS, one_bool(true)),
         Command::AttachNoreplace => (v0::method::ATTACH_NEW_SERVERS, one_bool(false)),
         Command::Detach => (v0::method::DETACH_FAULT_SERVERS, one_bool(true)),

@@ -6,9 +6,13 @@
 pub mod ask;
 pub mod backup;
 pub mod bench;
+pub mod cluster;
 pub mod ctl;
+pub mod export;
 pub mod hash;
 pub mod help;
+pub mod import;
+pub mod lines;
 pub mod logs;
 pub mod mergedb;
 pub mod ruby_time;

@@ -26,5 +26,6 @@ mod replace;
 mod returning;
 mod stories;
 mod tools;
+mod transfer;
 mod version0;
 mod wire;

@@ -10,11 +10,13 @@ use crate::logic::address::Address;
 mod backup;
 mod between;
 mod compare;
+mod page;
 mod statistics;
 
 pub use backup::BackedUp;
 pub use between::{Entry, ReplicateHead, ReportHead, read_entry, write_entry};
 pub use compare::{Compare, Compared, List, read_digests, write_digests};
+pub use page::Page;
 pub use statistics::{Caller, Lag, Numbers, Statistics};
 
 /// The version number in [`method::CONNECT`].
@@ -70,6 +72,8 @@ pub mod method {
     pub const STATISTICS: u32 = v1(40);
     /// To a server, from tools: `[suffix]` → see [`super::BackedUp`], when it is done.
     pub const BACKUP: u32 = v1(41);
+    /// To a worker of a server, from tools: `[epoch, position]` → see [`super::Page`].
+    pub const PAGE: u32 = v1(42);
     /// To a manager or server, from a manager: see [`super::super::vote::Ask`] → [`super::super::vote::Voted`].
     pub const VOTE: u32 = v1(30);
 }

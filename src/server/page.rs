@@ -105,6 +105,12 @@ impl Worker {
 }
 
 impl State {
+    /// Whether a get would tell it.
+    pub(super) fn is_live(&self, record: Record<'_>) -> bool {
+        let body = record::parse(record.dbval).and_then(|value| value.body);
+        record.epoch >= self.view.epoch.flushed && live(body, 0, self.now_secs).is_some()
+    }
+
     /// Until when this worker may tell of everything that it coordinates: that something is not there, too. `None`: of some
     /// of it not yet.
     fn answers_for_all(&self) -> Option<u64> {
@@ -132,17 +138,11 @@ fn gather(state: &State, shard: &mut dyn Shard, from: u64) -> Result<(Page, Opti
             page.last = Some(hash);
             page.waits_for = page.waits_for.max(state.unstable_write(hash));
             match record {
-                Ok(record) if is_live(state, record) => page.add(dbkey, record.dbval),
+                Ok(record) if state.is_live(record) => page.add(dbkey, record.dbval),
                 Ok(_) => {}
                 Err(_) => page.damaged.push(dbkey.to_vec()),
             }
         })?;
     }
     Ok((page, next))
-}
-
-/// Whether a get would tell it.
-fn is_live(state: &State, record: Record<'_>) -> bool {
-    let body = record::parse(record.dbval).and_then(|value| value.body);
-    record.epoch >= state.view.epoch.flushed && live(body, 0, state.now_secs).is_some()
 }

@@ -1,6 +1,6 @@
 //! A whole cluster as gateways see it: the epoch, who coordinates which key, and a connection to each worker.
 //!
-//! For tools that read or write records: [`super::export`], [`super::import`]. When something fails, the view is made anew,
+//! For tools that read or write records: [`super::export`], [`super::import`], [`super::check`]. When something fails, the view is made anew,
 //! since most failures are changes of the cluster.
 
 use super::Trouble;
@@ -8,7 +8,7 @@ use super::ask::{self, AskError, MANAGER_PORT, Node, PATIENCE, Role};
 use crate::logic::address::Address;
 use crate::logic::epoch::{Epoch, ServerEntry};
 use crate::logic::record::worker_of;
-use crate::logic::route::Route;
+use crate::logic::route::{Group, Route};
 use crate::net::rpc::CallError;
 use crate::proto::rpc::error;
 use crate::proto::rpc::v1::{Connect, Connected, Peer, method};
@@ -113,13 +113,29 @@ impl View {
         if served { Ok(()) } else { Err(UNSERVED.to_owned()) }
     }
 
+    /// All distinct groups of servers.
+    pub fn groups(&self) -> &[Group] {
+        self.route.groups()
+    }
+
+    /// The workers of a server, by its place in the epoch.
+    pub fn workers_of(&self, place: u16) -> impl Iterator<Item = &Result<Node, String>> {
+        self.nodes.range((place, 0)..=(place, u16::MAX)).map(|(_, node)| node)
+    }
+
     /// The worker that coordinates a ring position.
     ///
     /// # Errors
     /// Why there is none now.
     pub fn coordinator(&self, hash: u64) -> Result<&Node, String> {
-        let group = self.route.group(hash);
-        let place = group.coordinator().ok_or(UNSERVED)?;
+        self.worker_of(self.route.group(hash).coordinator().ok_or(UNSERVED)?, hash)
+    }
+
+    /// The worker of a server that has a ring position.
+    ///
+    /// # Errors
+    /// Why it is not connected.
+    pub fn worker_of(&self, place: u16, hash: u64) -> Result<&Node, String> {
         let server = &self.epoch.servers[usize::from(place)];
         let node = self.nodes.get(&(place, worker_of(hash, server.workers)));
         node.ok_or_else(|| format!("{} is not connected", server.address))?.as_ref().map_err(Clone::clone)

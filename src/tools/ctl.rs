@@ -5,7 +5,7 @@
 
 mod progress;
 
-use super::{Trouble, ask, backup, export, import, ruby_time};
+use super::{Trouble, ask, backup, check, details, export, follow, import, ruby_time};
 use crate::logic::address::Address;
 use crate::logic::epoch::{Epoch, Phase};
 use crate::logic::ring::HashSpace;
@@ -43,9 +43,18 @@ struct Options {
     /// For backup: what is appended to the names of the files, today's date unless written. For rate: bytes per second for
     /// each server, or `unlimited`. For export and import: the file, standard output or input unless written
     argument: Option<String>,
+    /// For status: what stands behind it, too
+    #[arg(short, long)]
+    verbose: bool,
+    /// For watch: end after so many
+    #[arg(long, value_name = "N")]
+    lines: Option<u64>,
     /// For export: the ring position to go on from, as it told when it failed
     #[arg(long, value_name = "POSITION", value_parser = export::position)]
     from: Option<u64>,
+    /// For check: store anew what differs, by the newest version
+    #[arg(long)]
+    repair: bool,
     /// For import: lines to pass over, as it told when it failed
     #[arg(long, value_name = "LINES")]
     skip: Option<u64>,
@@ -78,6 +87,10 @@ enum Command {
     FullReplace,
     /// Have every server make a backup of its database
     Backup,
+    /// Status as it changes, a line for each change
+    Watch,
+    /// Compare all replicas, record by record
+    Check,
     /// Write every record once, as a line of JSON
     Export,
     /// Store records from such lines
@@ -134,14 +147,17 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    use Command::{Backup, Export, Import, Rate};
+    use Command::{Backup, Check, Export, Import, Rate, Status, Watch};
     if options.argument.is_some() && !matches!(options.command, Backup | Rate | Export | Import) {
         return failed("only backup, rate, export and import take something more; see kumoctl --help", 2);
     }
     for (name, is_given, of) in [
+        ("status takes --verbose", options.verbose, Status),
+        ("watch takes --lines", options.lines.is_some(), Watch),
         ("export takes --from", options.from.is_some(), Export),
         ("import takes --skip", options.skip.is_some(), Import),
         ("import takes --keep", options.keep, Import),
+        ("check takes --repair", options.repair, Check),
     ] {
         if is_given && options.command != of {
             return failed(&format!("only {name}; see kumoctl --help"), 2);
@@ -161,8 +177,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     {
         return status;
     }
-    if let Some(moved) = move_records(&options) {
-        return match moved {
+    if let Some(done) = by_itself(&options) {
+        return match done {
             Ok(()) => ExitCode::SUCCESS,
             Err(Trouble::Usage(line)) => failed(&line, 2),
             Err(Trouble::Failed(line)) => failed(&line, 1),
@@ -182,8 +198,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Exports or imports, if that is what is asked for.
-fn move_records(options: &Options) -> Option<Result<(), Trouble>> {
+/// Does what has a way of its own, if that is what is asked for.
+fn by_itself(options: &Options) -> Option<Result<(), Trouble>> {
     let (manager, file) = (options.manager.clone(), options.argument.as_ref().map(PathBuf::from));
     let asked = match options.command {
         Command::Export => {
@@ -194,6 +210,11 @@ fn move_records(options: &Options) -> Option<Result<(), Trouble>> {
             let skip = options.skip.unwrap_or(0);
             let order = import::Order { manager, file, keep: options.keep, skip, json: options.json };
             ask::block_on(import::run(&order))
+        }
+        Command::Watch => ask::block_on(follow::run(&manager, options.lines, options.json)),
+        Command::Check => {
+            let order = check::Order { manager, repair: options.repair, json: options.json };
+            ask::block_on(check::run(&order))
         }
         _ => return None,
     };
@@ -246,15 +267,20 @@ fn failed(line: &str, status: u8) -> ExitCode {
 fn execute(options: &Options, out: &mut String) -> Result<(), CtlError> {
     let manager = listen::resolve(&options.manager, DEFAULT_PORT)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let asked = async { time::timeout(TIMEOUT, ask_manager(manager, options, out)).await };
+    let asked = async { time::timeout(patience(options), ask_manager(manager, options, out)).await };
     LocalSet::new().block_on(&runtime, asked).map_err(|_| CtlError::Silent(manager))?
+}
+
+/// How long all of it may take; what a manager tells names others, who are asked then.
+fn patience(options: &Options) -> Duration {
+    if options.verbose { 3 * TIMEOUT } else { TIMEOUT }
 }
 
 async fn ask_manager(manager: Address, options: &Options, out: &mut String) -> Result<(), CtlError> {
     let connected = RpcConn::connect_client(manager.socket_addr(), TIMEOUT, Limits::default(), Rc::new(|_, _| {}));
     let conn = connected.await.map_err(|e| CtlError::Connect(manager, e))?;
     if options.command == Command::Status {
-        return status(&conn, manager, options.json, out).await;
+        return status(&conn, manager, options, out).await;
     }
     if options.command == Command::Rate && options.argument.is_none() {
         return tell_pace(&conn, options.json, out).await;
@@ -294,7 +320,9 @@ fn request(command: Command, suffix: &str) -> (u32, Vec<u8>) {
     };
     match command {
         // Those that go other ways ask for the same first.
-        Command::Status | Command::Export | Command::Import => (v0::method::GET_NODES_INFO, vec![0x90]),
+        Command::Status | Command::Watch | Command::Check | Command::Export | Command::Import => {
+            (v0::method::GET_NODES_INFO, vec![0x90])
+        }
         Command::Attach => (v0::method::ATTACH_NEW_SERVERS, one_bool(true)),
         Command::AttachNoreplace => (v0::method::ATTACH_NEW_SERVERS, one_bool(false)),
         Command::Detach => (v0::method::DETACH_FAULT_SERVERS, one_bool(true)),
@@ -406,7 +434,7 @@ fn state(active: bool) -> &'static str {
     if active { "active" } else { "fault" }
 }
 
-async fn status(conn: &RpcConn, manager: Address, json: bool, out: &mut String) -> Result<(), CtlError> {
+async fn status(conn: &RpcConn, manager: Address, options: &Options, out: &mut String) -> Result<(), CtlError> {
     let (method, params) = request(Command::Status, "");
     let result = call(conn, manager, method, &params).await?;
     let info = NodesInfo::read(&mut Reader::new(&result)).map_err(|e| CtlError::Answer(manager, e))?;
@@ -415,12 +443,21 @@ async fn status(conn: &RpcConn, manager: Address, json: bool, out: &mut String) 
         Some(epoch) => progress::ask(epoch).await,
         None => Vec::new(),
     };
-    if json {
-        out.push_str(&format!("{}\n", info.json(epoch.as_ref(), &filling)));
+    let behind = match &epoch {
+        Some(epoch) if options.verbose => Some(details::gather(epoch.clone()).await),
+        _ => None,
+    };
+    if options.json {
+        let mut value = info.json(epoch.as_ref(), &filling);
+        if let (Some(behind), Some(object)) = (behind, value.as_object_mut()) {
+            behind.add_to(object);
+        }
+        out.push_str(&format!("{value}\n"));
     } else {
         out.push_str(&info.text(ruby_time::local_offset));
         let paused = epoch.is_some_and(|epoch| epoch.pace.paused);
         filling.iter().for_each(|one| out.push_str(&format!("{}\n", one.text(paused))));
+        out.push_str(&behind.map_or(String::new(), |behind| behind.text()));
     }
     Ok(())
 }

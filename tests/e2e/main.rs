@@ -9,6 +9,7 @@ mod common;
 mod story;
 
 mod bad_input;
+mod check;
 mod clients;
 mod damage;
 mod guide;
@@ -24,6 +25,7 @@ mod pymemcache;
 mod quorum;
 mod replace;
 mod returning;
+mod state;
 mod stories;
 mod tools;
 mod transfer;

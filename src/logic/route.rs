@@ -58,6 +58,17 @@ impl Group {
         self.writer.checked_sub(1)
     }
 
+    /// Whether, in a replace, server `from` brings server `to` what it has of this group's records.
+    pub fn moves(&self, full: bool, from: u16, to: u16) -> bool {
+        // Where nobody is full, those who held the range last may differ in what was not acknowledged: all get all.
+        let receivers = match full || self.full().is_empty() {
+            true => self.members(),
+            false if self.coordinator() == Some(from) => self.filling(),
+            false => return false,
+        };
+        from != to && self.sources().contains(&from) && receivers.contains(&to)
+    }
+
     fn push(&mut self, server: u16) {
         if !self.members().contains(&server) {
             self.members[usize::from(self.len)] = server;

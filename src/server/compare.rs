@@ -5,7 +5,6 @@
 //! coordinates the range and this server is being filled: the full ones do not have it, or are sending something newer.
 //! Windows come in their order; when the last one has, the sender's part needs no confirmation by record.
 
-use super::copy::moves;
 use super::fill::Fill;
 use super::request::{Request, hash_of};
 use super::worker::{State, Worker};
@@ -165,7 +164,7 @@ impl Worker {
         let wanted = |hash| {
             with.window.place(hash).is_some()
                 && worker_of(hash, with.workers) == with.worker
-                && moves(&state.range(hash).group, full, sender, me)
+                && state.range(hash).group.moves(full, sender, me)
         };
         let mut shard = self.shard().lock().expect("no holder of a shard panics");
         let each: &mut ScanVisitor<'_> = &mut |dbkey, record| {

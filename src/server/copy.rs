@@ -15,7 +15,6 @@ use crate::logic::clock::ClockTime;
 use crate::logic::digest::{Leaves, Window, of_record};
 use crate::logic::epoch::{Pace, Phase};
 use crate::logic::record::{dbkey_hash, worker_of};
-use crate::logic::route::Group;
 use crate::logic::rule::{Rule, on};
 use crate::net::time::Instant;
 use crate::proto::rpc::msgpack::{write_array, write_raw, write_uint};
@@ -63,17 +62,6 @@ pub(super) enum Failed {
     CannotCompare(Target),
 }
 
-/// Whether, in a replace, server `from` brings server `to` what it has of a group's records.
-pub(super) fn moves(group: &Group, full: bool, from: u16, to: u16) -> bool {
-    // Where nobody is full, those who held the range last may differ in what was not acknowledged: all get all.
-    let receivers = match full || group.full().is_empty() {
-        true => group.members(),
-        false if group.coordinator() == Some(from) => group.filling(),
-        false => return false,
-    };
-    from != to && group.sources().contains(&from) && receivers.contains(&to)
-}
-
 /// Starts to copy this worker's part. When the phase is over before that is done, it is given up and nobody told.
 pub(super) fn start(worker: Rc<Worker>, job: Job) {
     tokio::task::spawn_local(async move {
@@ -108,7 +96,7 @@ async fn copy_until_done(worker: &Rc<Worker>, job: &Job) {
 async fn copy(worker: &Rc<Worker>, job: &Job, plain: &BTreeSet<Target>) -> Result<(), Failed> {
     let plan = worker.plan(job.full, plain);
     let mut streams = Streams { worker, time: job.time, open: BTreeMap::new(), added: 0 };
-    worker.went_through(Some(0));
+    worker.begins_to_go_through();
     let mut next = Window::at(worker.cut(), 0).filter(|_| !plan.ways.is_empty());
     while let Some(window) = next {
         let mut found = Found::new(window, plan.pairs.len());
@@ -217,6 +205,9 @@ impl Streams<'_> {
             let pause = pause.min(PHASE_CHECK);
             tokio::time::sleep(pause).await;
             waited += pause;
+            if self.worker.pace().pace.paused {
+                self.worker.stood_still(pause);
+            }
         }
         self.added = 0;
         Ok(())
@@ -315,7 +306,7 @@ impl Worker {
         let Some(me) = state.view.me else { return plan };
         let groups = state.view.route.groups();
         for (place, server) in (0..).zip(&state.view.epoch.servers) {
-            if !groups.iter().any(|group| moves(group, full, me, place)) {
+            if !groups.iter().any(|group| group.moves(full, me, place)) {
                 continue;
             }
             let target = (server.address, server.incarnation);
@@ -362,7 +353,7 @@ impl Worker {
             }
             let mut noted = None;
             let group = &state.range(hash).group;
-            for server in group.members().iter().filter(|server| moves(group, full, me, **server)) {
+            for server in group.members().iter().filter(|server| group.moves(full, me, **server)) {
                 match ways.get(usize::from(*server)) {
                     Some(Some((target, Way::Everything))) => {
                         let bytes = slice.entry(*target).or_insert_with(|| opening(*target, since));
@@ -460,7 +451,7 @@ impl State {
     /// Whether this server brings what is at a ring position to anybody.
     fn is_source_in(&self, hash: u64, full: bool, me: u16) -> bool {
         let group = &self.range(hash).group;
-        group.members().iter().any(|server| moves(group, full, me, *server))
+        group.members().iter().any(|server| group.moves(full, me, *server))
     }
 
     /// The ring positions of what is unstable here, but for what is pending. The coordinator's records are stable,

@@ -3,13 +3,15 @@
 //! It goes through the shard in slices between which the worker serves.
 
 use super::copy::RETRY;
-use super::shared::{Shared, moving};
+use super::shared::{Progress, Shared, moving};
 use super::worker::{State, Worker};
 use crate::logic::epoch::Phase;
 use crate::logic::record::{Stamp, dbkey_hash};
+use crate::net::time::boot_micros;
 use crate::store::Record;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Records of a slice.
@@ -17,7 +19,7 @@ const SLICE: usize = 256;
 
 /// Starts to drop what this worker holds and the epoch gives to others.
 pub(super) fn start_drop(worker: Rc<Worker>, done: oneshot::Sender<()>) {
-    worker.went_through(Some(0));
+    worker.begins_to_go_through();
     worker.shared.moving.fetch_or(moving::DELETING, Ordering::Relaxed);
     drop_in_slices(worker, "records that moved away", done, |state, hash, _| {
         let Some(me) = state.view.me else { return false };
@@ -58,9 +60,24 @@ pub(super) fn drop_in_slices(
 }
 
 impl Worker {
+    fn progress(&self) -> &Progress {
+        &self.shared.progress[usize::from(self.number)]
+    }
+
+    /// Notes for tools that this worker begins to copy or delete.
+    pub(super) fn begins_to_go_through(&self) {
+        self.progress().began_micros.store(boot_micros(), Ordering::Relaxed);
+        self.went_through(Some(0));
+    }
+
     /// Notes for tools where on the ring this worker's copying or deleting goes on; `None`: it is at the end.
     pub(super) fn went_through(&self, next: Option<u64>) {
-        self.shared.gone_through[usize::from(self.number)].store(next.unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.progress().position.store(next.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Notes for tools that it was told to do nothing for so long.
+    pub(super) fn stood_still(&self, pause: Duration) {
+        self.progress().began_micros.fetch_add(pause.as_micros() as u64, Ordering::Relaxed);
     }
 
     fn drop_slice(

@@ -443,7 +443,10 @@ impl Control {
                 tracing::info!("replace copy: sent {records} records, {bytes} bytes, for time({})", time.0);
             }
             let finished = copied && control.be_filled(time).await;
-            dropping::clear(&control.shared, moving::COPYING);
+            // Another copy may have begun meanwhile.
+            if control.copying.get() == Some(time) {
+                dropping::clear(&control.shared, moving::COPYING);
+            }
             if finished {
                 tracing::info!("finish replace copy for time({})", time.0);
                 control.copied.set(Some(time));
@@ -495,7 +498,9 @@ impl Control {
         let control = self.clone();
         tokio::task::spawn_local(async move {
             let finished = all(workers).await;
-            dropping::clear(&control.shared, moving::DELETING);
+            if control.deleting.get() == Some(time) {
+                dropping::clear(&control.shared, moving::DELETING);
+            }
             if finished {
                 tracing::info!("finish replace for time({})", time.0);
                 control.deleted.set(Some(time));

@@ -2,14 +2,14 @@
 
 use super::epoch_file::load_epoch;
 use super::managers::{Control, random_id};
-use super::shared::{Config, Counters, Mail, Moved, Shared, View};
+use super::shared::{Config, Counters, Mail, Moved, Progress, Shared, View};
 use super::stream;
 use super::vote::Ballots;
 use super::worker::Worker;
 use crate::net::background::Background;
 use crate::net::cores::Cores;
 use crate::net::sock::{TcpListener, TcpStream, pack};
-use crate::net::time::{Instant, boot_micros};
+use crate::net::time::Instant;
 use crate::proto::rpc::frame::{self, Frame, Scanner};
 use crate::proto::rpc::v1::{Connect, method};
 use crate::store::{Maintained, Store};
@@ -58,7 +58,8 @@ pub async fn run(
         view: Mutex::new(Arc::new(view)),
         counters: mailboxes.iter().map(|_| Counters::default()).collect(),
         items: mailboxes.iter().map(|_| AtomicU64::new(0)).collect(),
-        gone_through: mailboxes.iter().map(|_| AtomicU64::new(0)).collect(),
+        received: Mutex::default(),
+        progress: mailboxes.iter().map(|_| Progress::default()).collect(),
         statistics: super::statistics::Newest::default(),
         mailboxes,
         moving: AtomicU8::new(0),
@@ -156,15 +157,20 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-/// The worker that Connect asks for, seen without taking any bytes from the connection.
+/// The worker that Connect asks for, seen without taking any bytes from the connection. Who says nothing for as long as an
+/// opening may take asks for none.
 async fn wanted_worker(stream: &TcpStream) -> u16 {
-    let until = boot_micros() + OPENING.as_micros() as u64;
+    tokio::time::timeout(OPENING, see_opening(stream)).await.unwrap_or(0)
+}
+
+async fn see_opening(stream: &TcpStream) -> u16 {
     let mut bytes = [0; OPENING_BYTES];
     loop {
         let Ok(n) = stream.peek(&mut bytes).await else { return 0 };
         match read_opening(&bytes[..n]) {
             Some(worker) => return worker,
-            None if n == 0 || n == OPENING_BYTES || boot_micros() > until => return 0,
+            None if n == 0 || n == OPENING_BYTES => return 0,
+            // What was seen stays there to be read, so that peeking again would not wait for more.
             None => tokio::time::sleep(OPENING_STEP).await,
         }
     }
@@ -215,6 +221,19 @@ mod tests {
         }
         assert_eq!(read_opening(&bytes), Some(3));
         assert!(bytes.len() <= OPENING_BYTES);
+    }
+
+    /// One that connected and said nothing was waited for until it hung up.
+    #[tokio::test]
+    async fn whoever_says_nothing_or_half_of_it_is_not_waited_for() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for said in [&b""[..], &[0x94, 0]] {
+            let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut client, said).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let waited = tokio::time::timeout(OPENING * 50, wanted_worker(&stream)).await;
+            assert_eq!(waited, Ok(0), "{said:?}");
+        }
     }
 
     #[test]

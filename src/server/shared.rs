@@ -172,6 +172,36 @@ pub struct Moved {
     pub bytes: AtomicU64,
 }
 
+/// What other servers have sent to this one in a replace.
+#[derive(Debug, Default)]
+pub struct Received {
+    time: Option<ClockTime>,
+    /// Records in streams.
+    pub records: u64,
+    /// Their bytes, before compression.
+    pub bytes: u64,
+}
+
+impl Received {
+    /// Counts what came for the replace of `time`, and forgets an earlier one.
+    pub fn add(&mut self, time: Option<ClockTime>, records: u64, bytes: u64) {
+        if self.time != time {
+            *self = Received { time, ..Received::default() };
+        }
+        self.records += records;
+        self.bytes += bytes;
+    }
+}
+
+/// How far a worker's copying or deleting has gone through its shard, which holds keys of the whole ring.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// A position on the ring: what is before it is done.
+    pub position: AtomicU64,
+    /// When it began, by the clock since boot; later by what it was told to stand still.
+    pub began_micros: AtomicU64,
+}
+
 /// Shared by all threads of a server.
 pub struct Shared {
     /// As started.
@@ -194,8 +224,10 @@ pub struct Shared {
     pub moved: Moved,
     /// Held while a backup is made.
     pub backup_turn: Mutex<()>,
-    /// How far each worker's copying or deleting has gone through its shard: a position on the ring.
-    pub gone_through: Vec<AtomicU64>,
+    /// What others have sent to it in the newest replace.
+    pub received: Mutex<Received>,
+    /// How far each worker is with copying or deleting.
+    pub progress: Vec<Progress>,
     /// What tools were told last.
     pub statistics: super::statistics::Newest,
     /// Links to other servers that are down, for the managers: to whom, and for how long.

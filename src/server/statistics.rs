@@ -85,6 +85,10 @@ fn numbers(shared: &Shared, all: &[Measured], connections: u64) -> Numbers {
     let gets = quantiles(all.iter().map(|one| &one.gets));
     let sets = quantiles(all.iter().map(|one| &one.changes));
     let (coordinates, holds) = shares(&view);
+    let received = {
+        let received = shared.received.lock().expect("no holder panics");
+        (received.records, received.bytes)
+    };
     let space = shared.store.disk().space(shared.store.dir()).ok();
     Numbers {
         epoch: Some(view.epoch.number),
@@ -109,6 +113,11 @@ fn numbers(shared: &Shared, all: &[Measured], connections: u64) -> Numbers {
         memory_bytes: resident_bytes(),
         index_bytes: all.iter().map(|one| one.index_bytes).sum(),
         moving_ppm: moving_ppm(shared),
+        moving_micros: moving_micros(shared),
+        sent_records: Some(shared.moved.records.load(Ordering::Relaxed)),
+        sent_bytes: Some(shared.moved.bytes.load(Ordering::Relaxed)),
+        received_records: Some(received.0),
+        received_bytes: Some(received.1),
         coordinates_ppm: Some(coordinates),
         holds_ppm: Some(holds),
         connections: Some(connections),
@@ -130,8 +139,17 @@ fn moving_ppm(shared: &Shared) -> Option<u64> {
         return None;
     }
     // A shard holds keys of the whole ring, so a position tells how much of it lies behind.
-    let behind: u128 = shared.gone_through.iter().map(|at| u128::from(at.load(Ordering::Relaxed))).sum();
-    Some(((behind / shared.gone_through.len().max(1) as u128).saturating_mul(1_000_000) >> 64) as u64)
+    let behind: u128 = shared.progress.iter().map(|p| u128::from(p.position.load(Ordering::Relaxed))).sum();
+    Some(((behind / shared.progress.len().max(1) as u128).saturating_mul(1_000_000) >> 64) as u64)
+}
+
+/// For how long copying or deleting has been going on; `None`: neither is.
+fn moving_micros(shared: &Shared) -> Option<u64> {
+    if shared.moving.load(Ordering::Relaxed) == 0 {
+        return None;
+    }
+    let began = shared.progress.iter().map(|p| p.began_micros.load(Ordering::Relaxed)).min()?;
+    Some(boot_micros().saturating_sub(began))
 }
 
 /// How many of a million keys this server coordinates, and holds.

@@ -198,7 +198,11 @@ async fn receive_stream(shared: &Shared, from: Address, time: Option<ClockTime>)
         if n == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         }
-        inflate.take(&compressed[..n], |bytes| parts.take(bytes)).map_err(io::Error::other)?;
+        let before = parts.records;
+        let mut plain = 0;
+        let took = inflate.take(&compressed[..n], |bytes| parts.take(bytes).inspect(|used| plain += *used as u64));
+        took.map_err(io::Error::other)?;
+        shared.received.lock().expect("no holder panics").add(time, parts.records - before, plain);
         parts.store(APPLY_BYTES).await?;
         tokio::task::yield_now().await;
         for _ in alive..parts.records / ALIVE_EVERY {

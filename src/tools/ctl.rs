@@ -3,6 +3,8 @@
 //! Speaks version 0 only, so that it works with kumofs 0.4 managers too; `--json` adds what a manager of ours knows
 //! beyond that. Output: `doc/guide.md`, "kumoctl".
 
+mod progress;
+
 use super::{Trouble, ask, backup, check, details, export, follow, import, ruby_time};
 use crate::logic::address::Address;
 use crate::logic::epoch::{Epoch, Phase};
@@ -12,6 +14,7 @@ use crate::net::rpc::{CallError, Limits, RpcConn};
 use crate::proto::rpc::msgpack::{DecodeError, Head, Reader, write_array, write_bool, write_raw, write_uint};
 use crate::proto::rpc::{v0, v1};
 use clap::{CommandFactory, Parser, ValueEnum};
+use progress::Filling;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Write;
@@ -405,7 +408,7 @@ impl NodesInfo {
         out
     }
 
-    fn json(&self, epoch: Option<&Epoch>) -> Value {
+    fn json(&self, epoch: Option<&Epoch>, filling: &[Filling]) -> Value {
         let node = |n: &crate::logic::ring::Node| json!({"address": n.address.to_string(), "state": state(n.active)});
         let phase = |e: &Epoch| match e.phase {
             Phase::Idle => "idle",
@@ -422,6 +425,7 @@ impl NodesInfo {
             "strict": epoch.map(Epoch::strict),
             "bytes_per_sec": epoch.map(|e| e.pace.bytes_per_sec).filter(|rate| *rate > 0),
             "paused": epoch.map(|e| e.pace.paused),
+            "filling": epoch.map(|_| filling.iter().map(Filling::json).collect::<Vec<_>>()),
         })
     }
 }
@@ -434,19 +438,25 @@ async fn status(conn: &RpcConn, manager: Address, options: &Options, out: &mut S
     let (method, params) = request(Command::Status, "");
     let result = call(conn, manager, method, &params).await?;
     let info = NodesInfo::read(&mut Reader::new(&result)).map_err(|e| CtlError::Answer(manager, e))?;
-    let epoch = if options.json || options.verbose { newest_epoch(conn).await } else { None };
+    let epoch = newest_epoch(conn).await;
+    let filling = match &epoch {
+        Some(epoch) => progress::ask(epoch).await,
+        None => Vec::new(),
+    };
     let behind = match &epoch {
         Some(epoch) if options.verbose => Some(details::gather(epoch.clone()).await),
         _ => None,
     };
     if options.json {
-        let mut value = info.json(epoch.as_ref());
+        let mut value = info.json(epoch.as_ref(), &filling);
         if let (Some(behind), Some(object)) = (behind, value.as_object_mut()) {
             behind.add_to(object);
         }
         out.push_str(&format!("{value}\n"));
     } else {
         out.push_str(&info.text(ruby_time::local_offset));
+        let paused = epoch.is_some_and(|epoch| epoch.pace.paused);
+        filling.iter().for_each(|one| out.push_str(&format!("{}\n", one.text(paused))));
         out.push_str(&behind.map_or(String::new(), |behind| behind.text()));
     }
     Ok(())

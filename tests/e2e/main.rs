@@ -24,6 +24,7 @@ mod partition;
 mod planned;
 mod pymemcache;
 mod quorum;
+mod replace;
 mod returning;
 mod state;
 mod stories;

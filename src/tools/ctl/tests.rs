@@ -37,11 +37,11 @@ not attached node:
 #[test]
 fn status_as_json_has_the_same_and_the_epoch() {
     let epoch = Epoch { number: 5, ..Epoch::default() };
-    let value = guide().json(Some(&epoch));
+    let value = guide().json(Some(&epoch), &[]);
     assert_eq!(value["attached"][1], json!({"address": "192.168.0.104:19800", "state": "fault"}));
     assert_eq!(value["not_attached"][1], "[::1]:19800");
     assert_eq!((&value["epoch"], &value["phase"], &value["clock"]), (&json!(5), &json!("idle"), &json!(72)));
-    assert_eq!(guide().json(None)["epoch"], Value::Null);
+    assert_eq!(guide().json(None, &[])["epoch"], Value::Null);
 }
 
 /// Answers the first request of one client with bytes, and hangs up. Returns what it was asked.

@@ -125,6 +125,16 @@ numbers! {
     index_bytes,
     /// Parts per million of its records that copying or deleting has gone through, while one of them goes on.
     moving_ppm,
+    /// For how long that has been going on, without what it was told to stand still.
+    moving_micros,
+    /// Records sent to bring other servers up to date, since its start.
+    sent_records,
+    /// Bytes on the wire for that, compressed, with what was said to find out what others lack.
+    sent_bytes,
+    /// Records that other servers sent to it in the newest replace.
+    received_records,
+    /// Their bytes, before compression.
+    received_bytes,
     /// Parts per million of all keys that it coordinates.
     coordinates_ppm,
     /// Parts per million of all keys that it holds.

@@ -19,14 +19,14 @@ fn rounds() -> u64 {
 }
 
 /// A memcached of the system's, on a socket of its own.
-struct Memcached {
+pub struct Memcached {
     process: Child,
     dir: tempfile::TempDir,
 }
 
 impl Memcached {
     /// `None`, said aloud, when none is installed.
-    fn start() -> Option<Memcached> {
+    pub fn start() -> Option<Memcached> {
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new("memcached");
         command.args(["-vv", "-t", "1", "-u", "root", "-s"]).arg(dir.path().join("socket"));
@@ -42,7 +42,7 @@ impl Memcached {
         Some(Memcached { process, dir })
     }
 
-    fn connect(&self) -> UnixStream {
+    pub fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(self.dir.path().join("socket")).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream

@@ -19,8 +19,12 @@ impl Arcs {
         let values = ends.iter().copied().map(value).collect();
         let wanted = (ends.len() * 4).next_power_of_two().max(2);
         let bucket_shift = 64 - wanted.trailing_zeros();
-        let first = |bucket: u64| ends.partition_point(|end| *end < bucket << bucket_shift) as u32;
-        let buckets = (0..wanted as u64).map(first).collect();
+        let mut first = 0;
+        let first_of = |bucket: u64| {
+            first += ends[first..].iter().take_while(|end| **end < bucket << bucket_shift).count();
+            first as u32
+        };
+        let buckets = (0..wanted as u64).map(first_of).collect();
         Arcs { ends, values, buckets, bucket_shift }
     }
 

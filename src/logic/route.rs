@@ -67,7 +67,7 @@ impl Group {
 }
 
 /// The groups of an epoch, ready for look-ups.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Route {
     arcs: Arcs,
     groups: Vec<Group>,
@@ -83,6 +83,13 @@ impl Default for Route {
 impl Route {
     /// Lays out an epoch.
     pub fn new(epoch: &Epoch) -> Route {
+        #[cfg(feature = "sim")]
+        return laid_out::remembered(epoch, || Route::lay_out(epoch));
+        #[cfg(not(feature = "sim"))]
+        Route::lay_out(epoch)
+    }
+
+    fn lay_out(epoch: &Epoch) -> Route {
         let rhs = Side::new(epoch, &epoch.rhs);
         let whs = Side::new(epoch, &epoch.whs);
         let ends = rhs.ring.points().iter().chain(whs.ring.points()).map(|(point, _)| *point).collect();
@@ -130,6 +137,48 @@ impl Route {
     /// Where the arcs end, ascending: within an arc, the group is one.
     pub fn ends(&self) -> &[u64] {
         self.arcs.ends()
+    }
+}
+
+/// All hosts of a simulation are one thread, and lay out the same few epochs.
+#[cfg(feature = "sim")]
+mod laid_out {
+    use super::{Epoch, Node, Route};
+    use crate::logic::epoch::ServerEntry;
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
+
+    /// More than the hosts of a cluster are in at a time.
+    const KEPT: usize = 8;
+
+    /// All that a route follows from.
+    struct Laid {
+        servers: Vec<ServerEntry>,
+        rhs: Vec<Node>,
+        whs: Vec<Node>,
+        route: Route,
+    }
+
+    thread_local! {
+        static LAID: RefCell<VecDeque<Laid>> = const { RefCell::new(VecDeque::new()) };
+    }
+
+    pub fn remembered(epoch: &Epoch, lay_out: impl FnOnce() -> Route) -> Route {
+        LAID.with_borrow_mut(|all| {
+            let same = |l: &&Laid| l.servers == epoch.servers && l.rhs == epoch.rhs.nodes && l.whs == epoch.whs.nodes;
+            if let Some(laid) = all.iter().find(same) {
+                return laid.route.clone();
+            }
+            let route = lay_out();
+            all.truncate(KEPT - 1);
+            all.push_front(Laid {
+                servers: epoch.servers.clone(),
+                rhs: epoch.rhs.nodes.clone(),
+                whs: epoch.whs.nodes.clone(),
+                route: route.clone(),
+            });
+            route
+        })
     }
 }
 

@@ -4,12 +4,13 @@
 //! will look up), [`write`](mod@write)
 //! (a change, from its execution to its stability), [`link`] (to another member, as coordinator), [`member`] (from a
 //! coordinator), [`mend`] (a damaged record), [`takeover`] (a new epoch), [`report`] (what is unstable then); then the control plane: [`mod@run`],
-//! [`managers`], [`status`], [`measures`] and [`statistics`] (what tools are told), [`epoch_file`], [`vote`]; and what moves
+//! [`managers`], [`status`], [`measures`] and [`statistics`] (what tools are told), `page` and `check` (what they are told of the records), [`epoch_file`], [`vote`]; and what moves
 //! records: [`copy`], [`differ`], [`compare`], [`stream`], [`fill`], [`dropping`], [`garbage`].
 //!
 //! Each worker owns a shard of the store and decides alone about the keys in it; what workers share is [`Shared`].
 
 pub mod backup;
+mod check;
 pub mod compare;
 pub mod copy;
 pub mod differ;
@@ -24,6 +25,7 @@ pub mod managers;
 pub mod measures;
 pub mod member;
 pub mod mend;
+mod page;
 pub mod report;
 pub mod request;
 pub mod run;

@@ -210,6 +210,9 @@ impl Worker {
                 fetch(shard, request)?;
                 Done::Yes
             }
+            method::PAGE => self.page(state, shard, request)?,
+            method::HELD => self.held(state, request)?,
+            method::RESTATE => self.restate(state, shard, request)?,
             method::STATISTICS => {
                 Reader::new(request.params).array_of(0)?;
                 statistics::answer(self.shared.clone(), request.conn.clone(), request.msgid);

@@ -254,7 +254,7 @@ impl Cluster {
                 match act_as(&host.node, || self.open_store(disk)) {
                     Ok(store) => {
                         *host.store.borrow_mut() = Some(store.clone());
-                        Process::start(&host.node, run_server(config, store, failure))
+                        Process::start(&host.node, run_server(config, store, self.shape.sync, failure))
                     }
                     Err(line) => {
                         *failure.borrow_mut() = Some(line);
@@ -494,16 +494,18 @@ async fn run_manager(config: manager::Config, failure: Failure) {
     *failure.borrow_mut() = Some(ended.err().unwrap_or_else(|| "ended".to_owned()));
 }
 
-async fn run_server(config: server::Config, store: Arc<LogStore>, failure: Failure) {
+async fn run_server(config: server::Config, store: Arc<LogStore>, sync: bool, failure: Failure) {
     let (_stop, stopped) = watch::channel(false);
-    let syncing = store.clone();
-    tokio::task::spawn_local(async move {
-        loop {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            // A failure shows at the next commit.
-            let _ = syncing.sync_step();
-        }
-    });
+    if sync {
+        let syncing = store.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                // A failure shows at the next commit.
+                let _ = syncing.sync_step();
+            }
+        });
+    }
     let listeners = TcpListener::listen(config.address.socket_addr())
         .and_then(|listener| Ok((listener, TcpListener::listen(config.stream.socket_addr())?)));
     let cores = Cores::start(usize::from(config.workers));

@@ -11,7 +11,7 @@ use crate::net::listen;
 use crate::net::rpc::{CallError, Limits, RpcConn};
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_uint};
 use crate::proto::rpc::v1::{self, Statistics};
-use crate::proto::rpc::{error, v0};
+use crate::proto::rpc::{error, frame, v0};
 use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
@@ -25,6 +25,10 @@ pub const MANAGER_PORT: u16 = 19700;
 pub const SERVER_PORT: u16 = 19800;
 /// How long a node may take for all that it is asked.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a node may answer: the longest message there is.
+const LIMITS: Limits =
+    Limits { frame: frame::MAX_FRAME, client_frame: 64 << 10, unsent: 1 << 20, linger: Duration::from_secs(1) };
 
 /// What a node is supposed to be; for messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,7 +85,7 @@ impl Node {
     /// # Errors
     /// When nobody listens there.
     pub async fn connect(address: Address, role: Role) -> Result<Node, AskError> {
-        let connected = RpcConn::connect_client(address.socket_addr(), PATIENCE, Limits::default(), Rc::new(|_, _| {}));
+        let connected = RpcConn::connect_client(address.socket_addr(), PATIENCE, LIMITS, Rc::new(|_, _| {}));
         let conn = connected.await.map_err(|e| AskError::Connect(address, role, e))?;
         Ok(Node { address, role, conn })
     }
@@ -115,6 +119,18 @@ impl Node {
     /// When there is no result.
     pub async fn call_for(&self, method: u32, params: &[u8], patience: Duration) -> Result<Vec<u8>, CallError> {
         self.conn.call(method, |out| out.extend_from_slice(params), patience).await
+    }
+
+    /// The same; `write` appends the whole request.
+    ///
+    /// # Errors
+    /// When there is no result.
+    pub async fn call_with(
+        &self,
+        write: impl FnOnce(&mut Vec<u8>, u32),
+        patience: Duration,
+    ) -> Result<Vec<u8>, CallError> {
+        self.conn.call_with(write, patience).await
     }
 
     /// Asks, and reads the result.

@@ -3,7 +3,7 @@
 //! Speaks version 0 only, so that it works with kumofs 0.4 managers too; `--json` adds what a manager of ours knows
 //! beyond that. Output: `doc/guide.md`, "kumoctl".
 
-use super::{Trouble, ask, backup, ruby_time};
+use super::{Trouble, ask, backup, check, details, export, follow, import, ruby_time};
 use crate::logic::address::Address;
 use crate::logic::epoch::{Epoch, Phase};
 use crate::logic::ring::HashSpace;
@@ -15,6 +15,7 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -37,8 +38,26 @@ struct Options {
     #[arg(value_enum)]
     command: Command,
     /// For backup: what is appended to the names of the files, today's date unless written. For rate: bytes per second for
-    /// each server, or `unlimited`
+    /// each server, or `unlimited`. For export and import: the file, standard output or input unless written
     argument: Option<String>,
+    /// For status: what stands behind it, too
+    #[arg(short, long)]
+    verbose: bool,
+    /// For watch: end after so many
+    #[arg(long, value_name = "N")]
+    lines: Option<u64>,
+    /// For export: the ring position to go on from, as it told when it failed
+    #[arg(long, value_name = "POSITION", value_parser = export::position)]
+    from: Option<u64>,
+    /// For check: store anew what differs, by the newest version
+    #[arg(long)]
+    repair: bool,
+    /// For import: lines to pass over, as it told when it failed
+    #[arg(long, value_name = "LINES")]
+    skip: Option<u64>,
+    /// For import: keep records that are there
+    #[arg(long)]
+    keep: bool,
     /// For backup: do not wait until it is done, nor for what becomes of it
     #[arg(long)]
     no_wait: bool,
@@ -65,6 +84,14 @@ enum Command {
     FullReplace,
     /// Have every server make a backup of its database
     Backup,
+    /// Status as it changes, a line for each change
+    Watch,
+    /// Compare all replicas, record by record
+    Check,
+    /// Write every record once, as a line of JSON
+    Export,
+    /// Store records from such lines
+    Import,
     /// How fast each server may move data, in bytes per second; without a number, how fast that is now
     Rate,
     /// Move no data for now
@@ -117,9 +144,21 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if options.argument.is_some() && !matches!(options.command, Command::Backup | Command::Rate) {
-        eprintln!("kumoctl: only backup and rate take something more; see kumoctl --help");
-        return ExitCode::from(2);
+    use Command::{Backup, Check, Export, Import, Rate, Status, Watch};
+    if options.argument.is_some() && !matches!(options.command, Backup | Rate | Export | Import) {
+        return failed("only backup, rate, export and import take something more; see kumoctl --help", 2);
+    }
+    for (name, is_given, of) in [
+        ("status takes --verbose", options.verbose, Status),
+        ("watch takes --lines", options.lines.is_some(), Watch),
+        ("export takes --from", options.from.is_some(), Export),
+        ("import takes --skip", options.skip.is_some(), Import),
+        ("import takes --keep", options.keep, Import),
+        ("check takes --repair", options.repair, Check),
+    ] {
+        if is_given && options.command != of {
+            return failed(&format!("only {name}; see kumoctl --help"), 2);
+        }
     }
     if options.command == Command::Rate && options.argument.as_deref().is_some_and(|text| rate(text).is_none()) {
         eprintln!("kumoctl: rate takes a number of bytes per second, as in 50000000, or unlimited");
@@ -135,6 +174,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     {
         return status;
     }
+    if let Some(done) = by_itself(&options) {
+        return match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(Trouble::Usage(line)) => failed(&line, 2),
+            Err(Trouble::Failed(line)) => failed(&line, 1),
+            Err(Trouble::Told) => ExitCode::FAILURE,
+        };
+    }
     let mut out = String::new();
     let done = execute(&options, &mut out);
     // A reader that went away is told nothing.
@@ -146,6 +193,29 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(if matches!(e, CtlError::Address(listen::ListenError::Form(_))) { 2 } else { 1 })
         }
     }
+}
+
+/// Does what has a way of its own, if that is what is asked for.
+fn by_itself(options: &Options) -> Option<Result<(), Trouble>> {
+    let (manager, file) = (options.manager.clone(), options.argument.as_ref().map(PathBuf::from));
+    let asked = match options.command {
+        Command::Export => {
+            let order = export::Order { manager, file, from: options.from, json: options.json };
+            ask::block_on(export::run(&order))
+        }
+        Command::Import => {
+            let skip = options.skip.unwrap_or(0);
+            let order = import::Order { manager, file, keep: options.keep, skip, json: options.json };
+            ask::block_on(import::run(&order))
+        }
+        Command::Watch => ask::block_on(follow::run(&manager, options.lines, options.json)),
+        Command::Check => {
+            let order = check::Order { manager, repair: options.repair, json: options.json };
+            ask::block_on(check::run(&order))
+        }
+        _ => return None,
+    };
+    Some(asked.map_err(Trouble::from).and_then(|done| done))
 }
 
 /// Exit status: 0 when every server has made its backup. `None`: the manager cannot tell, and is to be asked as kumofs's was.
@@ -194,15 +264,20 @@ fn failed(line: &str, status: u8) -> ExitCode {
 fn execute(options: &Options, out: &mut String) -> Result<(), CtlError> {
     let manager = listen::resolve(&options.manager, DEFAULT_PORT)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let asked = async { time::timeout(TIMEOUT, ask_manager(manager, options, out)).await };
+    let asked = async { time::timeout(patience(options), ask_manager(manager, options, out)).await };
     LocalSet::new().block_on(&runtime, asked).map_err(|_| CtlError::Silent(manager))?
+}
+
+/// How long all of it may take; what a manager tells names others, who are asked then.
+fn patience(options: &Options) -> Duration {
+    if options.verbose { 3 * TIMEOUT } else { TIMEOUT }
 }
 
 async fn ask_manager(manager: Address, options: &Options, out: &mut String) -> Result<(), CtlError> {
     let connected = RpcConn::connect_client(manager.socket_addr(), TIMEOUT, Limits::default(), Rc::new(|_, _| {}));
     let conn = connected.await.map_err(|e| CtlError::Connect(manager, e))?;
     if options.command == Command::Status {
-        return status(&conn, manager, options.json, out).await;
+        return status(&conn, manager, options, out).await;
     }
     if options.command == Command::Rate && options.argument.is_none() {
         return tell_pace(&conn, options.json, out).await;
@@ -241,7 +316,10 @@ fn request(command: Command, suffix: &str) -> (u32, Vec<u8>) {
         params
     };
     match command {
-        Command::Status => (v0::method::GET_NODES_INFO, vec![0x90]),
+        // Those that go other ways ask for the same first.
+        Command::Status | Command::Watch | Command::Check | Command::Export | Command::Import => {
+            (v0::method::GET_NODES_INFO, vec![0x90])
+        }
         Command::Attach => (v0::method::ATTACH_NEW_SERVERS, one_bool(true)),
         Command::AttachNoreplace => (v0::method::ATTACH_NEW_SERVERS, one_bool(false)),
         Command::Detach => (v0::method::DETACH_FAULT_SERVERS, one_bool(true)),
@@ -352,14 +430,24 @@ fn state(active: bool) -> &'static str {
     if active { "active" } else { "fault" }
 }
 
-async fn status(conn: &RpcConn, manager: Address, json: bool, out: &mut String) -> Result<(), CtlError> {
+async fn status(conn: &RpcConn, manager: Address, options: &Options, out: &mut String) -> Result<(), CtlError> {
     let (method, params) = request(Command::Status, "");
     let result = call(conn, manager, method, &params).await?;
     let info = NodesInfo::read(&mut Reader::new(&result)).map_err(|e| CtlError::Answer(manager, e))?;
-    if json {
-        out.push_str(&format!("{}\n", info.json(newest_epoch(conn).await.as_ref())));
+    let epoch = if options.json || options.verbose { newest_epoch(conn).await } else { None };
+    let behind = match &epoch {
+        Some(epoch) if options.verbose => Some(details::gather(epoch.clone()).await),
+        _ => None,
+    };
+    if options.json {
+        let mut value = info.json(epoch.as_ref());
+        if let (Some(behind), Some(object)) = (behind, value.as_object_mut()) {
+            behind.add_to(object);
+        }
+        out.push_str(&format!("{value}\n"));
     } else {
         out.push_str(&info.text(ruby_time::local_offset));
+        out.push_str(&behind.map_or(String::new(), |behind| behind.text()));
     }
     Ok(())
 }

@@ -6,9 +6,16 @@
 pub mod ask;
 pub mod backup;
 pub mod bench;
+pub mod check;
+pub mod cluster;
 pub mod ctl;
+pub mod details;
+pub mod export;
+pub mod follow;
 pub mod hash;
 pub mod help;
+pub mod import;
+pub mod lines;
 pub mod logs;
 pub mod mergedb;
 pub mod ruby_time;

@@ -9,6 +9,7 @@ mod common;
 mod story;
 
 mod bad_input;
+mod check;
 mod clients;
 mod damage;
 mod guide;
@@ -23,7 +24,9 @@ mod planned;
 mod pymemcache;
 mod quorum;
 mod returning;
+mod state;
 mod stories;
 mod tools;
+mod transfer;
 mod version0;
 mod wire;

@@ -10,11 +10,15 @@ use crate::logic::address::Address;
 mod backup;
 mod between;
 mod compare;
+mod held;
+mod page;
 mod statistics;
 
 pub use backup::BackedUp;
 pub use between::{Entry, ReplicateHead, ReportHead, read_entry, write_entry};
 pub use compare::{Compare, Compared, List, read_digests, write_digests};
+pub use held::Held;
+pub use page::Page;
 pub use statistics::{Caller, Lag, Numbers, Statistics};
 
 /// The version number in [`method::CONNECT`].
@@ -70,6 +74,13 @@ pub mod method {
     pub const STATISTICS: u32 = v1(40);
     /// To a server, from tools: `[suffix]` → see [`super::BackedUp`], when it is done.
     pub const BACKUP: u32 = v1(41);
+    /// To a worker of a server, from tools: `[epoch, position]` → see [`super::Page`].
+    pub const PAGE: u32 = v1(42);
+    /// To a worker of a server, from tools: see [`super::Held`] → digests as raw, or `[[dbkey, digest]...]`.
+    pub const HELD: u32 = v1(43);
+    /// To a worker of a coordinator, from tools: `[epoch, dbkey, epoch of a record, its dbval]` → true, when the newer of that
+    /// and its own is stored anew at all members.
+    pub const RESTATE: u32 = v1(44);
     /// To a manager or server, from a manager: see [`super::super::vote::Ask`] → [`super::super::vote::Voted`].
     pub const VOTE: u32 = v1(30);
 }

@@ -95,7 +95,7 @@ impl List {
     }
 }
 
-fn read_window(r: &mut Reader<'_>) -> Result<Window, DecodeError> {
+pub(super) fn read_window(r: &mut Reader<'_>) -> Result<Window, DecodeError> {
     let leaves = Leaves::of_bits(r.u64()?).ok_or(DecodeError::Type)?;
     Window::at(leaves, r.u64()?).ok_or(DecodeError::Type)
 }

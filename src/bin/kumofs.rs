@@ -2,7 +2,7 @@
 
 use kumofs::allinone::{self, Config};
 use kumofs::daemon::options::KumofsOptions;
-use kumofs::daemon::{Host, cores, run, sockets};
+use kumofs::daemon::{Host, cores, run, sockets, supervisor};
 use kumofs::net::cores::event_loop;
 use std::io::Write;
 use std::process::ExitCode;
@@ -23,6 +23,7 @@ fn serve(options: KumofsOptions, host: &mut Host<'_>) -> Result<(), String> {
     };
     let served = sockets::names(&clients);
     let ready = || {
+        supervisor::listening();
         // Without a reader there is nobody to tell.
         let _ = writeln!(std::io::stdout(), "memcached clients are served on {served}");
     };

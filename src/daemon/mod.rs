@@ -3,7 +3,7 @@
 //! A daemon's main function calls [`run`] with the type of its options and what it does with them. Options:
 //! [`options`] lists them, [`cmdline`] reads them, [`values`] and [`store_spec`] read what they take. Logs: [`log`] is
 //! for people, [`binlog`] for programs, both written through [`queue`]. [`detach`] leaves the terminal, [`sockets`]
-//! listens.
+//! listens, [`supervisor`] tells systemd how the daemon stands.
 
 pub mod argv;
 pub mod binlog;
@@ -16,6 +16,7 @@ pub mod queue;
 pub mod signals;
 pub mod sockets;
 pub mod store_spec;
+pub mod supervisor;
 pub mod values;
 
 use binlog::BinaryLog;
@@ -57,9 +58,12 @@ impl Host<'_> {
         self.binary_log.clone()
     }
 
-    /// To be called once, when the daemon listens: writes the pid file and lets the terminal go. Pass the error on.
+    /// To be called once, when the daemon listens, within its event loop: writes the pid file, lets the terminal go, and tells
+    /// the supervisor. Pass the error on.
     pub fn listening(&mut self) -> Result<(), String> {
-        self.attachment.listening()
+        self.attachment.listening()?;
+        supervisor::listening();
+        Ok(())
     }
 }
 

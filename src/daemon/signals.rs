@@ -69,6 +69,7 @@ impl Signals {
             }
             // Before the end that it brings about is logged.
             tracing::info!("{name}: stopping");
+            super::supervisor::stopping();
             stop.send_replace(true);
         }
     }

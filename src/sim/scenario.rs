@@ -58,7 +58,7 @@ fn readers(load: &mut Load) {
 const PLAIN: Scenario = Scenario { name: "", story: "", shape: TRIO, script: |_, _| (), gap_ms: None, load: |_| () };
 
 /// All of them.
-pub const ALL: [Scenario; 32] = [
+pub const ALL: [Scenario; 33] = [
     Scenario {
         name: "old-lease",
         story: "a coordinator, a manager and a gateway are cut off; the others go on, and it answers with old values",
@@ -436,6 +436,18 @@ pub const ALL: [Scenario; 32] = [
             script.push((7_900, Act::Command(Command::Attach)));
         },
         load: |load| (load.keys, load.then) = (3, Some((1_500, Then::Delete))),
+        ..PLAIN
+    },
+    Scenario {
+        name: "managers-forget",
+        story: "the only manager loses its disk while all servers restart, and nobody knows who held what",
+        shape: TRIO,
+        script: |dice, script| {
+            script.push((1_000, Act::Wipe(Who::Manager(0), dice.draw())));
+            script.extend((0..3).map(|n| (1_000 + dice.below(50), Act::Kill(Who::Server(n)))));
+            script.extend((0..3).map(|n| (1_200 + dice.below(200), Act::Start(Who::Server(n)))));
+            script.push((1_300 + dice.below(200), Act::Start(Who::Manager(0))));
+        },
         ..PLAIN
     },
     Scenario {

@@ -16,7 +16,7 @@ use serde_json::json;
 use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, Receiver};
 
@@ -87,11 +87,11 @@ fn open(order: &Order) -> Result<Box<dyn Write>, Trouble> {
         None => options.write(true).create_new(true).open(path),
     };
     let file = opened.map_err(|e| Trouble::Failed(format!("cannot write {}: {e}", path.display())))?;
-    Ok(Box::new(Synced(file, path.clone())))
+    Ok(Box::new(Synced(file)))
 }
 
 /// A file whose content is on the disk once it was flushed.
-struct Synced(std::fs::File, PathBuf);
+struct Synced(std::fs::File);
 
 impl Write for Synced {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -101,7 +101,7 @@ impl Write for Synced {
     fn flush(&mut self) -> std::io::Result<()> {
         match self.0.sync_all() {
             // Pipes and devices have nothing to sync.
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) && Path::new(&self.1).exists() => Ok(()),
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
             synced => synced,
         }
     }
@@ -204,7 +204,7 @@ impl<W: Write> Export<W> {
     }
 
     fn flush(&mut self) -> Result<(), String> {
-        self.out.flush().and_then(|()| self.out.get_mut().flush()).map_err(|e| format!("cannot write: {e}"))
+        self.out.flush().map_err(|e| format!("cannot write: {e}"))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::net::time::unix_secs;
 use crate::proto::rpc::error;
 use crate::proto::rpc::v1::{Mutate, Mutated, Op, RequestId, Terms};
 use serde_json::json;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -66,7 +66,7 @@ struct Sums {
     /// Lines of which, and of all before, the records are stored.
     prefix: u64,
     /// Lines behind that which are done: numbered from 0.
-    beyond: BTreeMap<u64, ()>,
+    beyond: BTreeSet<u64>,
 }
 
 impl Sums {
@@ -77,8 +77,8 @@ impl Sums {
             Some(Stored::Expired) => self.expired += 1,
             None => {}
         }
-        self.beyond.insert(line, ());
-        while self.beyond.remove(&self.prefix).is_some() {
+        self.beyond.insert(line);
+        while self.beyond.remove(&self.prefix) {
             self.prefix += 1;
         }
     }

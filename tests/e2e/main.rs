@@ -26,6 +26,7 @@ mod quorum;
 mod returning;
 mod state;
 mod stories;
+mod supervised;
 mod tools;
 mod transfer;
 mod version0;

@@ -195,7 +195,7 @@ impl Client {
 
     /// Lines of `stats` about a topic.
     pub fn stats_of(&mut self, topic: &str) -> Result<Vec<(String, String)>> {
-        self.send(format!("stats {topic}\r\n").as_bytes())?;
+        self.send(format!("{}\r\n", format!("stats {topic}").trim_end()).as_bytes())?;
         let mut stats = Vec::new();
         loop {
             let line = self.answer()?;

@@ -30,7 +30,9 @@ impl Memcached {
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new("memcached");
         // What moves items about holds them now and then, and a number that is counted then loses its T.
-        command.args(["-vv", "-t", "1", "-u", "root", "-o", "no_lru_maintainer,no_lru_crawler", "-s"]).arg(dir.path().join("socket"));
+        command
+            .args(["-vv", "-t", "1", "-u", "root", "-o", "no_lru_maintainer,no_lru_crawler", "-s"])
+            .arg(dir.path().join("socket"));
         let started = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let Ok(mut process) = started else {
             println!("SKIPPED: memcached is not installed");

@@ -130,6 +130,16 @@ fn text_commands() {
 }
 
 #[test]
+fn meta_commands() {
+    run("meta");
+}
+
+#[test]
+fn binary_packets() {
+    run("binary");
+}
+
+#[test]
 fn rpc_frames() {
     run("frames");
 }

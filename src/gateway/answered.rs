@@ -188,7 +188,7 @@ impl State {
     pub fn finish(&mut self, place: u32, answer: Answer<'_>) {
         let op = self.ops.at(place);
         let home = op.home;
-        self.counters.count_answer(op.ask, &answer);
+        self.counters.count_answer(op, &answer);
         if let Answer::Reply(Reply::Trouble(trouble)) = &answer {
             failures::note(&self.shared.config.binary_log, op, *trouble);
         }

@@ -12,7 +12,7 @@ use super::stats::Figure;
 use super::worker::{State, Worker};
 use crate::net::conn::{Conn, Ended, Received, Then, read_until_ended};
 use crate::net::sock::{Parcel, TcpStream, unpack};
-use crate::proto::memcache::{Reply, Request, Style, binary, meta, style, text};
+use crate::proto::memcache::{Reply, Request, Style, Trouble, binary, meta, style, text};
 use std::rc::Rc;
 use tokio::sync::oneshot;
 
@@ -341,6 +341,9 @@ impl State {
                         }
                     }
                     if let Some(trouble) = reply {
+                        if trouble == Trouble::TooLarge {
+                            self.count(Figure::StoreTooLarge, 1);
+                        }
                         self.reply(home, style, Reply::Trouble(trouble));
                     }
                     if then == text::Then::Close {

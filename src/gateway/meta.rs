@@ -43,9 +43,10 @@ impl State {
     }
 
     fn count_meta(&mut self, meta: &Meta<'_>) {
+        self.count(Figure::CmdMeta, 1);
         let figure = match meta.form.command {
-            Command::Get if meta.has(b'T') => Figure::CmdTouch,
-            Command::Get => Figure::CmdGet,
+            // With T it is counted when it is known what it came to.
+            Command::Get if !meta.has(b'T') => Figure::CmdGet,
             Command::Set => Figure::CmdSet,
             _ => return,
         };

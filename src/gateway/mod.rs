@@ -15,7 +15,7 @@
 //!    [`answered`]: it is answered, and told to the client ([`outcome`]).
 //! 5. [`link`]: a connection to a server, and what is under way on it ([`pending`]).
 //! 6. [`view`]: the epoch and who serves what; [`value`]: how values are laid out; [`v0`]: kumofs 0.4 servers.
-//! 7. The figures: [`stats`]; what failed, for the binary log: [`failures`].
+//! 7. The figures: [`stats`], and what the cluster holds: [`holdings`]; what failed, for the binary log: [`failures`].
 
 mod answered;
 mod answers;
@@ -24,6 +24,7 @@ mod client;
 mod command;
 mod failures;
 mod flow;
+mod holdings;
 mod link;
 mod managers;
 mod meta;

@@ -1,10 +1,10 @@
 //! What the gateway daemon does: listens, keeps in touch with the managers, hands clients to workers, stops.
 
-use super::managers;
 use super::stats::{Baseline, Counters};
 use super::value::Layout;
 use super::view::View;
 use super::worker::{self, Mail, Shared};
+use super::{holdings, managers};
 use crate::daemon::binlog::BinaryLog;
 use crate::logic::address::Address;
 use crate::net::chance::random_u64;
@@ -95,6 +95,7 @@ pub async fn run(
         newest: watch::Sender::new(Arc::new(View::default())),
         requests,
         counters: (0..cores.count()).map(|_| Arc::new(Counters::default())).collect(),
+        holdings: holdings::Newest::default(),
         baseline: Baseline::default(),
         started: Instant::now(),
     });

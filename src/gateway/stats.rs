@@ -1,30 +1,25 @@
 //! Figures: counted by each worker for itself, added up when somebody asks.
 //!
-//! `stats` answers with the names that memcached's clients and exporters read, where there is something true to say.
-//! Items are the cluster's: the servers are asked for theirs.
+//! `stats` answers with memcached's names, all of them, because monitors give up at the first that is missing. Items and
+//! bytes are the cluster's ([`holdings`](super::holdings)); what has no counterpart here, as evictions, is zero. Ours are
+//! under `stats kumofs`.
 
 use super::client::MAX_KEYS;
 use super::command::VERSION;
+use super::holdings::{Holdings, holdings};
 use super::op::{Ask, Home};
 use super::outcome::Answer;
 use super::worker::{FlushError, Request, Shared, State, Worker};
-use crate::net::rpc::{CallError, Limits, RpcConn};
 use crate::net::time::unix_secs;
 use crate::proto::memcache::{Reply, StatsTopic, Style, Trouble, style};
-use crate::proto::rpc::msgpack::{Reader, write_array, write_uint};
-use crate::proto::rpc::v0::{method, status};
-use crate::proto::rpc::v1::Op;
+use crate::proto::rpc::v1::{Op, term};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// How long a server has to tell its number of items.
-const ITEMS_LIMIT: Duration = Duration::from_secs(1);
-
 macro_rules! figures {
-    ($($name:ident $text:literal $doc:literal;)*) => {
+    ($($name:ident $doc:literal;)*) => {
         /// A figure that workers count.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum Figure {
@@ -34,41 +29,37 @@ macro_rules! figures {
         impl Figure {
             /// All of them.
             pub const ALL: &'static [Figure] = &[$(Figure::$name),*];
-
-            /// What memcached calls it.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Figure::$name => $text,)*
-                }
-            }
         }
     };
 }
 
 figures! {
-    CurrConnections "curr_connections" "Clients connected now.";
-    TotalConnections "total_connections" "Clients that ever connected.";
-    CmdGet "cmd_get" "Keys asked for by get and gets.";
-    CmdSet "cmd_set" "Commands that store.";
-    CmdFlush "cmd_flush" "flush_all.";
-    CmdTouch "cmd_touch" "Keys asked for by touch, gat and gats.";
-    GetHits "get_hits" "Keys found by get and gets.";
-    GetMisses "get_misses" "Keys not found by get and gets.";
-    DeleteHits "delete_hits" "Keys deleted.";
-    DeleteMisses "delete_misses" "Keys to delete that were not there.";
-    IncrHits "incr_hits" "Numbers counted up.";
-    IncrMisses "incr_misses" "Numbers to count up that were not there.";
-    DecrHits "decr_hits" "Numbers counted down.";
-    DecrMisses "decr_misses" "Numbers to count down that were not there.";
-    CasHits "cas_hits" "Values compared and swapped.";
-    CasMisses "cas_misses" "Values to compare that were not there.";
-    CasBadval "cas_badval" "Values that had changed.";
-    TouchHits "touch_hits" "Keys touched.";
-    TouchMisses "touch_misses" "Keys to touch that were not there.";
-    BytesRead "bytes_read" "Bytes from clients.";
-    BytesWritten "bytes_written" "Bytes to clients.";
-    Retries "kumo_retries" "Times that an operation had to wait and be sent again.";
-    Failures "kumo_failures" "Operations given up: answered with SERVER_ERROR.";
+    CurrConnections "Clients connected now.";
+    TotalConnections "Clients that ever connected.";
+    CmdGet "Keys asked for by get and gets.";
+    CmdSet "Commands that store.";
+    CmdFlush "flush_all.";
+    CmdTouch "Keys asked for by touch, gat and gats.";
+    GetHits "Keys found by retrievals.";
+    GetMisses "Keys not found by retrievals.";
+    DeleteHits "Keys deleted.";
+    DeleteMisses "Keys to delete that were not there.";
+    IncrHits "Numbers counted up.";
+    IncrMisses "Numbers to count up that were not there.";
+    DecrHits "Numbers counted down.";
+    DecrMisses "Numbers to count down that were not there.";
+    CasHits "Values compared and swapped.";
+    CasMisses "Values to compare that were not there.";
+    CasBadval "Values that had changed.";
+    TouchHits "Keys touched by touch, gat and gats.";
+    TouchMisses "Keys to touch that were not there.";
+    CmdMeta "Commands of the meta protocol.";
+    StoreTooLarge "Values over the limit.";
+    TotalItems "Values stored.";
+    BytesRead "Bytes from clients.";
+    BytesWritten "Bytes to clients.";
+    Retries "Times that an operation had to wait and be sent again.";
+    Failures "Operations given up: answered with SERVER_ERROR.";
 }
 
 /// One worker's figures. Only that worker changes them; anyone reads.
@@ -96,17 +87,31 @@ impl Counters {
 
     /// Counts what an operation came to.
     #[inline]
-    pub fn count_answer(&self, ask: Ask, answer: &Answer<'_>) {
+    pub fn count_answer(&self, op: &super::op::Op, answer: &Answer<'_>) {
         use Figure::*;
         if let Answer::Reply(Reply::Trouble(trouble)) = answer
             && *trouble != Trouble::NonNumeric
         {
             self.add(Failures, 1);
         }
-        let figure = match (ask, answer) {
-            (Ask::Get | Ask::Mutate(Op::GetAndTouch), Answer::Found(_)) => GetHits,
-            (Ask::Mutate(Op::Fetch), Answer::Told(..)) => GetHits,
-            (Ask::Get | Ask::Mutate(Op::GetAndTouch | Op::Fetch), Answer::Missing) => GetMisses,
+        if let Answer::Changed(Reply::Stored, _) = answer {
+            self.add(TotalItems, 1);
+        }
+        let figure = match (op.ask, answer) {
+            // To memcached, `me` is no retrieval, and `mg` with T a touch where it finds something and a get where not.
+            (Ask::Get, _) if matches!(op.style, Style::Meta(_)) => return,
+            (Ask::Mutate(Op::Fetch), Answer::Told(..)) if op.terms.bits & term::EXPIRE != 0 => {
+                self.add(CmdTouch, 1);
+                TouchHits
+            }
+            (Ask::Mutate(Op::Fetch), Answer::Missing) if op.terms.bits & term::EXPIRE != 0 => {
+                self.add(CmdGet, 1);
+                GetMisses
+            }
+            (Ask::Mutate(Op::GetAndTouch), Answer::Found(_)) => TouchHits,
+            (Ask::Mutate(Op::GetAndTouch), Answer::Missing) => TouchMisses,
+            (Ask::Get, Answer::Found(_)) | (Ask::Mutate(Op::Fetch), Answer::Told(..)) => GetHits,
+            (Ask::Get | Ask::Mutate(Op::Fetch), Answer::Missing) => GetMisses,
             (Ask::Mutate(Op::Incr), Answer::Told(..)) => IncrHits,
             (Ask::Mutate(Op::Decr), Answer::Told(..)) => DecrHits,
             (Ask::Mutate(op), Answer::Reply(reply) | Answer::Changed(reply, _)) => match (op, reply) {
@@ -164,10 +169,20 @@ pub fn tell(state: &mut State, home: Home, how: Style, topic: StatsTopic) {
     tokio::task::spawn_local(async move {
         let mut told = Told { how, out: Vec::new() };
         match topic {
-            StatsTopic::General => general(&shared, items(&shared).await, &mut told),
-            StatsTopic::Settings => settings(&shared, &mut told),
-            // There are no slabs here, and no memory limit that evicts: nothing to tell.
-            StatsTopic::Items | StatsTopic::Slabs | StatsTopic::Sizes | StatsTopic::Conns => told.reply(&Reply::End),
+            StatsTopic::General => general(&shared, holdings(&shared).await, &mut told),
+            StatsTopic::Settings => settings(&shared, holdings(&shared).await, &mut told),
+            StatsTopic::Kumofs => ours(&shared, &mut told),
+            // There are no slabs here; as from a memcached that has stored nothing yet.
+            StatsTopic::Slabs => {
+                told.stat("active_slabs", 0);
+                told.stat("total_malloced", 0);
+                told.reply(&Reply::End);
+            }
+            StatsTopic::Sizes => {
+                told.stat("sizes_status", "disabled");
+                told.reply(&Reply::End);
+            }
+            StatsTopic::Items | StatsTopic::Conns => told.reply(&Reply::End),
             StatsTopic::Reset => {
                 shared.reset_figures();
                 told.reply(&Reply::Reset);
@@ -194,44 +209,191 @@ impl Told {
     }
 }
 
-fn general(shared: &Shared, items: Option<u64>, told: &mut Told) {
+/// What a line of `stats` tells.
+enum Line {
+    /// What was counted.
+    Counted(Figure),
+    /// What is read off somewhere else.
+    Now(fn(&Shared, &Holdings) -> u64),
+    /// What is never otherwise: nothing here evicts, crawls or moves items about.
+    Always(u64),
+}
+
+use Line::{Always, Counted, Now};
+
+/// What follows pid, uptime, time, version and CPU time, in memcached's order.
+const GENERAL: &[(&str, Line)] = &[
+    ("max_connections", Now(|_, _| open_files_limit())),
+    ("curr_connections", Counted(Figure::CurrConnections)),
+    ("total_connections", Counted(Figure::TotalConnections)),
+    // Who comes over the limit waits in the system's queue.
+    ("rejected_connections", Always(0)),
+    ("connection_structures", Counted(Figure::CurrConnections)),
+    ("response_obj_oom", Always(0)),
+    ("response_obj_count", Always(0)),
+    ("response_obj_bytes", Always(0)),
+    ("read_buf_count", Always(0)),
+    ("read_buf_bytes", Always(0)),
+    ("read_buf_bytes_free", Always(0)),
+    ("read_buf_oom", Always(0)),
+    ("reserved_fds", Always(0)),
+    ("cmd_get", Counted(Figure::CmdGet)),
+    ("cmd_set", Counted(Figure::CmdSet)),
+    ("cmd_flush", Counted(Figure::CmdFlush)),
+    ("cmd_touch", Counted(Figure::CmdTouch)),
+    ("cmd_meta", Counted(Figure::CmdMeta)),
+    ("get_hits", Counted(Figure::GetHits)),
+    ("get_misses", Counted(Figure::GetMisses)),
+    // Servers tell that there is nothing, not why.
+    ("get_expired", Always(0)),
+    ("get_flushed", Always(0)),
+    ("delete_misses", Counted(Figure::DeleteMisses)),
+    ("delete_hits", Counted(Figure::DeleteHits)),
+    ("incr_misses", Counted(Figure::IncrMisses)),
+    ("incr_hits", Counted(Figure::IncrHits)),
+    ("decr_misses", Counted(Figure::DecrMisses)),
+    ("decr_hits", Counted(Figure::DecrHits)),
+    ("cas_misses", Counted(Figure::CasMisses)),
+    ("cas_hits", Counted(Figure::CasHits)),
+    ("cas_badval", Counted(Figure::CasBadval)),
+    ("touch_hits", Counted(Figure::TouchHits)),
+    ("touch_misses", Counted(Figure::TouchMisses)),
+    ("store_too_large", Counted(Figure::StoreTooLarge)),
+    ("store_no_memory", Always(0)),
+    ("auth_cmds", Always(0)),
+    ("auth_errors", Always(0)),
+    ("bytes_read", Counted(Figure::BytesRead)),
+    ("bytes_written", Counted(Figure::BytesWritten)),
+    ("limit_maxbytes", Now(|_, held| held.limit_bytes)),
+    ("accepting_conns", Always(1)),
+    ("listen_disabled_num", Always(0)),
+    ("time_in_listen_disabled_us", Always(0)),
+    ("threads", Now(|shared, _| shared.counters.len() as u64)),
+    ("conn_yields", Always(0)),
+    ("hash_power_level", Always(0)),
+    ("hash_bytes", Always(0)),
+    ("hash_is_expanding", Always(0)),
+    ("slab_reassign_rescues", Always(0)),
+    ("slab_reassign_chunk_rescues", Always(0)),
+    ("slab_reassign_evictions_nomem", Always(0)),
+    ("slab_reassign_inline_reclaim", Always(0)),
+    ("slab_reassign_busy_items", Always(0)),
+    ("slab_reassign_busy_deletes", Always(0)),
+    ("slab_reassign_running", Always(0)),
+    ("slabs_moved", Always(0)),
+    ("lru_crawler_running", Always(0)),
+    ("lru_crawler_starts", Always(0)),
+    ("lru_maintainer_juggles", Always(0)),
+    ("malloc_fails", Always(0)),
+    ("log_worker_dropped", Always(0)),
+    ("log_worker_written", Always(0)),
+    ("log_watcher_skipped", Always(0)),
+    ("log_watcher_sent", Always(0)),
+    ("log_watchers", Always(0)),
+    ("unexpected_napi_ids", Always(0)),
+    ("round_robin_fallback", Always(0)),
+    ("bytes", Now(|_, held| held.bytes)),
+    ("curr_items", Now(|_, held| held.items)),
+    ("total_items", Counted(Figure::TotalItems)),
+    ("slab_global_page_pool", Always(0)),
+    ("expired_unfetched", Always(0)),
+    ("evicted_unfetched", Always(0)),
+    ("evicted_active", Always(0)),
+    ("evictions", Always(0)),
+    ("reclaimed", Always(0)),
+    ("crawler_reclaimed", Always(0)),
+    ("crawler_items_checked", Always(0)),
+    ("lrutail_reflocked", Always(0)),
+    ("moves_to_cold", Always(0)),
+    ("moves_to_warm", Always(0)),
+    ("moves_within_lru", Always(0)),
+    ("direct_reclaims", Always(0)),
+    ("lru_bumps_dropped", Always(0)),
+];
+
+fn general(shared: &Shared, held: Option<Holdings>, told: &mut Told) {
     told.stat("pid", std::process::id());
     told.stat("uptime", shared.started.elapsed().as_secs());
     told.stat("time", unix_secs());
     told.stat("version", VERSION);
-    told.stat("kumofs_version", env!("CARGO_PKG_VERSION"));
     told.stat("pointer_size", usize::BITS);
     let (user, system) = cpu_time();
     told.stat("rusage_user", user);
     told.stat("rusage_system", system);
-    for figure in Figure::ALL {
-        told.stat(figure.name(), shared.figure(*figure));
+    // Not told rather than told wrongly, while no server has ever answered.
+    const OF_SERVERS: [&str; 3] = ["limit_maxbytes", "bytes", "curr_items"];
+    for (name, line) in GENERAL.iter().filter(|(name, _)| held.is_some() || !OF_SERVERS.contains(name)) {
+        let value = match line {
+            Counted(figure) => shared.figure(*figure),
+            Now(read) => read(shared, &held.unwrap_or_default()),
+            Always(value) => *value,
+        };
+        told.stat(name, value);
     }
-    told.stat("total_items", shared.figure(Figure::CmdSet));
-    // Not told rather than told wrongly, when a server does not answer.
-    if let Some(items) = items {
-        told.stat("curr_items", items);
-    }
-    told.stat("evictions", 0);
-    told.stat("threads", shared.counters.len());
-    let view = shared.newest.borrow().clone();
-    told.stat("kumo_epoch", view.number());
-    told.stat("kumo_servers", view.epoch.servers.len());
     told.reply(&Reply::End);
 }
 
-fn settings(shared: &Shared, told: &mut Told) {
-    let config = &shared.config;
-    told.stat("item_size_max", config.limits.value_bytes);
-    told.stat("num_threads", shared.counters.len());
-    told.stat("cas_enabled", "yes");
-    told.stat("flush_enabled", "yes");
-    told.stat("evictions", "off");
+/// What memcached's names do not cover.
+fn ours(shared: &Shared, told: &mut Told) {
+    let (config, view) = (&shared.config, shared.newest.borrow().clone());
+    told.stat("kumofs_version", env!("CARGO_PKG_VERSION"));
+    told.stat("kumo_epoch", view.number());
+    told.stat("kumo_servers", view.epoch.servers.len());
+    told.stat("kumo_retries", shared.figure(Figure::Retries));
+    told.stat("kumo_failures", shared.figure(Figure::Failures));
     told.stat("kumo_max_keys_under_way", MAX_KEYS);
     told.stat("kumo_get_retry", config.get_retry);
     told.stat("kumo_set_retry", config.set_retry);
     told.stat("kumo_delete_retry", config.delete_retry);
     told.reply(&Reply::End);
+}
+
+fn settings(shared: &Shared, held: Option<Holdings>, told: &mut Told) {
+    if let Some(held) = held {
+        told.stat("maxbytes", held.limit_bytes);
+    }
+    told.stat("maxconns", open_files_limit());
+    told.stat("udpport", 0);
+    told.stat("verbosity", 0);
+    told.stat("oldest", 0);
+    told.stat("evictions", "off");
+    told.stat("shutdown_command", "no");
+    told.stat("num_threads", shared.counters.len());
+    told.stat("stat_key_prefix", ":");
+    told.stat("detail_enabled", "no");
+    told.stat("cas_enabled", "yes");
+    told.stat("tcp_backlog", crate::net::listen::BACKLOG);
+    told.stat("binding_protocol", "auto-negotiate");
+    told.stat("auth_enabled_sasl", "no");
+    told.stat("auth_enabled_ascii", "no");
+    told.stat("item_size_max", shared.config.limits.value_bytes);
+    told.stat("maxconns_fast", "no");
+    told.stat("slab_reassign", "no");
+    told.stat("slab_automove", 0);
+    told.stat("lru_crawler", "no");
+    told.stat("lru_crawler_sleep", 0);
+    told.stat("lru_crawler_tocrawl", 0);
+    told.stat("flush_enabled", "yes");
+    told.stat("dump_enabled", "no");
+    told.stat("lru_maintainer_thread", "no");
+    told.stat("lru_segmented", "no");
+    told.stat("hot_lru_pct", 0);
+    told.stat("warm_lru_pct", 0);
+    told.stat("hot_max_factor", "0.00");
+    told.stat("warm_max_factor", "0.00");
+    told.stat("temp_lru", "no");
+    told.stat("idle_timeout", 0);
+    told.stat("track_sizes", "no");
+    told.stat("ssl_enabled", "no");
+    told.reply(&Reply::End);
+}
+
+/// Files that this process may have open: each client is one, beside a few.
+fn open_files_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live local, which stays as it is should the call fail.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    limit.rlim_cur
 }
 
 /// CPU time of this process, user and system, in seconds as memcached writes them.
@@ -244,34 +406,6 @@ fn cpu_time() -> (String, String) {
     };
     let text = |time: libc::timeval| format!("{}.{:06}", time.tv_sec, time.tv_usec);
     (text(usage.ru_utime), text(usage.ru_stime))
-}
-
-/// The items of the cluster: each is counted by all servers that have a copy, so their sum is divided by the copies.
-async fn items(shared: &Shared) -> Option<u64> {
-    let view = shared.newest.borrow().clone();
-    let active: Vec<_> = view.epoch.rhs.nodes.iter().filter(|node| node.active).map(|node| node.address).collect();
-    let mut asked = tokio::task::JoinSet::new();
-    for address in &active {
-        asked.spawn_local(items_of(address.socket_addr()));
-    }
-    let mut sum = 0;
-    while let Some(items) = asked.join_next().await {
-        sum += items.ok()?.ok()?;
-    }
-    let copies = active.len().min(crate::logic::ring::REPLICAS) as u64;
-    (copies > 0).then(|| sum / copies)
-}
-
-async fn items_of(server: std::net::SocketAddr) -> Result<u64, CallError> {
-    let conn = RpcConn::connect_client(server, ITEMS_LIMIT, Limits::default(), Rc::new(|_, _| ()));
-    let conn = conn.await.map_err(|_| CallError::Lost)?;
-    let params = |out: &mut Vec<u8>| {
-        write_array(out, 1);
-        write_uint(out, u64::from(status::ITEMS));
-    };
-    let result = conn.call(method::GET_STATUS, params, ITEMS_LIMIT).await;
-    conn.close();
-    Reader::new(&result?).u64().map_err(|_| CallError::Lost)
 }
 
 /// Has a manager flush, and tells the client.

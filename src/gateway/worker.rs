@@ -5,6 +5,7 @@
 
 use super::answers::Pool;
 use super::client::{self, Clients};
+use super::holdings;
 use super::link::Links;
 use super::op::Ops;
 use super::order::Order;
@@ -69,6 +70,8 @@ pub struct Shared {
     pub requests: mpsc::UnboundedSender<Request>,
     /// Each worker's figures.
     pub counters: Vec<Arc<Counters>>,
+    /// What the cluster holds, as last asked.
+    pub holdings: holdings::Newest,
     /// Where the figures stood when they were reset.
     pub baseline: Baseline,
     /// When the gateway started.

@@ -190,7 +190,12 @@ impl Client {
 
     /// Lines of `stats`, as pairs.
     pub fn stats(&mut self) -> Result<Vec<(String, String)>> {
-        self.send(b"stats\r\n")?;
+        self.stats_of("")
+    }
+
+    /// Lines of `stats` about a topic.
+    pub fn stats_of(&mut self, topic: &str) -> Result<Vec<(String, String)>> {
+        self.send(format!("{}\r\n", format!("stats {topic}").trim_end()).as_bytes())?;
         let mut stats = Vec::new();
         loop {
             let line = self.answer()?;

@@ -450,7 +450,7 @@ fn increments_under_kills_of_their_coordinator_are_all_told_and_each_made_once()
     let (counted, unknown) = (told.counted.load(SeqCst), told.unknown.load(SeqCst));
     let n = cluster.client().get("n").expect("an answer").expect("it is there");
     let n: u64 = String::from_utf8_lossy(&n).trim().parse().expect("a number");
-    let stats = cluster.client().stats().expect("an answer");
+    let stats = cluster.client().stats_of("kumofs").expect("an answer");
     let retries = stats.iter().find(|(name, _)| name == "kumo_retries").map_or("", |(_, value)| value);
     say(&format!("increments: {n}, {counted} told, {unknown} unknown, {retries} retries"));
     assert!((counted..=counted + unknown).contains(&n), "{n} with {counted} told and {unknown} unknown");

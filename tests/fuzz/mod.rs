@@ -26,6 +26,8 @@ pub struct Target {
 
 pub const TARGETS: &[Target] = &[
     Target { name: "text", run: text::fuzz_text, seeds: text::seeds, per_mille: 1000 },
+    Target { name: "meta", run: text::fuzz_meta, seeds: text::meta_seeds, per_mille: 1000 },
+    Target { name: "binary", run: text::fuzz_binary, seeds: text::binary_seeds, per_mille: 1000 },
     Target { name: "frames", run: rpc::fuzz_frames, seeds: rpc::frame_seeds, per_mille: 1000 },
     Target { name: "messages", run: rpc::fuzz_messages, seeds: rpc::message_seeds, per_mille: 1000 },
     Target { name: "epochs", run: rpc::fuzz_epochs, seeds: rpc::epoch_seeds, per_mille: 200 },

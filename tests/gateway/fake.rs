@@ -17,7 +17,7 @@ use kumofs::proto::rpc::error;
 use kumofs::proto::rpc::frame::Role;
 use kumofs::proto::rpc::msgpack::{Reader, write_array, write_bool, write_nil, write_raw, write_uint};
 use kumofs::proto::rpc::v0::{self, set_op, write_seed};
-use kumofs::proto::rpc::v1::{Connect, Connected, Mutate, Mutated, Op, RequestId, method};
+use kumofs::proto::rpc::v1::{Connect, Connected, Mutate, Mutated, Op, RequestId, Statistics, method};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -179,7 +179,7 @@ impl World {
         let server = &mut self.servers[number];
         let silent = server.mode == Mode::Silent;
         match incoming.method {
-            method::GET_EPOCH | v0::method::GET_STATUS if silent => return incoming.reply.none(),
+            method::GET_EPOCH | method::STATISTICS | v0::method::GET_STATUS if silent => return incoming.reply.none(),
             method::CONNECT if self.speaks_v1 => {
                 let connect = Connect::read(&incoming.params).unwrap();
                 server.connects.push(connect);
@@ -188,6 +188,14 @@ impl World {
                 return incoming.reply.success(|out| connected.write(out));
             }
             method::GET_EPOCH if self.speaks_v1 => return self.tell_epoch(incoming),
+            method::STATISTICS if self.speaks_v1 => {
+                let mut told = Statistics::default();
+                told.numbers.items = Some(7);
+                told.numbers.disk_used_bytes = Some(1000);
+                told.numbers.disk_free_bytes = Some(9000);
+                told.numbers.holds_ppm = Some(1_000_000);
+                return incoming.reply.success(|out| told.write(out));
+            }
             _ => {}
         }
         let mut r = Reader::new(&incoming.params);

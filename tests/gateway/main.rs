@@ -3,6 +3,7 @@
 mod client;
 mod differential;
 mod fake;
+mod figures;
 #[path = "../story/mod.rs"]
 mod story;
 
@@ -358,8 +359,21 @@ fn stats_tell_what_is_true() {
     for line in ["cmd_get 4", "cmd_set 1", "get_hits 2", "get_misses 2", "incr_hits 1", "incr_misses 1"] {
         assert!(stats.contains(&format!("STAT {line}")), "{line}: {stats:?}");
     }
-    for line in ["curr_connections 1", "threads 1", "curr_items 7", "kumo_servers 3", "bytes_written 64"] {
+    for line in [
+        "curr_connections 1",
+        "threads 1",
+        "curr_items 7",
+        "bytes 1000",
+        "limit_maxbytes 10000",
+        "total_items 1",
+        "bytes_written 64",
+    ] {
         assert!(stats.contains(&format!("STAT {line}")), "{line}: {stats:?}");
+    }
+    client.send("stats kumofs\r\n");
+    let ours = client.lines_until(&["END"]);
+    for line in ["kumo_servers 3", "kumo_failures 0"] {
+        assert!(ours.contains(&format!("STAT {line}")), "{line}: {ours:?}");
     }
     client.ask("stats reset\r\n", "RESET\r\n");
     client.send("stats\r\n");

@@ -161,6 +161,8 @@ pub enum StatsTopic {
     Conns,
     /// `stats reset`: sets the counters to zero, answered by [`Reply::Reset`](super::Reply::Reset).
     Reset,
+    /// `stats kumofs`: what memcached has no names for.
+    Kumofs,
     /// One that there is not.
     Other,
 }
@@ -176,6 +178,7 @@ impl StatsTopic {
             b"sizes" => StatsTopic::Sizes,
             b"conns" => StatsTopic::Conns,
             b"reset" => StatsTopic::Reset,
+            b"kumofs" => StatsTopic::Kumofs,
             _ => return None,
         })
     }

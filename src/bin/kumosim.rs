@@ -30,6 +30,9 @@ struct Options {
     /// Leaves out a rule, which must fail: see --table for their names
     #[arg(long, value_parser = parse_rule)]
     off: Option<Rule>,
+    /// Adds flags, expiry, several keys at once, flushes and the meta protocol to what clients of random runs do
+    #[arg(long)]
+    wide: bool,
     /// Runs one of the named schedules, or `all` of them, instead of random ones
     #[arg(long)]
     scenario: Option<String>,
@@ -73,7 +76,11 @@ fn main() -> ExitCode {
                         return;
                     }
                     let scenario = scenarios.get(seed as usize % scenarios.len().max(1));
-                    let plan = scenario.map_or_else(|| Plan::draw(seed), |s| s.plan(seed));
+                    let plan = match scenario {
+                        Some(scenario) => scenario.plan(seed),
+                        None if options.wide => Plan::draw(seed).widened(),
+                        None => Plan::draw(seed),
+                    };
                     let report = plan.run(options.trace);
                     ran.fetch_add(1, Ordering::Relaxed);
                     attached.fetch_add(u64::from(report.attached), Ordering::Relaxed);
@@ -123,7 +130,7 @@ fn table(seeds: &Range<u64>, jobs: usize) -> ExitCode {
                     // Random runs and named schedules in turn.
                     let found = seeds.clone().find_map(|seed| {
                         let named = &scenario::ALL[seed as usize % scenario::ALL.len()];
-                        let runs = [(Plan::draw(seed), "a random run"), (named.plan(seed), named.name)];
+                        let runs = [(Plan::draw(seed).widened(), "a random run"), (named.plan(seed), named.name)];
                         runs.into_iter().find_map(|(plan, name)| plan.run(false).failure.map(|f| (seed, name, f)))
                     });
                     match found {

@@ -3,7 +3,9 @@
 use super::cluster::{CLIENT_PORT, key_name};
 use super::net::TcpStream;
 use super::node::{self, Dice};
-use crate::check::{Action, Entry, History, Outcome};
+use super::text::{self, Line};
+use super::wide::{Asked, Wide};
+use crate::check::{Action, Entry, History, Outcome, Seen};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +16,8 @@ use tokio::time::timeout;
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Of the times in a history.
+pub const SECOND: u64 = 1_000_000_000;
 
 /// What clients have done, and the clock that orders it.
 #[derive(Default)]
@@ -72,6 +76,8 @@ pub struct Load {
     pub clients: u32,
     /// What clients do from some time on, in virtual milliseconds since the load began.
     pub then: Option<(u64, Then)>,
+    /// What they do beside the plain commands.
+    pub wide: Wide,
 }
 
 /// What clients turn to.
@@ -86,7 +92,8 @@ pub enum Then {
 impl Load {
     /// Two clients at each gateway.
     pub fn new(keys: usize, pause_ms: u64, readers: Option<usize>) -> Load {
-        Load { keys, pause_ms, counters: true, readers, readers_change_one_in: 40, clients: 2, then: None }
+        let wide = Wide::default();
+        Load { keys, pause_ms, counters: true, readers, readers_change_one_in: 40, clients: 2, then: None, wide }
     }
 
     /// Whether nothing is stored at the end of the run.
@@ -104,6 +111,8 @@ pub struct Client {
     stream: Option<TcpStream>,
     input: Vec<u8>,
     dice: Dice,
+    /// For what is beside the plain commands.
+    wide_dice: Dice,
     values: u64,
     uniques: Vec<(usize, u64)>,
 }
@@ -112,6 +121,7 @@ impl Client {
     /// A client of a gateway, given by its number and its address.
     pub fn new(number: u32, (gateway_number, gateway): (usize, IpAddr), log: Rc<Log>, seed: u64) -> Client {
         let dice = Dice::new(seed ^ (u64::from(number) << 40));
+        let wide_dice = Dice::new(seed ^ (u64::from(number) << 40) ^ 0x71de);
         Client {
             number,
             gateway,
@@ -120,6 +130,7 @@ impl Client {
             stream: None,
             input: Vec::new(),
             dice,
+            wide_dice,
             values: 0,
             uniques: Vec::new(),
         }
@@ -138,7 +149,10 @@ impl Client {
                 None if reads => Action::Get,
                 None => self.choose(key, load.counters),
             };
-            self.execute(key, action).await;
+            match if turned.is_none() { load.wide.widen(&mut self.wide_dice, action) } else { Asked::One(action) } {
+                Asked::One(action) => drop(self.execute(key, action).await),
+                Asked::All => self.get_all(load.keys).await,
+            }
             tokio::time::sleep(Duration::from_millis(self.dice.below(load.pause_ms) + 1)).await;
         }
     }
@@ -155,27 +169,27 @@ impl Client {
                 0..30 => Action::Get,
                 30..80 => Action::Incr(1 + self.dice.below(3)),
                 80..88 => Action::Decr(1),
-                88..95 => Action::Add(b"1000".to_vec()),
-                95..98 => Action::Set(b"500".to_vec()),
+                88..95 => Action::Add(b"1000".to_vec().into()),
+                95..98 => Action::Set(b"500".to_vec().into()),
                 _ => Action::Delete,
             },
             (2, n) if counters => match n {
                 0..30 => Action::Get,
                 30..60 => Action::Append(self.fresh()),
                 60..75 => Action::Prepend(self.fresh()),
-                75..90 => Action::Set(self.fresh()),
-                90..95 => Action::Add(self.fresh()),
+                75..90 => Action::Set(self.fresh().into()),
+                90..95 => Action::Add(self.fresh().into()),
                 _ => Action::Delete,
             },
             (_, n) => match n {
                 0..40 => Action::Get,
-                40..68 => Action::Set(self.fresh()),
+                40..68 => Action::Set(self.fresh().into()),
                 68..78 => Action::Delete,
-                78..83 => Action::Add(self.fresh()),
-                83..88 => Action::Replace(self.fresh()),
-                88..90 => Action::Touch,
+                78..83 => Action::Add(self.fresh().into()),
+                83..88 => Action::Replace(self.fresh().into()),
+                88..90 => Action::Touch(None),
                 _ => match self.uniques.iter().rev().find(|(of, _)| *of == key) {
-                    Some((_, unique)) => Action::Cas(*unique, self.fresh()),
+                    Some((_, unique)) => Action::Cas(*unique, self.fresh().into()),
                     None => Action::Get,
                 },
             },
@@ -186,87 +200,100 @@ impl Client {
     pub async fn execute(&mut self, key: usize, action: Action) -> Outcome {
         let name = key_name(key);
         let invoked = self.log.stamp();
-        let outcome = match timeout(PATIENCE, self.ask(&name, &action)).await {
+        let request = text::request(&name, &action);
+        let outcome = match timeout(PATIENCE, self.ask(&request)).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) | Err(_) => Outcome::Unknown,
         };
         if outcome == Outcome::Unknown {
             (self.stream, self.input) = (None, Vec::new());
         }
-        if let Outcome::Value(_, Some(unique)) = outcome {
-            self.uniques.push((key, unique));
-        }
         if matches!(outcome, Outcome::Stored | Outcome::Deleted | Outcome::Number(_)) {
             self.log.note_change();
         }
-        let returned = self.log.stamp();
-        let entry =
-            Entry { client: self.number, key: name.into_bytes(), action, outcome: outcome.clone(), invoked, returned };
-        tracing::debug!("{entry}");
-        self.log.history.borrow_mut().push(entry);
+        self.note(key, action, outcome.clone(), invoked, self.log.stamp());
         outcome
     }
 
-    async fn ask(&mut self, key: &str, action: &Action) -> io::Result<Outcome> {
+    /// Gets all keys with one command: an operation on each, all at once.
+    async fn get_all(&mut self, keys: usize) {
+        let invoked = self.log.stamp();
+        let mut outcomes = vec![Outcome::Miss; keys];
+        let answered = timeout(PATIENCE, self.ask_all(&mut outcomes)).await;
+        if !matches!(answered, Ok(Ok(()))) {
+            outcomes.fill(Outcome::Unknown);
+            (self.stream, self.input) = (None, Vec::new());
+        }
+        let returned = self.log.stamp();
+        for (key, outcome) in outcomes.into_iter().enumerate() {
+            self.note(key, Action::Get, outcome, invoked, returned);
+        }
+    }
+
+    fn note(&mut self, key: usize, action: Action, outcome: Outcome, invoked: u64, returned: u64) {
+        if let Outcome::Value(Seen { unique: Some(unique), .. }) = outcome {
+            self.uniques.push((key, unique));
+        }
+        let key = key_name(key).into_bytes();
+        let entry = Entry { client: self.number, key, action, outcome, invoked, returned };
+        tracing::debug!("{entry}");
+        self.log.history.borrow_mut().push(entry);
+    }
+
+    async fn ask(&mut self, request: &[u8]) -> io::Result<Outcome> {
+        self.send(request).await?;
+        match self.answer().await? {
+            Line::Whole(outcome) => Ok(outcome),
+            Line::Value(_, seen, ends) => {
+                if ends && self.line().await? != b"END" {
+                    return Err(io::Error::other("a value without an end"));
+                }
+                Ok(Outcome::Value(seen))
+            }
+        }
+    }
+
+    async fn ask_all(&mut self, outcomes: &mut [Outcome]) -> io::Result<()> {
+        let names: Vec<String> = (0..outcomes.len()).map(key_name).collect();
+        self.send(&text::gets(&names)).await?;
+        loop {
+            match self.answer().await? {
+                Line::Whole(Outcome::Miss) => return Ok(()),
+                Line::Value(Some(name), seen, _) => {
+                    let known = names.iter().position(|known| *known == name);
+                    outcomes[known.ok_or_else(|| io::Error::other("a value of another key"))?] = Outcome::Value(seen);
+                }
+                Line::Whole(_) | Line::Value(..) => return Err(io::Error::other("not the answer of a get")),
+            }
+        }
+    }
+
+    async fn send(&mut self, request: &[u8]) -> io::Result<()> {
         if self.stream.is_none() {
             let to = SocketAddr::new(self.gateway, CLIENT_PORT);
             self.stream = Some(TcpStream::connect(to).await?);
         }
-        let store = |verb: &str, data: &[u8], more: &str| {
-            let mut line = format!("{verb} {key} 0 0 {}{more}\r\n", data.len()).into_bytes();
-            line.extend_from_slice(data);
-            line.extend_from_slice(b"\r\n");
-            line
-        };
-        let request = match action {
-            Action::Get => format!("gets {key}\r\n").into_bytes(),
-            Action::Set(data) => store("set", data, ""),
-            Action::Add(data) => store("add", data, ""),
-            Action::Replace(data) => store("replace", data, ""),
-            Action::Append(data) => store("append", data, ""),
-            Action::Prepend(data) => store("prepend", data, ""),
-            Action::Cas(unique, data) => store("cas", data, &format!(" {unique}")),
-            Action::Incr(by) => format!("incr {key} {by}\r\n").into_bytes(),
-            Action::Decr(by) => format!("decr {key} {by}\r\n").into_bytes(),
-            Action::Delete => format!("delete {key}\r\n").into_bytes(),
-            Action::Touch => format!("touch {key} 0\r\n").into_bytes(),
-            Action::Flush => b"flush_all\r\n".to_vec(),
-        };
-        if let Some(stream) = &mut self.stream {
-            stream.write_all(&request).await?;
+        match &mut self.stream {
+            Some(stream) => stream.write_all(request).await,
+            None => Err(io::ErrorKind::NotConnected.into()),
         }
-        self.answer().await
     }
 
-    async fn answer(&mut self) -> io::Result<Outcome> {
+    /// A line, and the data behind it.
+    async fn answer(&mut self) -> io::Result<Line> {
         let line = self.line().await?;
         let text = String::from_utf8_lossy(&line).into_owned();
-        Ok(match text.as_str() {
-            "STORED" => Outcome::Stored,
-            "NOT_STORED" => Outcome::NotStored,
-            "EXISTS" => Outcome::Exists,
-            "NOT_FOUND" => Outcome::NotFound,
-            "DELETED" => Outcome::Deleted,
-            "TOUCHED" => Outcome::Touched,
-            "OK" => Outcome::Ok,
-            "END" => Outcome::Miss,
-            "CLIENT_ERROR cannot increment or decrement non-numeric value" => Outcome::NotANumber,
-            text if text.starts_with("VALUE ") => {
-                let unique = text.split(' ').nth(4).and_then(|unique| unique.parse().ok());
+        match text::line(&text) {
+            Ok(Line::Value(key, seen, ends)) => {
                 let data = self.line().await?;
-                if self.line().await? != b"END" {
-                    return Err(io::Error::other("a value without an end"));
-                }
-                Outcome::Value(data, unique)
+                Ok(Line::Value(key, Seen { data, ..seen }, ends))
             }
-            text => match text.trim_end().parse() {
-                Ok(number) => Outcome::Number(number),
-                Err(_) => {
-                    tracing::debug!("client {} is told: {text}", self.number);
-                    return Err(io::Error::other(text.to_owned()));
-                }
-            },
-        })
+            Ok(whole) => Ok(whole),
+            Err(e) => {
+                tracing::debug!("client {} is told: {text}", self.number);
+                Err(e)
+            }
+        }
     }
 
     async fn line(&mut self) -> io::Result<Vec<u8>> {

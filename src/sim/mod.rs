@@ -4,7 +4,8 @@
 //! [`crate::store::fs::mem`] are others. Time is virtual: it jumps to the next timer when nobody has anything to do.
 //!
 //! 1. [`node`]: hosts and processes: clocks, kill -9, SIGSTOP. [`net`]: TCP over links that are slow, lossy or cut.
-//! 2. [`cluster`]: the roles on their hosts. [`client`]: who uses them, and what they saw.
+//! 2. [`cluster`]: the roles on their hosts. [`client`]: who uses them, and what they saw; [`text`], [`wide`]: in which words, and
+//!    with which of the rarer commands.
 //! 3. [`script`]: what goes wrong and when. [`scenario`]: the schedules that break lesser designs.
 //!    [`run`]: one run and its judgement. [`trace`]: what happened, for people.
 
@@ -15,4 +16,6 @@ pub mod node;
 pub mod run;
 pub mod scenario;
 pub mod script;
+pub mod text;
 pub mod trace;
+pub mod wide;

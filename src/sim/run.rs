@@ -1,11 +1,12 @@
 //! One run: a cluster, clients, a script, and the judgement.
 
-use super::client::{Client, Load, Log};
+use super::client::{self, Client, Load, Log};
 use super::cluster::{Cluster, Command, Shape, Who, key_name};
 use super::node::{self, Dice, Node, Process};
 use super::script::{self, Act, Script};
+use super::wide::Wide;
 use super::{net, trace};
-use crate::check::{self, Action, Outcome, Verdict};
+use crate::check::{self, Action, Clocks, Outcome, Verdict};
 use crate::logic::record;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -114,6 +115,22 @@ impl Plan {
         let duration_ms = 3_000 + dice.below(9_000);
         let script = script::draw_script(&mut dice, &shape, load.keys, duration_ms);
         Plan::new(seed, shape, load, script, duration_ms, None)
+    }
+
+    /// The same with some of the rarer commands.
+    pub fn widened(mut self) -> Plan {
+        self.load.wide = Wide::draw(self.seed);
+        self
+    }
+
+    /// By how many seconds wall clocks are apart at most.
+    fn skew_secs(&self) -> u64 {
+        let ahead = self.script.iter().filter_map(|(_, act)| match act {
+            Act::WallClock(_, secs) => Some(*secs),
+            _ => None,
+        });
+        let (least, most) = ahead.fold((0, 0), |(least, most), secs| (secs.min(least), secs.max(most)));
+        most.abs_diff(least)
     }
 
     /// Carries it out. With `traced`, the report has lines of what happened.
@@ -246,8 +263,8 @@ impl Plan {
                             break;
                         }
                         let value = if key % 3 == 1 { "1".to_owned() } else { format!("p{number}.{key}") };
-                        let stored =
-                            !reads && client.execute(key, Action::Set(value.into_bytes())).await == Outcome::Stored;
+                        let stored = !reads
+                            && client.execute(key, Action::Set(value.into_bytes().into())).await == Outcome::Stored;
                         let read = client.execute(key, Action::Get).await;
                         if stored && matches!(read, Outcome::Value(..) | Outcome::Miss) {
                             break;
@@ -283,7 +300,7 @@ impl Plan {
             let held = |server: &usize| {
                 let record = cluster.stored(*server, &key);
                 // A mark that is collected here and not yet there is the same as none.
-                record.filter(|(_, dbval)| !record::is_mark(dbval))
+                record.filter(|(at, dbval)| !record::is_mark(dbval) && *at >= epoch.flushed)
             };
             let first = members.first().and_then(held);
             if let Some(other) = members.iter().find(|server| held(server) != first) {
@@ -300,7 +317,8 @@ impl Plan {
     }
 
     fn judge(&self, cluster: &Cluster, log: &Log, failure: Option<Failure>) -> Report {
-        let history = log.history.borrow();
+        let mut history = log.history.borrow_mut();
+        history.clocks = Clocks { second: client::SECOND, skew_secs: self.skew_secs() };
         let unknown = history.entries().iter().filter(|e| e.outcome == Outcome::Unknown).count();
         let verdict = check::check(&history, CHECK_STEPS);
         let undecided = matches!(verdict, Verdict::Undecided(_));

@@ -7,7 +7,7 @@
 use super::memcache::{Client, Error, Result, Swapped};
 use super::rng::Rng;
 use super::{eventually, say};
-use kumofs::check::{Action, Entry, History, Outcome, Verdict, check};
+use kumofs::check::{Action, Entry, History, Marks, Outcome, Seen, Stored, Verdict, check};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -202,16 +202,16 @@ impl Watched {
             (1, 0..30) | (2, 0..40) | (_, 0..40) => Action::Get,
             (1, 30..80) => Action::Incr(1 + self.rng.below(3) as u64),
             (1, 80..88) => Action::Decr(1),
-            (1, 88..95) => Action::Add(b"1000".to_vec()),
-            (1, 95..98) => Action::Set(b"500".to_vec()),
+            (1, 88..95) => Action::Add(b"1000".to_vec().into()),
+            (1, 95..98) => Action::Set(b"500".to_vec().into()),
             (2, 40..55) => Action::Append(self.fresh()),
             (2, 55..65) => Action::Prepend(self.fresh()),
-            (2, 65..85) => Action::Set(self.fresh()),
-            (0, 40..60) => Action::Set(self.fresh()),
-            (0, 60..70) => Action::Add(self.fresh()),
-            (0, 70..75) => Action::Replace(self.fresh()),
+            (2, 65..85) => Action::Set(self.fresh().into()),
+            (0, 40..60) => Action::Set(self.fresh().into()),
+            (0, 60..70) => Action::Add(self.fresh().into()),
+            (0, 70..75) => Action::Replace(self.fresh().into()),
             (0, 75..90) => match self.uniques.iter().rev().find(|(of, _)| of == key) {
-                Some((_, unique)) => Action::Cas(*unique, self.fresh()),
+                Some((_, unique)) => Action::Cas(*unique, self.fresh().into()),
                 None => Action::Get,
             },
             _ => Action::Delete,
@@ -231,7 +231,7 @@ impl Watched {
             }
         };
         let returned = self.notes.now();
-        if let Outcome::Value(_, Some(unique)) = outcome {
+        if let Outcome::Value(Seen { unique: Some(unique), .. }) = outcome {
             self.uniques.push((key.clone(), unique));
         }
         if matches!(outcome, Outcome::Stored | Outcome::Deleted | Outcome::Number(_)) {
@@ -244,18 +244,18 @@ impl Watched {
 
 /// Does one command.
 fn ask(client: &mut Client, key: &str, action: &Action) -> Result<Outcome> {
-    let mut store = |verb, data: &[u8]| {
-        let stored = client.store(verb, key, 0, data)?;
+    let mut store = |verb, new: &Stored| {
+        let stored = client.store(verb, key, new.flags, &new.data)?;
         Ok(if stored { Outcome::Stored } else { Outcome::NotStored })
     };
     match action {
-        Action::Set(data) => store("set", data),
-        Action::Add(data) => store("add", data),
-        Action::Replace(data) => store("replace", data),
-        Action::Append(data) => store("append", data),
-        Action::Prepend(data) => store("prepend", data),
-        Action::Get => Ok(client.gets(key)?.map_or(Outcome::Miss, |v| Outcome::Value(v.data, Some(v.cas)))),
-        Action::Cas(unique, data) => Ok(match client.cas(key, data, *unique)? {
+        Action::Set(new) => store("set", new),
+        Action::Add(new) => store("add", new),
+        Action::Replace(new) => store("replace", new),
+        Action::Append(data) => store("append", &data.clone().into()),
+        Action::Prepend(data) => store("prepend", &data.clone().into()),
+        Action::Get => Ok(client.gets(key)?.map_or(Outcome::Miss, |v| told(v.data, v.flags, v.cas))),
+        Action::Cas(unique, new) => Ok(match client.cas(key, &new.data, *unique)? {
             Swapped::Stored => Outcome::Stored,
             Swapped::Exists => Outcome::Exists,
             Swapped::NotFound => Outcome::NotFound,
@@ -263,13 +263,12 @@ fn ask(client: &mut Client, key: &str, action: &Action) -> Result<Outcome> {
         Action::Incr(by) => counted(client.command(&format!("incr {key} {by}"))?),
         Action::Decr(by) => counted(client.command(&format!("decr {key} {by}"))?),
         Action::Delete => Ok(if client.delete(key)? { Outcome::Deleted } else { Outcome::NotFound }),
-        Action::Touch => match client.command(&format!("touch {key} 0"))?.as_str() {
-            "TOUCHED" => Ok(Outcome::Touched),
-            "NOT_FOUND" => Ok(Outcome::NotFound),
-            other => Err(Error::Strange(other.to_owned())),
-        },
-        Action::Flush => Err(Error::Strange("not done here: it concerns all keys".to_owned())),
+        _ => Err(Error::Strange("not done here".to_owned())),
     }
+}
+
+fn told(data: Vec<u8>, flags: u32, unique: u64) -> Outcome {
+    Outcome::Value(Seen { data, flags, unique: Some(unique), marks: Marks::default() })
 }
 
 fn counted(line: String) -> Result<Outcome> {

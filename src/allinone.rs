@@ -1,6 +1,7 @@
 //! A whole cluster in one process: a manager, some servers, and a gateway, on ports of the system's choice.
 //!
-//! It is made of the roles that the daemons are made of, speaking over loopback. Their addresses are kept in the data
+//! It is made of the roles that the daemons are made of, speaking over loopback; only the gateway reaches the servers
+//! without sockets. Their addresses are kept in the data
 //! directory, because a server's place on the ring comes from its address: started again, everything finds itself where
 //! it was, and the manager revives the cluster by itself.
 
@@ -10,6 +11,7 @@ use crate::logic::ring::HashSpace;
 use crate::manager;
 use crate::net::cores::Cores;
 use crate::net::listen;
+use crate::net::pipe::Doors;
 use crate::net::rpc::{CallError, Event, Limits, RpcConn};
 use crate::net::time::unix_secs;
 use crate::proto::memcache;
@@ -74,16 +76,19 @@ pub async fn run(
     let mut manager_config = manager::Config::new(manager_address, dice, unix_secs);
     manager_config.state = Some(config.data.join("manager"));
     let manager_task = tokio::task::spawn_local(manager::run(manager_config, vec![into_tokio(manager)?], manager_stop));
+    let doors = Arc::new(Doors::default());
     let mut server_tasks: Vec<JoinHandle<Result<(), String>>> = Vec::new();
     for (number, (listener, stream)) in (1..).zip(servers) {
-        let server = server_config(&config, number, manager_address, &listener, &stream)?;
+        let mut server = server_config(&config, number, manager_address, &listener, &stream)?;
+        server.doors = doors.clone();
         let store = open(Engine::Log, &server.backup, server.workers, config.sync, None).map_err(|e| e.to_string())?;
         let (listener, stream) = (into_tokio(listener)?, into_tokio(stream)?);
         let run = server::run(server, store, listener, stream, cores.clone(), servers_stop.clone());
         server_tasks.push(tokio::task::spawn_local(run));
     }
     let limits = memcache::Limits { value_bytes: config.max_value, ..memcache::Limits::default() };
-    let gateway_config = gateway::Config { managers: vec![manager_address], limits, ..gateway::Config::default() };
+    let gateway_config =
+        gateway::Config { managers: vec![manager_address], limits, doors, ..gateway::Config::default() };
     let serving = async {
         let mut stopped = shutdown.clone();
         tokio::select! {

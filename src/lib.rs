@@ -7,7 +7,7 @@
 //! 3. [`store`]: the engines that keep records on disk, behind one trait.
 //! 4. [`net`]: listeners, connections, worker threads, shutdown.
 //! 5. [`manager`], [`server`], [`gateway`]: the three roles. None imports another.
-//! 6. [`allinone`]: all of them in one process. [`daemon`]: options, logs, signals. [`tools`]: the command line tools.
+//! 6. [`allinone`]: all of them in one process; [`combined`]: a server and a gateway. [`daemon`]: options, logs, signals. [`tools`]: the command line tools.
 //!
 //! [`check`] judges recorded histories of clients.
 //!
@@ -16,6 +16,7 @@
 #[cfg(not(feature = "sim"))]
 pub mod allinone;
 pub mod check;
+pub mod combined;
 pub mod daemon;
 pub mod gateway;
 pub mod logic;

@@ -1,10 +1,13 @@
-//! kumo-server: stores records. See [`kumofs::server`].
+//! kumo-server: stores records. See [`kumofs::server`]; with `-t` it is a gateway, too: [`kumofs::combined`].
 
+use kumofs::combined::{self, Serving};
 use kumofs::daemon::options::ServerOptions;
 use kumofs::daemon::{Host, cores, run, sockets};
-use kumofs::logic::memory::Limits;
+use kumofs::gateway::{self, Layout};
+use kumofs::logic::memory;
 use kumofs::net::cores::{Cores, event_loop};
 use kumofs::proto::binlog::Happened;
+use kumofs::proto::memcache;
 use kumofs::server::{self, Config};
 use kumofs::store::open::open;
 use std::os::unix::ffi::OsStrExt;
@@ -18,6 +21,7 @@ fn main() -> ExitCode {
 fn serve(options: ServerOptions, host: &mut Host<'_>) -> Result<(), String> {
     let (listener, address) = sockets::node(&options.listen)?;
     let (stream_listener, stream) = sockets::beside(address, options.stream_listen)?;
+    let clients = sockets::clients(&options.listeners())?;
     let managers = sockets::others(&options.managers(), Some(address))?;
     let workers = u16::try_from(options.common.workers(cores())).map_err(|_| "too many threads; choose fewer")?;
     let spec = &options.store;
@@ -31,25 +35,44 @@ fn serve(options: ServerOptions, host: &mut Host<'_>) -> Result<(), String> {
         tmp_dir: b"",
         backup_prefix: &[spec.dir.as_os_str().as_bytes(), b"-"].concat(),
     });
+    let value_bytes = usize::try_from(options.max_value.0).map_err(|_| "values cannot be so large here")?;
+    let gateway = gateway::Config {
+        managers: managers.clone(),
+        limits: memcache::Limits { value_bytes, ..memcache::Limits::default() },
+        layout: Layout { flags: options.memproto_save_flag, expire: options.memproto_save_expire },
+        async_set: options.async_replicate_set,
+        async_delete: options.async_replicate_delete,
+        connect_timeout: options.common.connect_timeout,
+        binary_log: host.binary_log(),
+        ..gateway::Config::default()
+    };
     let config = Config {
         address,
         stream,
         managers,
         workers,
-        max_value: usize::try_from(options.max_value.0).map_err(|_| "values cannot be so large here")?,
+        max_value: value_bytes,
         keepalive: options.common.keepalive_interval,
         connect_timeout: options.common.connect_timeout,
         garbage_min: options.garbage_min(),
         garbage_max: options.garbage_max_time,
         garbage_memory: options.garbage_mem_limit as usize * 1024,
         backup: spec.dir.clone(),
-        memory: Limits::SERVER,
+        doors: Arc::default(),
+        memory: memory::Limits::SERVER,
     };
     let cores = Arc::new(Cores::start(usize::from(workers)).map_err(|e| format!("cannot start threads: {e}"))?);
     event_loop().map_err(|e| format!("cannot start an event loop: {e}"))?.block_on(async {
         let (listener, stream_listener) = (sockets::into_tokio(listener)?, sockets::into_tokio(stream_listener)?);
+        let names = sockets::names(&clients);
+        let clients = clients.into_iter().map(sockets::into_tokio).collect::<Result<Vec<_>, _>>()?;
         host.listening()?;
         tracing::info!("start server {address}");
-        server::run(config, store, listener, stream_listener, cores, host.stop()).await
+        if clients.is_empty() {
+            return server::run(config, store, listener, stream_listener, cores, host.stop()).await;
+        }
+        tracing::info!("start gateway for memcached clients on {names}");
+        let serving = Serving { config: gateway, clients };
+        combined::run(config, store, (listener, stream_listener), serving, cores, host.stop()).await
     })
 }

@@ -255,6 +255,24 @@ pub struct ServerOptions {
     /// memory for remembered deletions, in KB
     #[arg(long, value_name = "KB", default_value = "2048", value_parser = whole(0..=u32::MAX))]
     pub garbage_mem_limit: u32,
+    /// serve memcached clients here, as a gateway in this process; a bare port means this host only
+    #[arg(long, value_name = "[ADDR:]PORT")]
+    pub memproto_text: Option<ListenOn>,
+    /// serve memcached clients here, too; every port understands all protocols
+    #[arg(long, value_name = "[ADDR:]PORT")]
+    pub memproto_binary: Option<ListenOn>,
+    /// of that gateway: store flags in kumofs's own layout, for clusters shared with it
+    #[arg(long)]
+    pub memproto_save_flag: bool,
+    /// of that gateway: store expiry in kumofs's own layout, for clusters shared with it
+    #[arg(long)]
+    pub memproto_save_expire: bool,
+    /// of that gateway: answer a set before its replicas are written
+    #[arg(long)]
+    pub async_replicate_set: bool,
+    /// of that gateway: answer a delete before its replicas are written
+    #[arg(long)]
+    pub async_replicate_delete: bool,
     /// What all daemons understand.
     #[command(flatten)]
     pub common: Common,
@@ -269,6 +287,22 @@ impl ServerOptions {
     /// All managers.
     pub fn managers(&self) -> Vec<HostPort> {
         std::iter::once(&self.manager1).chain(&self.manager2).cloned().collect()
+    }
+
+    /// Where memcached clients are served, without repetitions; mostly nowhere.
+    pub fn listeners(&self) -> Vec<ListenOn> {
+        listeners(&self.memproto_text, &self.memproto_binary)
+    }
+
+    /// The first option that is given and says something of a gateway.
+    fn gateway_option(&self) -> Option<&'static str> {
+        let given = [
+            (self.memproto_save_flag, "--memproto-save-flag (-F)"),
+            (self.memproto_save_expire, "--memproto-save-expire (-E)"),
+            (self.async_replicate_set, "--async-replicate-set (-As)"),
+            (self.async_replicate_delete, "--async-replicate-delete (-Ad)"),
+        ];
+        given.into_iter().find_map(|(is_given, name)| is_given.then_some(name))
     }
 }
 
@@ -287,6 +321,12 @@ impl Options for ServerOptions {
             ("gN", "garbage-min-time"),
             ("gX", "garbage-max-time"),
             ("gS", "garbage-mem-limit"),
+            ("t", "memproto-text"),
+            ("b", "memproto-binary"),
+            ("F", "memproto-save-flag"),
+            ("E", "memproto-save-expire"),
+            ("As", "async-replicate-set"),
+            ("Ad", "async-replicate-delete"),
             ("k", "keepalive-interval"),
         ],
         COMMON_SHORTS,
@@ -299,6 +339,9 @@ impl Options for ServerOptions {
                 "--stream-listen (-L) is the port of --listen (-l), {}; choose another",
                 self.listen.port
             ));
+        }
+        if let Some(option) = self.gateway_option().filter(|_| self.listeners().is_empty()) {
+            return Err(format!("{option} is of use only with --memproto-text (-t); add -t PORT, or leave it out"));
         }
         Ok(())
     }
@@ -379,8 +422,7 @@ pub struct GatewayOptions {
 impl GatewayOptions {
     /// Where clients are served, without repetitions.
     pub fn listeners(&self) -> Vec<ListenOn> {
-        let mut on: Vec<ListenOn> = self.memproto_text.iter().chain(&self.memproto_binary).cloned().collect();
-        on.dedup();
+        let mut on = listeners(&self.memproto_text, &self.memproto_binary);
         if on.is_empty() {
             on.push(ListenOn { host: None, port: MEMCACHE_PORT });
         }
@@ -507,6 +549,13 @@ impl DaemonOptions for KumofsOptions {
 const NAMES_RULE: &str = "\
 The spelling in brackets is kumofs's. An option --some-name may also be given as the environment's KUMO_SOME_NAME
 or as some-name in the file of --config; the command line comes before the environment, and that before the file.";
+
+/// Where `-t` and `-b` have clients served, without repetitions.
+fn listeners(text: &Option<ListenOn>, binary: &Option<ListenOn>) -> Vec<ListenOn> {
+    let mut on: Vec<ListenOn> = text.iter().chain(binary).cloned().collect();
+    on.dedup();
+    on
+}
 
 fn check_managers(one: &HostPort, others: &[HostPort]) -> Result<(), String> {
     if others.contains(one) {

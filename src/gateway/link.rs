@@ -1,5 +1,7 @@
 //! Links: this worker's connections to the workers of servers, opened when first needed.
 //!
+//! A server in the same process is connected by a pipe ([`crate::net::pipe`]), any other by a socket; nothing else differs.
+//!
 //! The first request on a link is CONNECT; others follow right behind it, before its answer. What is written while the
 //! connection is still being made waits in a buffer. A link that broke is opened again when something is to be sent,
 //! after a pause that grows.
@@ -16,10 +18,13 @@ use super::worker::{State, Worker};
 use crate::logic::address::Address;
 use crate::logic::record::worker_of;
 use crate::net::conn::{Conn, Ended, Received, Then, read_loop};
+use crate::net::pipe::Doors;
 use crate::net::sock::TcpStream;
+use crate::net::stream::Stream;
 use crate::proto::rpc::frame::{self, Frame, Scanner};
 use crate::proto::rpc::msgpack::Reader;
 use crate::proto::rpc::v1::{Connect, Peer};
+use std::io;
 use std::rc::Rc;
 
 /// A server that is silent for so long, in milliseconds, while answers are awaited is asked for a sign of life.
@@ -225,9 +230,9 @@ impl State {
                 link.write(|out| connect.write(out, msgid));
             }
         }
-        let address = link.address;
+        let (address, server_worker) = (link.address, link.server_worker);
         self.links.connections = connection;
-        tokio::task::spawn_local(serve_link(worker, place, connection, address));
+        tokio::task::spawn_local(serve_link(worker, place, connection, address, server_worker));
         true
     }
 
@@ -343,10 +348,20 @@ fn read_success(bytes: &[u8]) -> Option<(u32, &[u8], usize)> {
     Some((msgid, result, bytes.len() - r.rest().len()))
 }
 
+/// A server in this process is reached by a pipe, any other by a socket.
+async fn connect(doors: &Doors, address: Address, server_worker: u16) -> io::Result<Stream> {
+    match doors.connect(address, server_worker) {
+        Some(pipe) => Ok(pipe.into()),
+        None => TcpStream::connect(address.socket_addr()).await.map(Stream::from),
+    }
+}
+
 /// A link's task: connects, reads until the connection ends.
-async fn serve_link(worker: Rc<Worker>, place: u32, connection: u32, address: Address) {
-    let timeout = worker.state.borrow().shared.config.connect_timeout;
-    let connected = tokio::time::timeout(timeout, TcpStream::connect(address.socket_addr())).await;
+async fn serve_link(worker: Rc<Worker>, place: u32, connection: u32, address: Address, server_worker: u16) {
+    let shared = worker.state.borrow().shared.clone();
+    let connected =
+        tokio::time::timeout(shared.config.connect_timeout, connect(&shared.config.doors, address, server_worker))
+            .await;
     let why = match connected {
         Ok(Ok(stream)) => {
             let (conn, read) = Conn::new(stream, &worker.turn);

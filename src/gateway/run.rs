@@ -10,6 +10,7 @@ use crate::logic::address::Address;
 use crate::net::chance::random_u64;
 use crate::net::cores::Cores;
 use crate::net::listen;
+use crate::net::pipe::Doors;
 use crate::net::sock::{TcpListener, pack};
 use crate::net::time::Instant;
 use crate::proto::memcache::Limits;
@@ -50,6 +51,8 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Where failures are written down for programs (`-g`).
     pub binary_log: BinaryLog,
+    /// Servers in this process.
+    pub doors: Arc<Doors>,
 }
 
 impl Default for Config {
@@ -67,6 +70,7 @@ impl Default for Config {
             key_prefix: Vec::new(),
             connect_timeout: Duration::from_secs(1),
             binary_log: BinaryLog::default(),
+            doors: Arc::default(),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! the beginning of an incomplete message is kept. Output beyond what the system takes waits in the connection, which
 //! says how much that is, so that its owner stops reading from a peer that does not read ([`Received::wait`]).
 
-use super::sock::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
+use super::stream::{ReadHalf, Stream, WriteHalf};
 use super::turn::Turn;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -80,7 +80,7 @@ pub struct Conn {
     turn: Rc<Turn>,
     output: RefCell<Output>,
     /// None once closed: dropping it tells the peer.
-    writer: RefCell<Option<OwnedWriteHalf>>,
+    writer: RefCell<Option<WriteHalf>>,
     /// In the turn's list.
     dirty: Cell<bool>,
     /// The system takes no more for now; a task waits to go on.
@@ -96,10 +96,10 @@ pub struct Conn {
 
 impl Conn {
     /// Takes over a stream. The reading half goes to [`read_loop`].
-    pub fn new(stream: TcpStream, turn: &Rc<Turn>) -> (Rc<Conn>, OwnedReadHalf) {
+    pub fn new(stream: impl Into<Stream>, turn: &Rc<Turn>) -> (Rc<Conn>, ReadHalf) {
+        let (read, write) = stream.into().into_split();
         // Answers are written in whole batches already; waiting for more would only add latency.
-        let _ = stream.set_nodelay(true);
-        let (read, write) = stream.into_split();
+        write.set_nodelay(true);
         let conn = Conn {
             turn: turn.clone(),
             output: RefCell::default(),
@@ -145,7 +145,7 @@ impl Conn {
     /// Sets TCP_NODELAY; false when the system refuses.
     pub fn set_nodelay(&self, on: bool) -> bool {
         let writer = self.writer.borrow();
-        writer.as_ref().is_some_and(|w| w.as_ref().set_nodelay(on).is_ok())
+        writer.as_ref().is_some_and(|w| w.set_nodelay(on))
     }
 
     /// Closes at once, without writing what waits, and ends the reading loop.
@@ -261,7 +261,7 @@ pub enum Ended {
 /// connection is closed.
 pub async fn read_loop(
     conn: &Rc<Conn>,
-    mut read: OwnedReadHalf,
+    mut read: ReadHalf,
     scratch: &Scratch,
     receive: impl FnMut(&[u8]) -> Received,
 ) -> Ended {
@@ -273,7 +273,7 @@ pub async fn read_loop(
 /// As [`read_loop`], but leaves the connection open: a peer that closed its side may still read.
 pub async fn read_until_ended(
     conn: &Rc<Conn>,
-    read: &mut OwnedReadHalf,
+    read: &mut ReadHalf,
     scratch: &Scratch,
     mut receive: impl FnMut(&[u8]) -> Received,
 ) -> Ended {
@@ -334,7 +334,7 @@ pub async fn read_until_ended(
 /// Reads behind `kept`, whose message needs `need` bytes in all; room is made only as bytes come.
 fn poll_read_more(
     cx: &mut Context<'_>,
-    read: &mut OwnedReadHalf,
+    read: &mut ReadHalf,
     kept: &mut Vec<u8>,
     need: usize,
 ) -> Poll<io::Result<usize>> {

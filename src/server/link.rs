@@ -4,6 +4,7 @@
 //! everything not acknowledged is sent again. A server of kumofs 0.4 gets ReplicateSet and ReplicateDelete instead, one
 //! for each entry, and grants no leases.
 
+use super::version0::Passed;
 use super::worker::{Answer, State, Worker};
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
@@ -40,8 +41,8 @@ pub enum Call {
     Mend(Vec<u8>),
     /// Whatever its asker waits for: the result, or the number of the error.
     Ask(tokio::sync::oneshot::Sender<Result<Vec<u8>, u32>>),
-    /// A request that was passed on: who asked, and how its answer is made of the other's.
-    Pass(Answer, fn(&mut Vec<u8>, u32, Result<&[u8], u32>)),
+    /// A request that was passed on: who asked, and for what.
+    Pass(Answer, Passed),
     /// A takeover report.
     Report {
         /// The epoch that it is for.
@@ -572,7 +573,7 @@ impl Worker {
 
     fn finish_call(self: &Rc<Self>, call: Call, result: Result<&[u8], u32>) {
         match call {
-            Call::Pass(answer, write) => answer.conn.write(|out| write(out, answer.msgid, result)),
+            Call::Pass(answer, passed) => answer.conn.write(|out| passed.write_answer(out, answer.msgid, result)),
             Call::Report { epoch, place } => self.report_answered(epoch, place, result.is_ok()),
             Call::Mend(dbkey) => self.mended(&dbkey, result),
             Call::Ask(answer) => {

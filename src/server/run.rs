@@ -85,6 +85,7 @@ pub async fn run(
         cores.run_on(core, move || Worker::start(shared, number, inbox));
     }
     let maintenance = start_maintenance(store.clone(), shared.clone())?;
+    open_door(&shared);
     let control = Control::new(shared.clone(), ballots);
     control.start(losses);
     let tasks = [
@@ -102,6 +103,7 @@ pub async fn run(
 /// find nobody at home, should they not have heard; what was executed is stored.
 async fn stop(shared: &Shared, control: &Control, tasks: [tokio::task::JoinHandle<()>; 3]) {
     control.leave().await;
+    shared.config.doors.close(shared.config.address);
     shared.draining.store(true, Ordering::Relaxed);
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
     for mail in [Mail::Leave, Mail::Flush] {
@@ -133,6 +135,14 @@ fn start_maintenance(store: Arc<dyn Store>, shared: Arc<Shared>) -> Result<Backg
         })
     };
     Background::start("maintenance", step).map_err(|e| format!("the system starts no further thread: {e}"))
+}
+
+/// Has gateways in this process reach the workers without a socket.
+fn open_door(shared: &Arc<Shared>) {
+    let mailboxes = shared.mailboxes.clone();
+    shared.config.doors.open(shared.config.address, move |worker, pipe| {
+        mailboxes.get(usize::from(worker)).is_some_and(|mailbox| mailbox.send(Mail::Serve(pipe)).is_ok())
+    });
 }
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener) {

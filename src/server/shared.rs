@@ -5,6 +5,7 @@ use crate::logic::clock::ClockTime;
 use crate::logic::epoch::Epoch;
 use crate::logic::memory::Limits;
 use crate::logic::route::Route;
+use crate::net::pipe::{Doors, Pipe};
 use crate::net::sock;
 use crate::net::time::Instant;
 use crate::store::Store;
@@ -42,6 +43,8 @@ pub struct Config {
     pub memory: Limits,
     /// Where `backup` puts copies: the suffix is appended to this path.
     pub backup: PathBuf,
+    /// Where a gateway in this process finds it.
+    pub doors: Arc<Doors>,
 }
 
 impl Default for Config {
@@ -61,6 +64,7 @@ impl Default for Config {
             garbage_memory: 2 << 20,
             memory: Limits::SERVER,
             backup: PathBuf::new(),
+            doors: Arc::default(),
         }
     }
 }
@@ -120,9 +124,9 @@ pub enum Mail {
     Adopt(Arc<View>),
     /// Act no more, and tell the others, so that they need not wait for leases to run out. Told when that is sent.
     Leave(oneshot::Sender<()>),
-    /// A connection to serve.
-    Serve(sock::TcpStream),
-    /// The same, from another thread.
+    /// A connection to serve, from a role of this process.
+    Serve(Pipe),
+    /// A connection to serve, from another thread's event loop.
     ServeFrom(sock::Parcel),
     /// Records from another server. Told when they are committed.
     Apply {

@@ -185,11 +185,11 @@ fn change(
     if (range.writable && here) || !(range.writable || sent_here) {
         return worker.mutate(state, shard, request, style, mutate);
     }
-    let write = match style {
-        Style::Delete => answer_delete,
-        Style::Set | Style::Version1 => answer_set,
+    let passed = match style {
+        Style::Delete => Passed::Delete,
+        Style::Set | Style::Version1 => Passed::Set,
     };
-    pass(state, request, hash, write, |out, id| mutate.write(out, id));
+    pass(state, request, hash, passed, |out, id| mutate.write(out, id));
     Ok(Done::Yes)
 }
 
@@ -211,7 +211,7 @@ fn get(
     }
     if !range.readable || !here {
         let epoch = state.view.epoch.number;
-        pass(state, request, hash, answer_get, |out, id| v1::write_get(out, id, epoch, dbkey));
+        pass(state, request, hash, Passed::Get { unless }, |out, id| v1::write_get(out, id, epoch, dbkey));
         return Ok(Done::Yes);
     }
     let leased = state.leased_until(&range.group, hash);
@@ -261,51 +261,56 @@ fn write_body(out: &mut Vec<u8>, msgid: u32, body: Option<Body<'_>>, unless: Opt
 }
 
 /// Has the coordinator's worker execute a request, and answers what that answers.
-fn pass(
-    state: &mut State,
-    request: &Request<'_>,
-    hash: u64,
-    write_answer: fn(&mut Vec<u8>, u32, Result<&[u8], u32>),
-    write: impl FnOnce(&mut Vec<u8>, u32),
-) {
+fn pass(state: &mut State, request: &Request<'_>, hash: u64, passed: Passed, write: impl FnOnce(&mut Vec<u8>, u32)) {
     let coordinator = state.range(hash).group.coordinator();
     let place = coordinator.and_then(|server| state.links.of(server, |workers| worker_of(hash, workers)));
     let answer = Answer { conn: request.conn.clone(), msgid: request.msgid, outcome: Outcome::Bytes(Vec::new()) };
     let asked = place
         .and_then(|place| state.links.get_mut(place))
-        .is_some_and(|link| !link.is_version0() && link.call(Call::Pass(answer, write_answer), write));
+        .is_some_and(|link| !link.is_version0() && link.call(Call::Pass(answer, passed), write));
     if !asked {
         request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
     }
 }
 
-fn answer_get(out: &mut Vec<u8>, msgid: u32, result: Result<&[u8], u32>) {
-    match result.map(|result| Reader::new(result).raw().ok().and_then(record::parse)) {
-        Ok(value) => write_body(out, msgid, value.and_then(|v| v.body), None),
-        Err(_) => write_error(out, msgid, error::SERVER),
-    }
+/// A request of version 0 that was passed on to the coordinator in version 1: how its answer is made of the other's.
+#[derive(Clone, Copy, Debug)]
+pub enum Passed {
+    /// Get; with a version, GetIfModified.
+    Get {
+        /// A value that is not newer is not wanted. Version 1 has no such question, so the value comes this far.
+        unless: Option<u64>,
+    },
+    /// Set.
+    Set,
+    /// Delete.
+    Delete,
 }
 
-fn answer_set(out: &mut Vec<u8>, msgid: u32, result: Result<&[u8], u32>) {
-    match result.map(Mutated::read) {
-        Ok(Ok(Mutated::Done(version))) => {
-            write_success(out, msgid);
-            write_uint(out, version);
+impl Passed {
+    /// Appends the answer.
+    pub fn write_answer(self, out: &mut Vec<u8>, msgid: u32, result: Result<&[u8], u32>) {
+        let Ok(result) = result else { return write_error(out, msgid, error::SERVER) };
+        match self {
+            Passed::Get { unless } => {
+                let value = Reader::new(result).raw().ok().and_then(record::parse);
+                write_body(out, msgid, value.and_then(|v| v.body), unless);
+            }
+            Passed::Set | Passed::Delete => match (self, Mutated::read(result)) {
+                (Passed::Delete, Ok(outcome)) => {
+                    write_success(out, msgid);
+                    write_bool(out, matches!(outcome, Mutated::Done(_)));
+                }
+                (_, Ok(Mutated::Done(version))) => {
+                    write_success(out, msgid);
+                    write_uint(out, version);
+                }
+                (_, Ok(_)) => {
+                    write_success(out, msgid);
+                    write_bool(out, false);
+                }
+                (_, Err(_)) => write_error(out, msgid, error::SERVER),
+            },
         }
-        Ok(Ok(_)) => {
-            write_success(out, msgid);
-            write_bool(out, false);
-        }
-        Ok(Err(_)) | Err(_) => write_error(out, msgid, error::SERVER),
-    }
-}
-
-fn answer_delete(out: &mut Vec<u8>, msgid: u32, result: Result<&[u8], u32>) {
-    match result.map(Mutated::read) {
-        Ok(Ok(outcome)) => {
-            write_success(out, msgid);
-            write_bool(out, matches!(outcome, Mutated::Done(_)));
-        }
-        Ok(Err(_)) | Err(_) => write_error(out, msgid, error::SERVER),
     }
 }

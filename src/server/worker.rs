@@ -21,7 +21,8 @@ use crate::logic::record::worker_of;
 use crate::logic::route::Group;
 use crate::logic::rule::{Rule, on};
 use crate::net::conn::{Conn, Scratch};
-use crate::net::sock::{TcpStream, unpack};
+use crate::net::sock::unpack;
+use crate::net::stream::Stream;
 use crate::net::time::{boot_micros, unix_secs};
 use crate::net::turn::Turn;
 use crate::proto::rpc::frame::{write_error, write_error_head, write_success};
@@ -284,9 +285,9 @@ impl Worker {
             Mail::Adopt(_) if self.state.borrow().has_left => {}
             Mail::Adopt(view) => self.adopt(view),
             Mail::Leave(done) => self.leave(done),
-            Mail::Serve(stream) => self.serve(stream),
+            Mail::Serve(pipe) => self.serve(pipe.into()),
             Mail::ServeFrom(stream) => match unpack(stream) {
-                Ok(stream) => self.serve(stream),
+                Ok(stream) => self.serve(stream.into()),
                 Err(e) => tracing::warn!("cannot serve a connection: {e}"),
             },
             Mail::Apply { entries, time, since, done } => self.apply_copied(&entries, time, since, done),
@@ -310,8 +311,11 @@ impl Worker {
         }
     }
 
-    fn serve(self: &Rc<Self>, stream: TcpStream) {
-        let from = stream.peer_addr().ok().map(|address| address.ip().to_canonical());
+    fn serve(self: &Rc<Self>, stream: Stream) {
+        let from = match &stream {
+            Stream::Socket(stream) => stream.peer_addr().ok().map(|address| address.ip().to_canonical()),
+            Stream::Pipe(_) => Some(self.shared.config.address.socket_addr().ip()),
+        };
         let (conn, read) = Conn::new(stream, &self.turn);
         let mut peer = super::request::Peer::default();
         {

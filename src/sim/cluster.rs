@@ -2,6 +2,7 @@
 
 use super::net::{self, TcpListener};
 use super::node::{Node, Process, act_as};
+use crate::combined::{self, Serving};
 use crate::gateway;
 use crate::logic::address::Address;
 use crate::logic::epoch::Epoch;
@@ -90,6 +91,8 @@ pub struct Shape {
     pub auto_replace: bool,
     /// How many outcomes a worker of a server remembers, if not as many as usual.
     pub outcomes: Option<usize>,
+    /// Each gateway lives in the process of the server with its number.
+    pub combined: bool,
 }
 
 /// One host and what is on it.
@@ -163,6 +166,7 @@ impl Cluster {
     /// Who someone is.
     pub fn resolve(&self, who: Who) -> Who {
         let (key, place) = match who {
+            Who::Gateway(number) if self.shape.combined => return Who::Server(number),
             Who::Coordinator(key) => (key, 0),
             Who::Member(key, number) => (key, number + 1),
             known => return known,
@@ -223,7 +227,8 @@ impl Cluster {
     pub fn everybody(&self) -> Vec<Who> {
         let managers = (0..self.managers.len()).map(Who::Manager);
         let servers = (0..self.servers.len()).map(Who::Server);
-        managers.chain(servers).chain((0..self.gateways.len()).map(Who::Gateway)).collect()
+        let gateways = if self.shape.combined { 0 } else { self.gateways.len() };
+        managers.chain(servers).chain((0..gateways).map(Who::Gateway)).collect()
     }
 
     /// Starts a process that is not running; gives its host power if it has none.
@@ -246,15 +251,16 @@ impl Cluster {
             }
             Who::Gateway(_) => {
                 let managers = self.manager_addresses();
-                let address = SocketAddr::new(host.node.ip, CLIENT_PORT);
-                Process::start(&host.node, run_gateway(managers, address, failure))
+                Process::start(&host.node, run_gateway(gateway_config(managers), clients_of(host), failure))
             }
             Who::Server(number) | Who::Member(_, number) => {
                 let config = self.server_config(number);
+                let gateway = (self.shape.combined && number < self.shape.gateways)
+                    .then(|| (gateway_config(self.manager_addresses()), clients_of(host)));
                 match act_as(&host.node, || self.open_store(disk)) {
                     Ok(store) => {
                         *host.store.borrow_mut() = Some(store.clone());
-                        Process::start(&host.node, run_server(config, store, self.shape.sync, failure))
+                        Process::start(&host.node, run_server(config, store, self.shape.sync, gateway, failure))
                     }
                     Err(line) => {
                         *failure.borrow_mut() = Some(line);
@@ -494,7 +500,22 @@ async fn run_manager(config: manager::Config, failure: Failure) {
     *failure.borrow_mut() = Some(ended.err().unwrap_or_else(|| "ended".to_owned()));
 }
 
-async fn run_server(config: server::Config, store: Arc<LogStore>, sync: bool, failure: Failure) {
+fn gateway_config(managers: Vec<Address>) -> gateway::Config {
+    gateway::Config { managers, ..gateway::Config::default() }
+}
+
+/// Where a gateway on a host serves clients.
+fn clients_of(host: &Host) -> SocketAddr {
+    SocketAddr::new(host.node.ip, CLIENT_PORT)
+}
+
+async fn run_server(
+    config: server::Config,
+    store: Arc<LogStore>,
+    sync: bool,
+    gateway: Option<(gateway::Config, SocketAddr)>,
+    failure: Failure,
+) {
     let (_stop, stopped) = watch::channel(false);
     if sync {
         let syncing = store.clone();
@@ -508,19 +529,22 @@ async fn run_server(config: server::Config, store: Arc<LogStore>, sync: bool, fa
     }
     let listeners = TcpListener::listen(config.address.socket_addr())
         .and_then(|listener| Ok((listener, TcpListener::listen(config.stream.socket_addr())?)));
+    let clients = gateway.map(|(config, address)| Ok(Serving { config, clients: vec![TcpListener::listen(address)?] }));
     let cores = Cores::start(usize::from(config.workers));
-    let ended = match (listeners, cores) {
-        (Ok((listener, stream)), Ok(cores)) => {
+    let ended = match (listeners, clients.transpose(), cores) {
+        (Ok(listeners), Ok(Some(serving)), Ok(cores)) => {
+            combined::run(config, store, listeners, serving, Arc::new(cores), stopped).await
+        }
+        (Ok((listener, stream)), Ok(None), Ok(cores)) => {
             server::run(config, store, listener, stream, Arc::new(cores), stopped).await
         }
-        (Err(e), _) | (_, Err(e)) => Err(e.to_string()),
+        (Err(e), ..) | (_, Err(e), _) | (.., Err(e)) => Err(e.to_string()),
     };
     *failure.borrow_mut() = Some(ended.err().unwrap_or_else(|| "ended".to_owned()));
 }
 
-async fn run_gateway(managers: Vec<Address>, address: SocketAddr, failure: Failure) {
+async fn run_gateway(config: gateway::Config, address: SocketAddr, failure: Failure) {
     let (_stop, stopped) = watch::channel(false);
-    let config = gateway::Config { managers, ..gateway::Config::default() };
     let ended = match (TcpListener::listen(address), Cores::start(1)) {
         (Ok(listener), Ok(cores)) => gateway::run(config, vec![listener], Arc::new(cores), stopped).await,
         (Err(e), _) | (_, Err(e)) => Err(e),

@@ -37,7 +37,10 @@ const TRIO: Shape = Shape {
     sync: false,
     auto_replace: false,
     outcomes: None,
+    combined: false,
 };
+/// Every server is a gateway, too.
+const COMBINED: Shape = Shape { gateways: 3, combined: true, ..TRIO };
 const PAIR: Shape = Shape { managers: 2, ..TRIO };
 const FIVE: Shape = Shape { managers: 2, servers: 5, attached: 5, auto_replace: true, ..TRIO };
 
@@ -58,7 +61,21 @@ fn readers(load: &mut Load) {
 const PLAIN: Scenario = Scenario { name: "", story: "", shape: TRIO, script: |_, _| (), gap_ms: None, load: |_| () };
 
 /// All of them.
-pub const ALL: [Scenario; 33] = [
+pub const ALL: [Scenario; 34] = [
+    Scenario {
+        name: "combined-paused",
+        story: "processes that are server and gateway are paused for longer than leases, and ask and answer themselves",
+        shape: COMBINED,
+        script: |dice, script| {
+            for round in 0..4 {
+                let at = 500 + round * 2_000;
+                script.push((at, Act::Stop(X)));
+                let then = at + 150 + dice.below(1_500);
+                script.extend((0..3).map(|n| (then, Act::Continue(Who::Server(n)))));
+            }
+        },
+        ..PLAIN
+    },
     Scenario {
         name: "old-lease",
         story: "a coordinator, a manager and a gateway are cut off; the others go on, and it answers with old values",

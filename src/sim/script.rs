@@ -191,6 +191,7 @@ pub fn draw_shape(dice: &mut Dice) -> Shape {
         sync: dice.one_in(3),
         auto_replace: dice.one_in(2),
         outcomes: None,
+        combined: false,
     }
 }
 

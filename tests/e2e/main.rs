@@ -11,6 +11,7 @@ mod story;
 mod bad_input;
 mod check;
 mod clients;
+mod combined;
 mod damage;
 mod guide;
 mod harness;

@@ -82,6 +82,10 @@ fn clients_of_a_server_get_the_golden_answers() {
     for other in others {
         exchange(&mut Link::connect(other), &set, "94 01 07 06 c0");
         exchange(&mut Link::connect(other), &get, "94 01 07 c0 ad ................ 0000 636173");
+        // The condition is kept when the question is passed on to the coordinator.
+        let if_modified = |version: &str| format!("94 00 07 25 92 {WIREKEY} {version}");
+        exchange(&mut Link::connect(other), &if_modified(&format!("cf {version}")), "94 01 07 c0 c3");
+        exchange(&mut Link::connect(other), &if_modified("00"), "94 01 07 c0 ad ................ 0000 636173");
     }
 
     let delete = format!("94 00 07 24 92 00 {WIREKEY}");

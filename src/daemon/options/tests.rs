@@ -90,9 +90,16 @@ fn every_option_of_the_server_has_both_spellings() {
             ("-gN 10", "--garbage-min-time 10"),
             ("-gX 20", "--garbage-max-time 20"),
             ("-gS 30", "--garbage-mem-limit 30"),
+            ("-t 11311", "--memproto-text 11311"),
+            ("-b 11312", "--memproto-binary 11312"),
+            ("-t 1 -F -E", "--memproto-text 1 --memproto-save-flag --memproto-save-expire"),
+            ("-t 1 -As -Ad", "--memproto-text 1 --async-replicate-set --async-replicate-delete"),
             ("-k 2", "--keepalive-interval 2"),
         ],
     );
+    assert!(read::<ServerOptions>(SERVER).unwrap().listeners().is_empty(), "a server alone serves no clients");
+    let said = error::<ServerOptions>(&format!("{SERVER} -As"));
+    assert!(said.starts_with("--async-replicate-set (-As) is of use only with --memproto-text (-t); add -t"), "{said}");
     let short = read::<ServerOptions>("-l [::1]:5 -m mgr -s sled:d#xmsiz=1m").unwrap();
     let long = read::<ServerOptions>("--listen [::1]:5 --manager1 mgr:19700 --store sled:d#xmsiz=1m").unwrap();
     assert_eq!(format!("{short:?}"), format!("{long:?}"));

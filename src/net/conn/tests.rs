@@ -4,10 +4,10 @@ use super::*;
 use crate::net::cores::event_loop;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 /// Runs a test with the two ends of a connection: ours as a `Conn` with its reading half, and the peer's stream.
-fn with_pair<F: Future<Output = ()>>(test: impl FnOnce(Rc<Conn>, OwnedReadHalf, TcpStream) -> F) {
+fn with_pair<F: Future<Output = ()>>(test: impl FnOnce(Rc<Conn>, ReadHalf, TcpStream) -> F) {
     event_loop().unwrap().block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -138,7 +138,7 @@ impl State {
             r.array_of(op.keys())?;
             for part in op.parts() {
                 match r.head()? {
-                    Head::Raw(len) => match outcome::of_dbval(r.take(len)?, layout, unix_secs)? {
+                    Head::Raw(len) => match outcome::of_judged(r.take(len)?, layout, unix_secs)? {
                         Answer::Found(found) => {
                             hits += 1;
                             client.traffic.note(found.data.len());

@@ -5,7 +5,7 @@
 
 use super::assembly::Found;
 use super::value::Layout;
-use crate::logic::record;
+use crate::logic::record::{self, LAYOUT_KUMOFS};
 use crate::proto::memcache::{Reply, Trouble};
 use crate::proto::rpc::msgpack::{DecodeError, Reader};
 use crate::proto::rpc::v1::{Mutated, Op};
@@ -44,7 +44,18 @@ impl Answer<'_> {
 #[inline]
 pub fn of_get(result: &[u8], layout: Layout, now_secs: impl FnOnce() -> u64) -> Result<Answer<'_>, DecodeError> {
     let mut r = Reader::new(result);
-    if r.take_nil() { Ok(Answer::Missing) } else { of_dbval(r.raw()?, layout, now_secs) }
+    if r.take_nil() { Ok(Answer::Missing) } else { of_judged(r.raw()?, layout, now_secs) }
+}
+
+/// What a value is to a client that its coordinator has told: by the coordinator's clock it has not expired, and no other
+/// counts. What kumofs's own layout says of that, only the gateway knows to read.
+///
+/// # Errors
+/// When it is no dbval.
+#[inline]
+pub fn of_judged(dbval: &[u8], layout: Layout, now_secs: impl FnOnce() -> u64) -> Result<Answer<'_>, DecodeError> {
+    let judged = record::parse(dbval).and_then(|value| value.body).is_some_and(|body| body.layout != LAYOUT_KUMOFS);
+    of_dbval(dbval, layout, || if judged { BEFORE_ANY_EXPIRY } else { now_secs() })
 }
 
 /// What a stored value is to a client.
@@ -144,7 +155,15 @@ mod tests {
         write_raw(&mut result, &dbval);
         let found = Found { flags: 5, expiry: 50, cas: 9, data: b"abc" };
         assert_eq!(of_get(&result, Layout::default(), || 49), Ok(Answer::Found(found)));
-        assert_eq!(of_get(&result, Layout::default(), || 50), Ok(Answer::Missing));
+        assert_eq!(of_get(&result, Layout::default(), || 50), Ok(Answer::Found(found)), "the coordinator has judged");
+        assert_eq!(of_dbval(&dbval, Layout::default(), || 50), Ok(Answer::Missing), "nobody has");
+        let kumofs = Layout { expire: true, ..Layout::default() };
+        dbval.clear();
+        result.clear();
+        kumofs.encode(ClockTime(9), 0, 50, b"abc", &mut dbval);
+        write_raw(&mut result, &dbval);
+        assert!(matches!(of_get(&result, kumofs, || 49), Ok(Answer::Found(_))));
+        assert_eq!(of_get(&result, kumofs, || 50), Ok(Answer::Missing), "this layout the gateway alone can read");
         assert_eq!(of_get(&[0xc0], Layout::default(), || 0), Ok(Answer::Missing));
         assert_eq!(of_get(&[0xa3, 1, 2, 3], Layout::default(), || 0), Err(DecodeError::Type));
         assert_eq!(of_get(&[0xc3], Layout::default(), || 0), Err(DecodeError::Type));

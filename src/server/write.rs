@@ -60,9 +60,10 @@ impl Worker {
         {
             return Ok(done);
         }
-        let (old, version) = match state.look_up(shard, mutate.dbkey, mutate.options) {
-            Look::Value { body, version, .. } => (Some(body), version),
-            Look::Missing { version } | Look::Expired { version } => (None, version),
+        let (old, version, has_expired) = match state.look_up(shard, mutate.dbkey, mutate.options) {
+            Look::Value { body, version, .. } => (Some(body), version, false),
+            Look::Missing { version } => (None, version, false),
+            Look::Expired { version } => (None, version, true),
             Look::Unreadable(e) => return Ok(self.unreadable(state, hash, mutate.dbkey, &e)),
         };
         let mut dbval = std::mem::take(&mut state.new_dbval);
@@ -71,6 +72,11 @@ impl Worker {
         let answer = match decision {
             Decision::Refuse(mutated) => {
                 state.new_dbval = dbval;
+                // By another's clock it may not have expired: that it is gone is told once that is so everywhere.
+                if has_expired && self.delete_expired(state, shard, hash, mutate.dbkey, version).is_none() {
+                    request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
+                    return Ok(Done::Yes);
+                }
                 let done = refuse(state, request, style, hash, mutated);
                 if let (Done::Yes, Some(id), Some(reason)) = (&done, &id, mutated.refusal()) {
                     state.memory.refuse(id, reason, mutate.epoch);

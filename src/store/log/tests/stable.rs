@@ -112,18 +112,20 @@ fn a_loss_of_power_hides_nothing_of_a_store_that_syncs() {
 
 #[test]
 fn what_is_noted_while_it_is_synced_does_not_spoil_what_is_on_the_disk() {
+    use crate::store::fs::Disk;
     use crate::store::log::stable::{Positions, Stable, read};
     for seed in 0..100 {
         let disk = MemDisk::new(seed);
+        disk.create_dir(dir()).unwrap();
         let positions = Positions::new(vec![5, 5]);
-        let stable = Stable::begin(&disk, &dir(), positions).unwrap();
+        let stable = Stable::begin(&disk, dir(), positions).unwrap();
         for position in [10, 20, 30] {
             stable.note(&disk, 0, position).unwrap();
             stable.sync().unwrap();
         }
         stable.note(&disk, 0, 40).unwrap();
         stable.note(&disk, 0, 50).unwrap();
-        let found = read(&disk.after_power_loss(seed), &dir()).expect("one slot of each shard is whole");
+        let found = read(&disk.after_power_loss(seed), dir()).expect("one slot of each shard is whole");
         assert!(found.cover(2, 0, 29), "seed {seed}: {found:?}");
         assert!(!found.cover(2, 0, 50) && found.cover(2, 1, 4) && !found.cover(2, 1, 5), "seed {seed}: {found:?}");
     }

@@ -22,7 +22,7 @@ pub struct Serving {
     pub clients: Vec<TcpListener>,
 }
 
-/// As [`server::run`], with a gateway beside it that stops first, while what it needs is there.
+/// As [`server::run()`], with a gateway beside it that stops first, while what it needs is there.
 ///
 /// # Errors
 /// One line that says what to do.

@@ -54,8 +54,9 @@ pub fn of_get(result: &[u8], layout: Layout, now_secs: impl FnOnce() -> u64) -> 
 /// When it is no dbval.
 #[inline]
 pub fn of_judged(dbval: &[u8], layout: Layout, now_secs: impl FnOnce() -> u64) -> Result<Answer<'_>, DecodeError> {
-    let judged = record::parse(dbval).and_then(|value| value.body).is_some_and(|body| body.layout != LAYOUT_KUMOFS);
-    of_dbval(dbval, layout, || if judged { BEFORE_ANY_EXPIRY } else { now_secs() })
+    let body = record::parse(dbval).ok_or(DecodeError::Type)?.body;
+    let judged = body.as_ref().is_some_and(|body| body.layout != LAYOUT_KUMOFS);
+    Ok(of_body(body, layout, || if judged { BEFORE_ANY_EXPIRY } else { now_secs() }))
 }
 
 /// What a stored value is to a client.
@@ -64,9 +65,13 @@ pub fn of_judged(dbval: &[u8], layout: Layout, now_secs: impl FnOnce() -> u64) -
 /// When it is no dbval.
 #[inline]
 pub fn of_dbval(dbval: &[u8], layout: Layout, now_secs: impl FnOnce() -> u64) -> Result<Answer<'_>, DecodeError> {
-    let body = record::parse(dbval).ok_or(DecodeError::Type)?.body;
+    Ok(of_body(record::parse(dbval).ok_or(DecodeError::Type)?.body, layout, now_secs))
+}
+
+#[inline]
+fn of_body(body: Option<record::Body<'_>>, layout: Layout, now_secs: impl FnOnce() -> u64) -> Answer<'_> {
     let seen = body.and_then(|body| layout.read(&body, now_secs));
-    Ok(seen.map_or(Answer::Missing, |seen| Answer::Found(seen.found)))
+    seen.map_or(Answer::Missing, |seen| Answer::Found(seen.found))
 }
 
 /// A time at which nothing has expired, not even by a negative exptime.

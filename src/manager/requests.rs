@@ -192,11 +192,11 @@ impl Caller<'_> {
                 })
             }
             v0::method::GET_NODES_INFO => self.tell(|state, out| {
-                let newcomers = state.newcomers();
+                let not_attached = state.not_attached();
                 write_array(out, 2);
                 v0::write_seed(out, &state.epoch().whs);
-                write_array(out, newcomers.len());
-                newcomers.iter().for_each(|n| v0::write_address(out, n.address));
+                write_array(out, not_attached.len());
+                not_attached.iter().for_each(|address| v0::write_address(out, *address));
             }),
             v1::method::CONNECT => self.connect(),
             v1::method::GET_EPOCH => self.get_epoch(),
@@ -219,6 +219,10 @@ impl Caller<'_> {
                 let mut params = self.reader(0)?;
                 let full = !params.rest().is_empty() && params.bool()?;
                 self.change(Command::Replace { full })
+            }
+            v1::method::DRAIN => {
+                let address = v0::read_address(&mut self.reader(1)?)?;
+                self.change(Command::Drain(address))
             }
             v1::method::RATE => {
                 let bytes_per_sec = self.reader(1)?.u64()?;

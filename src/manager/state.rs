@@ -126,6 +126,12 @@ pub enum Refused {
     /// A kumofs 0.4 server cannot do that.
     #[error("a kumofs 0.4 server cannot do that")]
     OldServer,
+    /// A server that is not active cannot be drained.
+    #[error("server {0} is not attached, or in fault")]
+    NotActive(Address),
+    /// Nor can one without which nobody would be left.
+    #[error("server {0} is the only one that would be left")]
+    OnlyOne(Address),
 }
 
 /// A manager.
@@ -273,6 +279,12 @@ impl State {
             .collect();
         found.sort_unstable_by_key(|(arrival, _)| *arrival);
         found.into_iter().map(|(_, n)| n).collect()
+    }
+
+    /// What operators see as not attached: the [`newcomers`](State::newcomers), behind those that are being drained.
+    pub fn not_attached(&self) -> Vec<Address> {
+        let draining = self.epoch.servers.iter().filter(|s| s.drained && change::is_active(&self.epoch, s.address));
+        draining.map(|s| s.address).chain(self.newcomers().iter().map(|n| n.address)).collect()
     }
 
     fn is_fresh(&self, server: &Newcomer) -> bool {

@@ -14,7 +14,8 @@ use crate::net::cores::Cores;
 use crate::net::rpc::{CallError, Event, Limits, RpcConn};
 use crate::net::time::unix_secs;
 use crate::proto::rpc::msgpack::{write_array, write_bool};
-use crate::proto::rpc::v0::method;
+use crate::proto::rpc::v0::{self, method};
+use crate::proto::rpc::v1;
 use crate::server;
 use crate::server::epoch_file::load_epoch;
 use crate::store::fs::Disk;
@@ -448,6 +449,8 @@ pub enum Command {
     Attach,
     /// kumoctl detach.
     Detach,
+    /// kumoctl drain of that server.
+    Drain(usize),
     /// kumoctl replace.
     Replace,
     /// kumoctl full-replace.
@@ -471,6 +474,11 @@ impl Command {
             Command::Detach => {
                 flag(&mut params, true);
                 method::DETACH_FAULT_SERVERS
+            }
+            Command::Drain(server) => {
+                write_array(&mut params, 1);
+                v0::write_address(&mut params, address(2, server, SERVER_PORT));
+                v1::method::DRAIN
             }
             Command::Replace => {
                 write_array(&mut params, 0);

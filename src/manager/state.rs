@@ -269,6 +269,16 @@ impl State {
         self.auto_since = None;
     }
 
+    /// How long is waited for more servers before acting on those that came.
+    pub fn replace_delay(&self) -> Duration {
+        self.setup.replace_delay
+    }
+
+    /// Changes that.
+    pub fn set_replace_delay(&mut self, delay: Duration) {
+        self.setup.replace_delay = delay;
+    }
+
     /// The servers that are connected and not attached, in the order of coming.
     pub fn newcomers(&self) -> Vec<Newcomer> {
         let mut found: Vec<(u64, Newcomer)> = self

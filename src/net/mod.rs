@@ -13,6 +13,7 @@ pub mod cores;
 pub mod listen;
 pub mod pipe;
 pub mod rpc;
+pub mod settings;
 pub mod sock;
 pub mod stream;
 pub mod time;

@@ -8,6 +8,7 @@ use super::compare;
 use super::member;
 use super::shared::Counters;
 use super::statistics;
+use super::status;
 use super::version0;
 use super::worker::{Answer, Outcome, PARKED_MICROS, Parked, Range, State, Style, Worker, write_obsolete};
 use crate::logic::address::Address;
@@ -216,6 +217,14 @@ impl Worker {
             method::STATISTICS => {
                 Reader::new(request.params).array_of(0)?;
                 statistics::answer(self.shared.clone(), request.conn.clone(), request.msgid);
+                Done::Yes
+            }
+            method::CONFIG => {
+                let result = status::config(&self.shared, request.params)?;
+                request.conn.write(|out| {
+                    write_success(out, request.msgid);
+                    out.extend_from_slice(&result);
+                });
                 Done::Yes
             }
             method::BACKUP => {

@@ -1,6 +1,7 @@
 //! Starting and stopping a server: its sockets, its workers, its control plane.
 
 use super::epoch_file::load_epoch;
+use super::garbage::Limits;
 use super::managers::{Control, random_id};
 use super::shared::{Config, Counters, Mail, Moved, Progress, Shared, View};
 use super::stream;
@@ -53,6 +54,7 @@ pub async fn run(
     let view = View::new(epoch, config.address, incarnation);
     let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::unbounded_channel()).unzip();
     let shared = Arc::new(Shared {
+        garbage: Limits::of(&config),
         started: Instant::now(),
         incarnation: AtomicU64::new(incarnation),
         view: Mutex::new(Arc::new(view)),

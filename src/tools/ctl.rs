@@ -3,6 +3,7 @@
 //! Speaks version 0 only, so that it works with kumofs 0.4 managers too; `--json` adds what a manager of ours knows
 //! beyond that. Output: `doc/guide.md`, "kumoctl".
 
+mod config;
 mod consent;
 mod drain;
 mod progress;
@@ -43,9 +44,11 @@ struct Options {
     #[arg(value_enum)]
     command: Command,
     /// For backup: what is appended to the names of the files, today's date unless written. For rate: bytes per second for
-    /// each server, or `unlimited`. For drain: the server. For export and import: the file, standard output or input unless
+    /// each server, or `unlimited`. For drain: the server. For config: the name of a setting. For export and import: the file, standard output or input unless
     /// written
     argument: Option<String>,
+    /// For config: what the setting is to be
+    value: Option<String>,
     /// For status: what stands behind it, too
     #[arg(short, long)]
     verbose: bool,
@@ -109,6 +112,9 @@ enum Command {
     Pause,
     /// Go on moving data
     Resume,
+    /// The settings of a running manager or server (SERVER:19800 in place of the manager), or one of them; with a value,
+    /// changes it until the daemon ends
+    Config,
     /// Attach and detach without being asked
     EnableAutoReplace,
     /// Do not attach and detach without being asked
@@ -155,9 +161,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    use Command::{Backup, Check, Drain, Export, Import, Rate, Status, Watch};
-    if options.argument.is_some() && !matches!(options.command, Backup | Rate | Drain | Export | Import) {
-        return failed("only backup, rate, drain, export and import take something more; see kumoctl --help", 2);
+    use Command::{Backup, Check, Config, Drain, Export, Import, Rate, Status, Watch};
+    if options.argument.is_some() && !matches!(options.command, Backup | Rate | Config | Drain | Export | Import) {
+        return failed(
+            "only backup, rate, config, drain, export and import take something more; see kumoctl --help",
+            2,
+        );
+    }
+    if options.value.is_some() && options.command != Config {
+        return failed("only config takes two things more; see kumoctl --help", 2);
     }
     for (name, is_given, of) in [
         ("status takes --verbose", options.verbose, Status),
@@ -225,6 +237,10 @@ fn by_itself(options: &Options) -> Option<Result<(), Trouble>> {
             let order =
                 drain::Order { manager, server: options.argument.clone(), wait: !options.no_wait, json: options.json };
             ask::block_on(drain::run(&order))
+        }
+        Command::Config => {
+            let (name, value) = (options.argument.clone(), options.value.clone());
+            ask::block_on(config::run(&config::Order { daemon: manager, name, value, json: options.json }))
         }
         Command::Watch => ask::block_on(follow::run(&manager, options.lines, options.json)),
         Command::Check => {
@@ -335,9 +351,13 @@ fn request(command: Command, suffix: &str) -> (u32, Vec<u8>) {
     };
     match command {
         // Those that go other ways ask for the same first.
-        Command::Status | Command::Watch | Command::Check | Command::Drain | Command::Export | Command::Import => {
-            (v0::method::GET_NODES_INFO, vec![0x90])
-        }
+        Command::Status
+        | Command::Watch
+        | Command::Check
+        | Command::Config
+        | Command::Drain
+        | Command::Export
+        | Command::Import => (v0::method::GET_NODES_INFO, vec![0x90]),
         Command::Attach => (v0::method::ATTACH_NEW_SERVERS, one_bool(true)),
         Command::AttachNoreplace => (v0::method::ATTACH_NEW_SERVERS, one_bool(false)),
         Command::Detach => (v0::method::DETACH_FAULT_SERVERS, one_bool(true)),

@@ -27,6 +27,7 @@ mod pymemcache;
 mod quorum;
 mod replace;
 mod returning;
+mod settings;
 mod state;
 mod stories;
 mod supervised;

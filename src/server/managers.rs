@@ -524,7 +524,7 @@ impl Control {
     }
 
     async fn backup(self: Rc<Self>, suffix: Vec<u8>, request: Incoming) {
-        match super::backup::make(self.shared.clone(), &suffix).await {
+        match super::backup::make(self.shared.clone(), &suffix, None).await {
             Ok(_) => request.reply.success(yes),
             Err(_) => request.reply.error(error::SERVER),
         }

@@ -229,9 +229,10 @@ impl Worker {
             }
             method::BACKUP => {
                 let mut params = Reader::new(request.params);
-                params.array_of(1)?;
+                let fields = params.array()?;
                 let suffix = params.raw()?.to_vec();
-                backup::answer(self.shared.clone(), request.conn.clone(), request.msgid, suffix);
+                let since = if fields > 1 { Some(params.raw()?.to_vec()) } else { None };
+                backup::answer(self.shared.clone(), request.conn.clone(), request.msgid, suffix, since);
                 Done::Yes
             }
             method::GET_EPOCH => {

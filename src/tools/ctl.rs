@@ -61,6 +61,9 @@ struct Options {
     /// For check: store anew what differs, by the newest version
     #[arg(long)]
     repair: bool,
+    /// For backup: leave out what the backup of this suffix has
+    #[arg(long, value_name = "SUFFIX")]
+    since: Option<String>,
     /// For import: lines to pass over, as it told when it failed
     #[arg(long, value_name = "LINES")]
     skip: Option<u64>,
@@ -175,6 +178,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         ("status takes --verbose", options.verbose, Status),
         ("watch takes --lines", options.lines.is_some(), Watch),
         ("export takes --from", options.from.is_some(), Export),
+        ("backup takes --since", options.since.is_some(), Backup),
         ("import takes --skip", options.skip.is_some(), Import),
         ("import takes --keep", options.keep, Import),
         ("check takes --repair", options.repair, Check),
@@ -186,6 +190,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if options.command == Command::Rate && options.argument.as_deref().is_some_and(|text| rate(text).is_none()) {
         eprintln!("kumoctl: rate takes a number of bytes per second, as in 50000000, or unlimited");
         return ExitCode::from(2);
+    }
+    if options.no_wait && options.since.is_some() {
+        return failed("backup takes --no-wait or --since; see kumoctl --help", 2);
     }
     if options.no_wait && !matches!(options.command, Backup | Drain) {
         return failed("only backup and drain take --no-wait; see kumoctl --help", 2);
@@ -260,10 +267,13 @@ fn backup_and_wait(options: &Options) -> Option<ExitCode> {
         if !options.json {
             super::print(&format!("suffix={suffix}\n"));
         }
-        Ok(Some(backup::make(servers, &suffix).await))
+        Ok(Some(backup::make(servers, &suffix, options.since.as_deref()).await))
     });
     let outcomes = match asked.map_err(Trouble::from).and_then(|asked| asked) {
         Ok(Some(outcomes)) => outcomes,
+        Ok(None) if options.since.is_some() => {
+            return Some(failed("the manager is an older version, whose servers make whole backups only", 1));
+        }
         Ok(None) => {
             eprintln!(
                 "kumoctl: the manager is an older version, which does not tell how backups went; see servers' logs"

@@ -78,6 +78,7 @@ pub fn program(name: &str) -> PathBuf {
         "kumotop" => env!("CARGO_BIN_EXE_kumotop"),
         "kumohash" => env!("CARGO_BIN_EXE_kumohash"),
         "kumolog" => env!("CARGO_BIN_EXE_kumolog"),
+        "kumomergedb" => env!("CARGO_BIN_EXE_kumomergedb"),
         other => panic!("no program of this package: {other}"),
     };
     PathBuf::from(path)

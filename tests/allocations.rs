@@ -5,6 +5,7 @@
 
 use kumofs::allinone::{self, Config};
 use kumofs::net::cores::event_loop;
+use kumofs::net::settings::Settings;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
@@ -86,7 +87,14 @@ impl Cluster {
     fn start(data: &Path, servers: u16) -> Cluster {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let config = Config { data: data.to_owned(), servers, threads: 1, max_value: 1 << 20, sync: false };
+        let config = Config {
+            data: data.to_owned(),
+            servers,
+            threads: 1,
+            max_value: 1 << 20,
+            sync: false,
+            settings: Settings::default(),
+        };
         let (stop, stopped) = watch::channel(false);
         let (told, ready) = mpsc::channel();
         let thread = std::thread::spawn(move || {

@@ -17,6 +17,7 @@ pub mod net;
 pub mod process;
 pub mod rng;
 pub mod rpc;
+pub mod terminal;
 pub mod witness;
 pub mod world;
 

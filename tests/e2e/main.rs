@@ -31,6 +31,7 @@ mod settings;
 mod state;
 mod stories;
 mod supervised;
+mod terminal;
 mod tools;
 mod transfer;
 mod version0;

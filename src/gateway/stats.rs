@@ -10,6 +10,7 @@ use super::holdings::{Holdings, holdings};
 use super::op::{Ask, Home};
 use super::outcome::Answer;
 use super::worker::{FlushError, Request, Shared, State, Worker};
+use crate::net::front::Front;
 use crate::net::time::unix_secs;
 use crate::proto::memcache::{Reply, StatsTopic, Style, Trouble, style};
 use crate::proto::rpc::v1::{Op, term};
@@ -140,6 +141,34 @@ pub struct Baseline([AtomicU64; Figure::ALL.len()]);
 impl Default for Baseline {
     fn default() -> Baseline {
         Baseline(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+/// Where a gateway listens, as `stats settings` tells it.
+#[derive(Debug)]
+pub struct Places {
+    /// The first port; 0: none.
+    port: u16,
+    /// Addresses, with commas between them.
+    addresses: String,
+    /// Paths of sockets, with commas between them.
+    sockets: String,
+    /// Who may connect to those, as for chmod.
+    mode: u32,
+}
+
+impl Places {
+    /// Where clients come in.
+    pub fn of(fronts: &[Front]) -> Places {
+        let addresses: Vec<_> = fronts.iter().filter_map(Front::address).collect();
+        let files: Vec<_> = fronts.iter().filter_map(Front::file).collect();
+        let told = |names: Vec<String>| if names.is_empty() { "NULL".to_owned() } else { names.join(",") };
+        Places {
+            port: addresses.first().map_or(0, std::net::SocketAddr::port),
+            addresses: told(addresses.iter().map(|a| a.ip().to_string()).collect()),
+            sockets: told(files.iter().map(|f| f.path().display().to_string()).collect()),
+            mode: files.first().map_or(0o700, |f| f.mode()),
+        }
     }
 }
 
@@ -353,10 +382,14 @@ fn settings(shared: &Shared, held: Option<Holdings>, told: &mut Told) {
         told.stat("maxbytes", held.limit_bytes);
     }
     told.stat("maxconns", open_files_limit());
+    told.stat("tcpport", shared.places.port);
     told.stat("udpport", 0);
+    told.stat("inter", &shared.places.addresses);
     told.stat("verbosity", 0);
     told.stat("oldest", 0);
     told.stat("evictions", "off");
+    told.stat("domain_socket", &shared.places.sockets);
+    told.stat("umask", format!("{:o}", shared.places.mode));
     told.stat("shutdown_command", "no");
     told.stat("num_threads", shared.counters.len());
     told.stat("stat_key_prefix", ":");

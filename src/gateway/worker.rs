@@ -11,10 +11,10 @@ use super::op::Ops;
 use super::order::Order;
 use super::retry::Chance;
 use super::run::Config;
-use super::stats::{Baseline, Counters, Figure};
+use super::stats::{Baseline, Counters, Figure, Places};
 use super::view::View;
 use crate::net::conn::Scratch;
-use crate::net::sock::Parcel;
+use crate::net::front::Arrival;
 use crate::net::time::Instant;
 use crate::net::turn::Turn;
 use std::cell::{Cell, RefCell};
@@ -31,7 +31,7 @@ const CHECK_MS: u64 = 250;
 /// What the rest of the process tells a worker.
 pub enum Mail {
     /// A client connected.
-    Client(Parcel),
+    Client(Arrival),
     /// Take no more commands, answer those under way, close, and say so.
     Drain(oneshot::Sender<()>),
 }
@@ -74,6 +74,8 @@ pub struct Shared {
     pub holdings: holdings::Newest,
     /// Where the figures stood when they were reset.
     pub baseline: Baseline,
+    /// Where it listens.
+    pub places: Places,
     /// When the gateway started.
     pub started: Instant,
 }

@@ -391,7 +391,7 @@ impl Fake {
                 }
             });
             let cores = Arc::new(Cores::start(setup.gateway_workers).unwrap());
-            gateway::run(config, vec![listener], cores, shutdown).await.unwrap();
+            gateway::run(config, vec![listener.into()], cores, shutdown).await.unwrap();
         };
         let thread = std::thread::spawn(move || event_loop().unwrap().block_on(run()));
         Fake { gateway: ready.recv().unwrap(), changes, stop, thread: Some(thread) }

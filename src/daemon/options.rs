@@ -24,8 +24,8 @@ const MAX_RETRIES: u32 = 65_535;
 const MAX_SERVERS: u32 = 60;
 /// Who may connect to sockets of the file system, as with memcached: this user alone.
 const UNIX_MODE: Mode = Mode(0o700);
-/// The longest key prefix, in bytes: as long as a key.
-const MAX_PREFIX_BYTES: usize = 250;
+/// The longest key prefix, in bytes: it leaves one of the 250 that a key has with it.
+const MAX_PREFIX_BYTES: usize = 249;
 
 /// A daemon's options, as the common start-up needs them.
 pub trait DaemonOptions: Options {

@@ -163,7 +163,7 @@ impl Client {
                 self.conn.write(|out| pool.counted(out, |out, _| assembly.found(part, found, Some(out))));
             }
             Answer::Found(found) => assembly.found(part, found, None),
-            Answer::Missing => assembly.missing(part),
+            Answer::Missing(_) => assembly.missing(part),
             Answer::Reply(Reply::Trouble(trouble)) => assembly.fail(part, *trouble),
             Answer::Changed(..) | Answer::Told(..) | Answer::Reply(_) => assembly.missing(part),
         }

@@ -1,5 +1,6 @@
 //! What the gateway daemon does: listens, keeps in touch with the managers, hands clients to workers, stops.
 
+use super::prefixes::Prefixes;
 use super::stats::{Baseline, Counters, Places};
 use super::value::Layout;
 use super::view::View;
@@ -81,12 +82,14 @@ impl Default for Config {
 /// # Errors
 /// When the system gives no random numbers.
 pub async fn run(
-    config: Config,
+    mut config: Config,
     fronts: Vec<Front>,
     cores: Arc<Cores>,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let incarnation = random_u64()?;
+    let room = Limits::KEY_BYTES.saturating_sub(config.key_prefix.len());
+    config.limits.key_bytes = config.limits.key_bytes.min(room);
     let (requests, for_managers) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         config,
@@ -96,6 +99,7 @@ pub async fn run(
         counters: (0..cores.count()).map(|_| Arc::new(Counters::default())).collect(),
         holdings: holdings::Newest::default(),
         baseline: Baseline::default(),
+        prefixes: Prefixes::new(cores.count()),
         places: Places::of(&fronts),
         started: Instant::now(),
     });

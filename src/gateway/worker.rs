@@ -9,6 +9,7 @@ use super::holdings;
 use super::link::Links;
 use super::op::Ops;
 use super::order::Order;
+use super::prefixes::Prefixes;
 use super::retry::Chance;
 use super::run::Config;
 use super::stats::{Baseline, Counters, Figure, Places};
@@ -74,6 +75,8 @@ pub struct Shared {
     pub holdings: holdings::Newest,
     /// Where the figures stood when they were reset.
     pub baseline: Baseline,
+    /// What `stats detail` counts.
+    pub prefixes: Prefixes,
     /// Where it listens.
     pub places: Places,
     /// When the gateway started.

@@ -3,10 +3,10 @@ use crate::proto::memcache::Reply;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-const LIMITS: Limits = Limits { value_bytes: 1000, get_line_bytes: 8192 };
+const LIMITS: Limits = Limits { value_bytes: 1000, get_line_bytes: 8192, key_bytes: 250 };
 
 fn keys<'a>(area: &'a [u8]) -> Keys<'a> {
-    Keys::split(area, Limits::KEY_BYTES).unwrap()
+    Keys::split(area, &LIMITS).unwrap()
 }
 
 /// One of each command, with what it means.

@@ -74,7 +74,9 @@ pub fn of_dbval(dbval: &[u8], layout: Layout, now_secs: impl FnOnce() -> u64) ->
 #[inline]
 fn of_body(body: Option<record::Body<'_>>, layout: Layout, now_secs: impl FnOnce() -> u64) -> Answer<'_> {
     let seen = body.and_then(|body| layout.read(&body, now_secs));
-    seen.map_or(Answer::Missing(if body.is_some() { Gone::Expired } else { Gone::Absent }), |seen| Answer::Found(seen.found))
+    seen.map_or(Answer::Missing(if body.is_some() { Gone::Expired } else { Gone::Absent }), |seen| {
+        Answer::Found(seen.found)
+    })
 }
 
 /// A time at which nothing has expired, not even by a negative exptime.
@@ -175,7 +177,11 @@ mod tests {
         kumofs.encode(ClockTime(9), 0, 50, b"abc", &mut dbval);
         write_raw(&mut result, &dbval);
         assert!(matches!(of_get(&result, kumofs, || 49), Ok(Answer::Found(_))));
-        assert_eq!(of_get(&result, kumofs, || 50), Ok(Answer::Missing(Gone::Expired)), "this layout the gateway alone can read");
+        assert_eq!(
+            of_get(&result, kumofs, || 50),
+            Ok(Answer::Missing(Gone::Expired)),
+            "this layout the gateway alone can read"
+        );
         for (result, gone) in [(0xc0, Gone::Absent), (1, Gone::Expired), (2, Gone::Flushed)] {
             assert_eq!(of_get(&[result], Layout::default(), || 0), Ok(Answer::Missing(gone)));
         }

@@ -304,6 +304,12 @@ impl World {
             Decision::Store(Answer::Number(number)) => Mutated::Number(version, number),
             Decision::Store(Answer::Told(bits, expiry)) => Mutated::Told(bits, expiry, &dbval),
             Decision::Store(Answer::Value) => Mutated::Value(&dbval),
+            Decision::Refuse(Mutated::NotFound) if matches!(mutate.op, Op::Fetch | Op::GetAndTouch) => {
+                match self.why_gone(mutate.dbkey) {
+                    Gone::Absent => Mutated::NotFound,
+                    gone => Mutated::Gone(gone),
+                }
+            }
             Decision::Refuse(mutated) => mutated,
             Decision::Show(bits, expiry) => Mutated::Told(bits, expiry, &self.store[mutate.dbkey]),
         };

@@ -55,7 +55,8 @@ fn stats(on: &mut (impl Read + Write), command: &str) -> BTreeMap<String, String
 
 #[test]
 fn each_command_counts_as_in_memcached() {
-    let Some(memcached) = Memcached::start() else { return };
+    // Its crawler would find what has expired before a get does.
+    let Some(memcached) = Memcached::start_still() else { return };
     let fake = Fake::start(Setup { server_workers: 2, ..Setup::default() });
     let (mut ours, mut theirs) = (Client::connect(fake.gateway).0, memcached.connect());
     let too_large = format!("add big 0 0 {}\r\n{}", 2 << 20, "x".repeat(2 << 20));
@@ -185,7 +186,9 @@ fn prefixes_are_counted_as_in_memcached() {
 
     // In packets, a whole dump is one stat.
     let mut binary = Client::connect(fake.gateway);
-    let stat = |topic: &[u8]| [&[0x80, 0x10, 0, topic.len() as u8, 0, 0, 0, 0, 0, 0, 0, topic.len() as u8][..], &[0; 12], topic].concat();
+    let stat = |topic: &[u8]| {
+        [&[0x80, 0x10, 0, topic.len() as u8, 0, 0, 0, 0, 0, 0, 0, topic.len() as u8][..], &[0; 12], topic].concat()
+    };
     binary.send(stat(b"detail dump"));
     let dump = b"detailedPREFIX m get 2 hit 1 set 1 del 1\r\nEND\r\n";
     let head = |opcode: u8, key_len: u8, body_len: u8| {

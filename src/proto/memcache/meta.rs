@@ -210,8 +210,7 @@ pub(super) fn parse<'a>(command: Command, rest: &'a [u8], limits: &Limits) -> Re
         Some(length) => Some(super::text::data_length(length).ok_or(Trouble::BadFormat)?),
         None => None,
     };
-    let refused =
-        |trouble| Refusal { trouble, swallow_bytes: data_bytes.map_or(0, |bytes| bytes as u64 + 2) };
+    let refused = |trouble| Refusal { trouble, swallow_bytes: data_bytes.map_or(0, |bytes| bytes as u64 + 2) };
     let meta = check(Meta { form, key, flags, data: b"" }).map_err(refused)?;
     if !is_allowed(&meta, limits) {
         return Err(refused(Trouble::BadFormat));

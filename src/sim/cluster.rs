@@ -112,6 +112,8 @@ pub struct Host {
 pub struct Cluster {
     /// Its shape.
     pub shape: Shape,
+    /// Stores have short segments and leave no garbage alone, so that seconds of changes keep compaction busy.
+    pub compacts: Cell<bool>,
     managers: Vec<Host>,
     servers: Vec<Host>,
     gateways: Vec<Host>,
@@ -150,6 +152,7 @@ impl Cluster {
             gateways: hosts("gateway", 3, shape.gateways),
             operator: Node::new("operator", ip(4, 0), seed ^ 0x0e),
             shape,
+            compacts: Cell::new(true),
         }
     }
 
@@ -274,13 +277,16 @@ impl Cluster {
     }
 
     fn open_store(&self, disk: MemDisk) -> Result<Arc<LogStore>, String> {
-        let options = Options {
+        let usual = Options {
             shards: self.shape.workers,
             sync: self.shape.sync,
             sync_thread: false,
-            segment_bytes: 16 << 10,
-            garbage_bytes: 0,
             open_threads: 1,
+            ..Options::default()
+        };
+        let options = match self.compacts.get() {
+            true => Options { segment_bytes: 16 << 10, garbage_bytes: 0, ..usual },
+            false => usual,
         };
         let disk: Arc<dyn Disk> = Arc::new(disk);
         LogStore::open(disk, Path::new(STORE_DIR), options).map(Arc::new).map_err(|e| e.to_string())

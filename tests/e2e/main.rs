@@ -34,5 +34,6 @@ mod supervised;
 mod terminal;
 mod tools;
 mod transfer;
+mod unix_sockets;
 mod version0;
 mod wire;

@@ -114,6 +114,7 @@ fn forget_stable(state: &mut State, shard: &mut dyn Shard, marks: Vec<(Stamp, Bo
     if marks.is_empty() {
         return Ok(());
     }
+    state.is_staged = true;
     let unstable = state.unstable_hashes();
     for (stamp, dbkey) in marks {
         let stable = |hash| state.pending.blocking(hash).is_none() && !unstable.contains(&hash);
@@ -121,7 +122,6 @@ fn forget_stable(state: &mut State, shard: &mut dyn Shard, marks: Vec<(Stamp, Bo
             shard.forget(&dbkey, stamp)?;
         }
     }
-    state.is_staged = true;
     Ok(())
 }
 

@@ -381,6 +381,9 @@ pub struct GatewayOptions {
     /// serve memcached clients here, too; every port understands all protocols
     #[arg(long, value_name = "[ADDR:]PORT")]
     pub memproto_binary: Option<ListenOn>,
+    /// let another gateway that is started so listen on the same ports: the next one starts before this one ends
+    #[arg(long)]
+    pub share_port: bool,
     /// accepted for kumofs's sake; values are not cached here
     #[arg(long, value_name = "SPEC")]
     pub local_cache: Option<String>,

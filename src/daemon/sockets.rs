@@ -20,12 +20,13 @@ pub fn beside(node: Address, port: u16) -> Result<Node, String> {
     bind(at)
 }
 
-/// Listens for clients everywhere they are served. A host without IPv6 does without `::1`.
-pub fn clients(places: &[ListenOn]) -> Result<Vec<TcpListener>, String> {
+/// Listens for clients everywhere they are served, on ports that other processes may share, if so said. A host without IPv6
+/// does without `::1`.
+pub fn clients(places: &[ListenOn], shared: bool) -> Result<Vec<TcpListener>, String> {
     let mut listeners = Vec::new();
     for place in places {
         let addresses = listen::resolve_clients(&place.to_string(), place.port).map_err(line)?;
-        listeners.extend(listen::bind_all(&addresses).map_err(line)?);
+        listeners.extend(listen::bind_all(&addresses, shared).map_err(line)?);
     }
     Ok(listeners)
 }
@@ -88,7 +89,7 @@ mod tests {
 
     #[test]
     fn clients_on_a_bare_port_get_both_families_where_there_are_both() {
-        let listeners = clients(&["0".parse().unwrap(), "127.0.0.3:0".parse().unwrap()]).unwrap();
+        let listeners = clients(&["0".parse().unwrap(), "127.0.0.3:0".parse().unwrap()], false).unwrap();
         let shown = names(&listeners);
         assert!(shown.starts_with("127.0.0.1:") && shown.contains(" and 127.0.0.3:"), "{shown}");
     }

@@ -24,6 +24,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// How long stopping waits for what is under way.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long stopping waits for one more client that has connected already.
+const LAST_CLIENTS: Duration = Duration::from_millis(1);
+
 /// What the operator asked for (`doc/guide.md`, "kumo-gateway").
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -118,12 +121,12 @@ pub async fn run(
     let turn = Rc::new(Cell::new(0));
     let accepting: Vec<_> = listeners
         .into_iter()
-        .map(|listener| tokio::task::spawn_local(accept(listener, mailboxes.clone(), turn.clone())))
+        .map(|listener| tokio::task::spawn_local(accept(listener, mailboxes.clone(), turn.clone(), shutdown.clone())))
         .collect();
     // An error means that nobody can ask for the end any more, which is one.
     let _ = shutdown.wait_for(|stop| *stop).await;
     for task in accepting {
-        task.abort();
+        // One that panicked accepts nobody either.
         let _ = task.await;
     }
     drain(&mailboxes).await;
@@ -134,17 +137,31 @@ pub async fn run(
 }
 
 /// Hands clients to the workers in turn.
-async fn accept(listener: TcpListener, workers: Rc<Vec<mpsc::UnboundedSender<Mail>>>, turn: Rc<Cell<usize>>) {
-    loop {
-        let (stream, _) = listen::accept(&listener).await;
-        match pack(stream) {
-            Ok(stream) => {
-                let worker = turn.replace(turn.get().wrapping_add(1)) % workers.len();
-                // A worker that is gone has stopped, and the gateway with it.
-                let _ = workers[worker].send(Mail::Client(stream));
-            }
-            Err(e) => tracing::warn!("cannot serve a client: {e}"),
+async fn accept(
+    listener: TcpListener,
+    workers: Rc<Vec<mpsc::UnboundedSender<Mail>>>,
+    turn: Rc<Cell<usize>>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let hand_over = |stream| match pack(stream) {
+        Ok(stream) => {
+            let worker = turn.replace(turn.get().wrapping_add(1)) % workers.len();
+            // A worker that is gone has stopped, and the gateway with it.
+            let _ = workers[worker].send(Mail::Client(stream));
         }
+        Err(e) => tracing::warn!("cannot serve a client: {e}"),
+    };
+    loop {
+        tokio::select! {
+            biased;
+            _ = shutdown.wait_for(|stop| *stop) => break,
+            (stream, _) = listen::accept(&listener) => hand_over(stream),
+        }
+    }
+    // Closing the listener resets those that wait behind it: they are to see an end in order, like all others.
+    for _ in 0..listen::BACKLOG {
+        let Ok((stream, _)) = tokio::time::timeout(LAST_CLIENTS, listen::accept(&listener)).await else { return };
+        hand_over(stream);
     }
 }
 

@@ -292,6 +292,15 @@ impl Cluster {
         self.until("all servers are active", |s| s.active() == servers && s.not_attached.is_empty());
     }
 
+    /// Starts a gateway with the options of gateway `i`, which runs, and waits until it serves.
+    pub fn start_beside_gateway(&self, i: usize) -> Process {
+        let before = &self.gateways[i];
+        let mark = before.mark();
+        let mut next = before.start_another();
+        next.wait_for("connect success", mark);
+        next
+    }
+
     /// Waits until a manager says that a replace begun after `marks` is over.
     pub fn until_replaced(&self, marks: &[u64]) {
         self.until_logged("replace finished", marks);

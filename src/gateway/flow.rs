@@ -19,9 +19,9 @@ use crate::proto::rpc::v1::{self, method, write_multi_get_head};
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-/// How long servers that hand over are given to answer what they still have, in milliseconds: several times what that takes,
-/// and little beside how long it takes to part with one that hangs.
-const ANSWER_MS: u64 = 100;
+/// How long servers that hand over are given to answer what they still have, in milliseconds: many times what that takes, and
+/// little beside how long it takes to part with one that hangs.
+const ANSWER_MS: u64 = 250;
 
 /// The link for an operation; `None`: nobody serves the key.
 #[inline]

@@ -13,10 +13,10 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::time;
 
-/// How long servers may take to keep an epoch on disk. Meanwhile all of them serve.
-const KEEP_LIMIT: Duration = Duration::from_millis(500);
-/// How long they may take to finish what they have begun. Meanwhile changes wait.
-const YIELD_LIMIT: Duration = Duration::from_millis(50);
+/// How long servers may take to keep an epoch on disk: busy disks take half a second and more. Meanwhile all of them serve.
+const KEEP_LIMIT: Duration = Duration::from_millis(1500);
+/// How long they may take to finish what they have begun, mostly some milliseconds. Meanwhile changes wait.
+const YIELD_LIMIT: Duration = Duration::from_millis(200);
 
 impl Manager {
     /// Has servers get ready for an epoch that is in force here, and then tells everybody; unless another is in force by then.

@@ -43,7 +43,7 @@ const LOST_JOINS: u32 = 3;
 /// How often a server that is being filled asks whether all have copied to it.
 const SOURCED_PAUSE: Duration = Duration::from_millis(50);
 /// How long a server that is told to end waits until an epoch removes it, and how often it looks.
-const LEAVE_LIMIT: Duration = Duration::from_secs(2);
+const LEAVE_LIMIT: Duration = Duration::from_secs(4);
 const LEAVE_PAUSE: Duration = Duration::from_millis(5);
 /// How long it then answers on.
 const LEAVE_LINGER: Duration = Duration::from_millis(50);

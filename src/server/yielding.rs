@@ -10,8 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// How long changes wait for the next epoch: more than it takes to tell it, and not much more than a pause that is promised.
-const YIELD_MICROS: u64 = 100_000;
+/// How long changes wait for the next epoch: longer than managers wait until they tell it.
+const YIELD_MICROS: u64 = 400_000;
 
 /// Waiting for the next epoch.
 pub struct Yielding {

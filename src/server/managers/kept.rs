@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// An epoch that was kept and not told is acted by after so long: whoever was to tell it is gone.
-const KEPT_LIMIT: Duration = Duration::from_secs(1);
+const KEPT_LIMIT: Duration = Duration::from_secs(3);
 
 impl Control {
     /// Has an epoch on disk, unless a newer one is there already. `None`: that cannot be.

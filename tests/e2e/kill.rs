@@ -361,7 +361,8 @@ fn pipelined_commands_keep_their_order_when_servers_die() {
     let (commands, refused) = client.join().expect("the order is kept");
     say(&format!("pipelined commands: {commands} sets and gets in order, {refused} gets refused"));
     // Those of the burst that was under way when the key's coordinator died; when it comes back, nothing is refused.
-    assert!(refused <= 10 * rounds(), "{refused} gets refused: more than a burst for each death");
+    let bursts = rounds() + cluster.standstills();
+    assert!(refused <= 10 * bursts, "{refused} gets refused: more than a burst for each death");
     load.finish("pipelined commands");
     cluster.assert_sound();
 }

@@ -317,7 +317,8 @@ impl Worker {
     fn serve(self: &Rc<Self>, stream: Stream) {
         let from = match &stream {
             Stream::Socket(stream) => stream.peer_addr().ok().map(|address| address.ip().to_canonical()),
-            Stream::Pipe(_) => Some(self.shared.config.address.socket_addr().ip()),
+            // None of these comes from elsewhere.
+            Stream::Unix(_) | Stream::Pipe(_) => Some(self.shared.config.address.socket_addr().ip()),
         };
         let (conn, read) = Conn::new(stream, &self.turn);
         let mut peer = super::request::Peer::default();

@@ -12,6 +12,7 @@ mod between;
 mod compare;
 mod held;
 mod page;
+mod prepare;
 mod statistics;
 
 pub use backup::BackedUp;
@@ -19,6 +20,7 @@ pub use between::{Entry, ReplicateHead, ReportHead, read_entry, write_entry};
 pub use compare::{Compare, Compared, List, read_digests, write_digests};
 pub use held::Held;
 pub use page::Page;
+pub use prepare::Prepare;
 pub use statistics::{Caller, Lag, Numbers, Statistics};
 
 /// The version number in [`method::CONNECT`].
@@ -82,12 +84,14 @@ pub mod method {
     /// and its own is stored anew at all members.
     pub const RESTATE: u32 = v1(44);
     /// To a manager, from tools: `[address of a server]` → nil once it is decided that it leaves when others hold what it holds.
-    pub const DRAIN: u32 = v1(31);
+    pub const DRAIN: u32 = v1(46);
     /// To a manager or server, from tools: `[]` → see [`super::super::settings::write_list`]; `[name, value]` → nil, or as raw why that
     /// cannot be set.
     pub const CONFIG: u32 = v1(45);
     /// To a manager or server, from a manager: see [`super::super::vote::Ask`] → [`super::super::vote::Voted`].
     pub const VOTE: u32 = v1(30);
+    /// To a server, from a manager, before an epoch is told: see [`super::Prepare`] → its number, when that is done.
+    pub const PREPARE: u32 = v1(31);
 }
 
 /// Who opens a connection with [`method::CONNECT`].

@@ -4,7 +4,7 @@
 //! backup and the segments that count there: an increment is no store, and cannot be taken for one. Together with the
 //! earlier ones beside it, each is exactly what the store was; deletions whose marks are long forgotten included.
 //!
-//! The file: doc/format.md, "Increments".
+//! The file: doc/format.md, "What counts".
 
 use super::open::unreadable;
 use super::segment::{id_in, log_name};

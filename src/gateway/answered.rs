@@ -1,6 +1,7 @@
 //! What servers answer: finds the operation, and gives the client its answer.
 
 use super::assembly::Found;
+use super::cache::Known;
 use super::failures;
 use super::meta;
 use super::op::{Ask, Home, WHOLE};
@@ -11,7 +12,7 @@ use super::v0::{self, Stage, Step};
 use super::view::{Dialect, View};
 use super::worker::State;
 use crate::logic::epoch::Epoch;
-use crate::logic::record::HASH_LEN;
+use crate::logic::record::{HASH_LEN, dbkey_hash};
 use crate::logic::rule::{Rule, on};
 use crate::net::time::unix_secs;
 use crate::proto::memcache::{Reply, Style, Trouble, style, text};
@@ -62,7 +63,12 @@ impl State {
 
     fn take_result(&mut self, place: u32, latest: bool, result: &[u8]) -> Result<(), DecodeError> {
         let layout = self.shared.config.layout;
+        let known;
         let answer = match self.ops.at(place).ask {
+            Ask::Get if self.cache.is_on() => {
+                known = self.ops.at(place).known.clone();
+                self.take_get(place, known.as_deref(), result)?
+            }
             Ask::Get => outcome::of_get(result, layout, unix_secs)?,
             Ask::Mutate(change) => outcome::of_mutation(change, result, layout)?,
             Ask::Batch => return self.take_batch(place, result),
@@ -77,6 +83,45 @@ impl State {
             self.finish(place, answer);
         }
         Ok(())
+    }
+
+    /// The same for a get, where values are cached. `known`: what it was asked about.
+    fn take_get<'a>(
+        &mut self,
+        place: u32,
+        known: Option<&'a Known>,
+        result: &'a [u8],
+    ) -> Result<Answer<'a>, DecodeError> {
+        let layout = self.shared.config.layout;
+        let (op, cache) = (self.ops.at(place), &mut self.cache);
+        let mut r = Reader::new(result);
+        let dbval = match r.head()? {
+            Head::Nil => {
+                cache.forget(op.hash, op.dbkey());
+                None
+            }
+            Head::Raw(len) => {
+                let dbval = r.take(len)?;
+                cache.offer(op.hash, op.dbkey(), dbval);
+                self.counters.add(Figure::CacheMisses, 1);
+                Some(dbval)
+            }
+            Head::Bool(true) => {
+                let dbval = known.ok_or(DecodeError::Type)?.dbval();
+                self.counters.add(Figure::CacheHits, 1);
+                self.counters.add(Figure::CacheSavedBytes, dbval.len() as u64);
+                Some(dbval)
+            }
+            _ => return Err(DecodeError::Type),
+        };
+        self.count_cached();
+        dbval.map_or(Ok(Answer::Missing), |dbval| outcome::of_judged(dbval, layout, unix_secs))
+    }
+
+    /// Takes note of how much is cached.
+    fn count_cached(&self) {
+        self.counters.set(Figure::CacheItems, self.cache.len() as u64);
+        self.counters.set(Figure::CacheBytes, self.cache.bytes() as u64);
     }
 
     fn take_v0_result(&mut self, place: u32, result: &[u8]) -> Result<(), DecodeError> {
@@ -131,6 +176,7 @@ impl State {
         };
         let is_next = client.answers.is_next(number)
             && client.answers.assembly(number).is_some_and(|a| a.is_worth_writing(op.keys(), result.len()));
+        let cache = &mut self.cache;
         let (mut hits, mut misses) = (0, 0);
         let mut read = |out: &mut Option<&mut Vec<u8>>| -> Result<(), DecodeError> {
             let Some(assembly) = client.answers.assembly(number) else { return Ok(()) };
@@ -138,17 +184,24 @@ impl State {
             r.array_of(op.keys())?;
             for part in op.parts() {
                 match r.head()? {
-                    Head::Raw(len) => match outcome::of_judged(r.take(len)?, layout, unix_secs)? {
-                        Answer::Found(found) => {
-                            hits += 1;
-                            client.traffic.note(found.data.len());
-                            assembly.found(part, &found, out.as_deref_mut());
+                    Head::Raw(len) => {
+                        let dbval = r.take(len)?;
+                        if cache.is_on() {
+                            let dbkey = assembly.dbkey(part);
+                            cache.offer(dbkey_hash(dbkey).unwrap_or_default(), dbkey, dbval);
                         }
-                        _ => {
-                            misses += 1;
-                            assembly.missing(part);
+                        match outcome::of_judged(dbval, layout, unix_secs)? {
+                            Answer::Found(found) => {
+                                hits += 1;
+                                client.traffic.note(found.data.len());
+                                assembly.found(part, &found, out.as_deref_mut());
+                            }
+                            _ => {
+                                misses += 1;
+                                assembly.missing(part);
+                            }
                         }
-                    },
+                    }
                     Head::Nil => {
                         misses += 1;
                         assembly.missing(part);
@@ -164,6 +217,10 @@ impl State {
             client.conn.write(|out| pool.counted(out, |out, _| read(&mut Some(out))))?;
         } else {
             read(&mut None)?;
+        }
+        if self.cache.is_on() {
+            self.count(Figure::CacheMisses, hits);
+            self.count_cached();
         }
         self.count(Figure::GetHits, hits);
         self.count(Figure::GetMisses, misses);

@@ -4,6 +4,7 @@
 //! operation allocates is in every one of them.
 
 use kumofs::allinone::{self, Config};
+use kumofs::daemon::sockets::{self, Clients};
 use kumofs::net::cores::event_loop;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -85,13 +86,17 @@ struct Cluster {
 impl Cluster {
     fn start(data: &Path, servers: u16) -> Cluster {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let config = Config { data: data.to_owned(), servers, threads: 1, max_value: 1 << 20, sync: false };
         let (stop, stopped) = watch::channel(false);
         let (told, ready) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let tell = move || told.send(()).unwrap();
-            event_loop().map_err(|e| e.to_string())?.block_on(allinone::run(config, vec![listener], stopped, tell))
+            event_loop().map_err(|e| e.to_string())?.block_on(async {
+                let clients = sockets::fronts(vec![Clients::Tcp(listener)])?;
+                allinone::run(config, clients, stopped, tell).await
+            })
         });
         ready.recv_timeout(Duration::from_secs(60)).expect("the cluster serves");
         Cluster { address, stop, thread: Some(thread) }

@@ -34,6 +34,7 @@ mod op;
 mod order;
 mod outcome;
 mod pending;
+mod prefixes;
 mod retry;
 mod run;
 mod stats;

@@ -20,7 +20,7 @@ use crate::net::conn::{Conn, Received, Then};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{self, Frame, Role, Scanner, write_error, write_success};
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_raw, write_uint};
-use crate::proto::rpc::v1::{Caller, Connect, Connected, Mutate, Peer as Calling, method};
+use crate::proto::rpc::v1::{Caller, Connect, Connected, Gone, Mutate, Peer as Calling, method};
 use crate::store::{Record, Shard, StoreError};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -315,14 +315,14 @@ impl Worker {
         let told = match state.look_up(shard, dbkey, 0) {
             Look::Value { version, .. } if known == Some(version) => Told::Unmodified,
             Look::Value { dbval, .. } => Told::Value(dbval),
-            Look::Missing { .. } => {
+            Look::Missing { gone, .. } => {
                 self.count_miss();
-                Told::Missing
+                Told::Missing(gone)
             }
             Look::Expired { version } => {
                 self.count_miss();
                 let write = self.delete_expired(state, shard, hash, dbkey, version);
-                return Ok(answer_after(state, request, write, Told::Missing));
+                return Ok(answer_after(state, request, write, Told::Missing(Gone::Expired)));
             }
             Look::Unreadable(e) => return Ok(self.unreadable(state, hash, dbkey, &e)),
         };
@@ -402,15 +402,15 @@ impl Worker {
         let hash = hash_of(dbkey)?;
         match state.look_up(shard, dbkey, 0) {
             Look::Value { dbval, .. } => write_raw(answer, dbval),
-            Look::Missing { .. } => {
+            Look::Missing { gone, .. } => {
                 self.count_miss();
-                write_nil(answer);
+                gone.write(answer);
             }
             Look::Expired { version } => {
                 self.count_miss();
                 let write = self.delete_expired(state, shard, hash, dbkey, version);
                 match write {
-                    Some(_) => write_nil(answer),
+                    Some(_) => Gone::Expired.write(answer),
                     None => write_bool(answer, false),
                 }
                 return Ok(write);
@@ -454,7 +454,7 @@ pub(super) enum Look<'s> {
     /// There is a value.
     Value { dbval: &'s [u8], body: Body<'s>, version: ClockTime },
     /// There is none: never stored, deleted, or flushed.
-    Missing { version: ClockTime },
+    Missing { version: ClockTime, gone: Gone },
     /// Its time is over: it is to be deleted, and gone once that is stable.
     Expired { version: ClockTime },
     /// The store cannot tell.
@@ -473,7 +473,7 @@ impl State {
         self.hottest.touch(dbkey);
         let Record { epoch, dbval } = match shard.get(dbkey) {
             Ok(Some(record)) => record,
-            Ok(None) => return Look::Missing { version: ClockTime(0) },
+            Ok(None) => return Look::Missing { version: ClockTime(0), gone: Gone::Absent },
             Err(e) => return Look::Unreadable(e),
         };
         match record::parse(dbval) {
@@ -483,8 +483,11 @@ impl State {
                     None => Look::Expired { version },
                 }
             }
-            Some(Value { version, .. }) => Look::Missing { version },
-            None => Look::Missing { version: ClockTime(0) },
+            Some(Value { version, body }) => {
+                let gone = if body.is_some() { Gone::Flushed } else { Gone::Absent };
+                Look::Missing { version, gone }
+            }
+            None => Look::Missing { version: ClockTime(0), gone: Gone::Absent },
         }
     }
 }
@@ -495,7 +498,7 @@ enum Told<'a> {
     /// The dbval.
     Value(&'a [u8]),
     /// There is none.
-    Missing,
+    Missing(Gone),
     /// Who asks has it already.
     Unmodified,
 }
@@ -506,7 +509,7 @@ impl Told<'_> {
         write_success(out, msgid);
         match self {
             Told::Value(dbval) => write_raw(out, dbval),
-            Told::Missing => write_nil(out),
+            Told::Missing(gone) => gone.write(out),
             Told::Unmodified => write_bool(out, true),
         }
     }

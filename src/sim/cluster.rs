@@ -544,7 +544,8 @@ async fn run_server(
     }
     let listeners = TcpListener::listen(config.address.socket_addr())
         .and_then(|listener| Ok((listener, TcpListener::listen(config.stream.socket_addr())?)));
-    let clients = gateway.map(|(config, address)| Ok(Serving { config, clients: vec![TcpListener::listen(address)?] }));
+    let clients =
+        gateway.map(|(config, address)| Ok(Serving { config, clients: vec![TcpListener::listen(address)?.into()] }));
     let cores = Cores::start(usize::from(config.workers));
     let ended = match (listeners, clients.transpose(), cores) {
         (Ok(listeners), Ok(Some(serving)), Ok(cores)) => {
@@ -561,7 +562,7 @@ async fn run_server(
 async fn run_gateway(config: gateway::Config, address: SocketAddr, failure: Failure) {
     let (_stop, stopped) = watch::channel(false);
     let ended = match (TcpListener::listen(address), Cores::start(1)) {
-        (Ok(listener), Ok(cores)) => gateway::run(config, vec![listener], Arc::new(cores), stopped).await,
+        (Ok(listener), Ok(cores)) => gateway::run(config, vec![listener.into()], Arc::new(cores), stopped).await,
         (Err(e), _) | (_, Err(e)) => Err(e),
     };
     *failure.borrow_mut() = Some(ended.err().map_or_else(|| "ended".to_owned(), |e| e.to_string()));

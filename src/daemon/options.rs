@@ -390,6 +390,9 @@ pub struct GatewayOptions {
     /// who may connect to sockets of the file system, as for chmod
     #[arg(long, value_name = "MODE", default_value_t = UNIX_MODE)]
     pub unix_mode: Mode,
+    /// let another gateway that is started so listen on the same ports: the next one starts before this one ends
+    #[arg(long)]
+    pub share_port: bool,
     /// keep values that are asked for again and again, in memory of this size, and ask only whether they have changed
     #[arg(long, value_name = "SIZE[#minsiz=SIZE]")]
     pub local_cache: Option<CacheSpec>,

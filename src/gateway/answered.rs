@@ -122,7 +122,7 @@ impl State {
 
     /// Takes note of how much is cached.
     fn count_cached(&self) {
-        self.counters.set(Figure::CacheItems, self.cache.len() as u64);
+        self.counters.set(Figure::CacheItems, self.cache.items() as u64);
         self.counters.set(Figure::CacheBytes, self.cache.bytes() as u64);
     }
 

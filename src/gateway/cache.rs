@@ -121,7 +121,7 @@ impl Cache {
     }
 
     /// How many values are here.
-    pub fn len(&self) -> usize {
+    pub fn items(&self) -> usize {
         self.places.len()
     }
 

@@ -36,7 +36,7 @@ fn a_value_is_taken_in_when_its_key_is_asked_for_again() {
     offer(&mut cache, "a", 1, 10);
     assert_eq!(version(&mut cache, "a"), None);
     offer(&mut cache, "a", 1, 10);
-    assert_eq!((version(&mut cache, "a"), cache.len()), (Some(1), 1));
+    assert_eq!((version(&mut cache, "a"), cache.items()), (Some(1), 1));
     let (hash, key) = dbkey("a");
     assert_eq!(cache.find(hash, &key).unwrap().dbval(), dbval(1, 10));
 }
@@ -46,13 +46,13 @@ fn another_value_takes_its_place_and_none_takes_it_out() {
     let mut cache = Cache::new(ON);
     (0..2).for_each(|_| offer(&mut cache, "a", 5, 10));
     offer(&mut cache, "a", 7, 20);
-    assert_eq!((version(&mut cache, "a"), cache.len()), (Some(7), 1));
+    assert_eq!((version(&mut cache, "a"), cache.items()), (Some(7), 1));
     // Versions may fall, should operators restore a backup: what the coordinator says counts.
     offer(&mut cache, "a", 3, 20);
     assert_eq!(version(&mut cache, "a"), Some(3));
     let (hash, key) = dbkey("a");
     cache.forget(hash, &key);
-    assert_eq!((version(&mut cache, "a"), cache.len(), cache.bytes()), (None, 0, 0));
+    assert_eq!((version(&mut cache, "a"), cache.items(), cache.bytes()), (None, 0, 0));
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn who_was_asked_for_stays_and_who_was_not_goes() {
     for n in 0..7 {
         (0..2).for_each(|_| offer(&mut cache, &format!("n{n}"), 1, 100));
     }
-    assert_eq!((version(&mut cache, "k3"), version(&mut cache, "k4"), cache.len()), (Some(1), None, 8));
+    assert_eq!((version(&mut cache, "k3"), version(&mut cache, "k4"), cache.items()), (Some(1), None, 8));
 }
 
 #[test]
@@ -132,7 +132,7 @@ proptest! {
                 }
             }
             let held = cache.entries.iter().flatten().map(|e| e.known.cost()).sum::<usize>();
-            prop_assert_eq!((held, cache.entries.iter().flatten().count()), (cache.bytes(), cache.len()));
+            prop_assert_eq!((held, cache.entries.iter().flatten().count()), (cache.bytes(), cache.items()));
             prop_assert!(held <= bytes);
         }
     }

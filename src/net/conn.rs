@@ -364,7 +364,9 @@ fn poll_read_more(
         let doubled = need.min(2 * kept.capacity()).max(kept.len() + missing);
         kept.reserve_exact(doubled - kept.len());
     }
-    let mut buffer = ReadBuf::uninit(kept.spare_capacity_mut());
+    let room = kept.spare_capacity_mut();
+    let len = room.len().min(TURN_BYTES);
+    let mut buffer = ReadBuf::uninit(&mut room[..len]);
     ready!(Pin::new(read).poll_read(cx, &mut buffer))?;
     let filled = buffer.filled().len();
     // SAFETY: `poll_read` filled, so initialised, the first `filled` bytes of the spare capacity.

@@ -135,7 +135,7 @@ fn who_reads_a_long_message_lets_others_have_their_turn() {
             read_loop(&conn, read, &Scratch::new(), receive).await
         });
         let longest = longest_step(|| seen.get(), LEN).await;
-        assert!(longest <= TURN_BYTES + SCRATCH_LEN.max(GROW_MAX), "{longest} bytes at once");
+        assert!(longest <= 2 * TURN_BYTES, "{longest} bytes at once");
         drop(sending.join().unwrap());
     });
 }
@@ -149,7 +149,8 @@ fn who_writes_a_long_message_lets_others_have_their_turn() {
         let reading = std::thread::spawn(move || std::io::Read::read_exact(&mut peer, &mut vec![0; LEN]));
         conn.write(|out| out.resize(LEN, b'x'));
         let longest = longest_step(|| LEN - conn.backlog(), LEN).await;
-        assert!(longest <= TURN_BYTES, "{longest} bytes at once");
+        // The end of the turn writes, and then the task that goes on.
+        assert!(longest <= 2 * TURN_BYTES, "{longest} bytes at once");
         reading.join().unwrap().unwrap();
         drop(read);
     });

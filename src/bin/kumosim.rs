@@ -27,9 +27,9 @@ struct Options {
     /// Runs each seed twice and compares
     #[arg(long)]
     twice: bool,
-    /// Leaves out a rule, which must fail: see --table for their names
+    /// Leaves out a rule, which must fail; can be given several times: see --table for their names
     #[arg(long, value_parser = parse_rule)]
-    off: Option<Rule>,
+    off: Vec<Rule>,
     /// Adds flags, expiry, several keys at once, flushes and the meta protocol to what clients of random runs do
     #[arg(long)]
     wide: bool,
@@ -53,10 +53,10 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let wanted = |s: &&Scenario| options.scenario.as_ref().is_some_and(|name| name == "all" || name == s.name);
-    let scenarios: Vec<&Scenario> = scenario::ALL.iter().filter(wanted).collect();
+    let scenarios: Vec<&Scenario> = scenario::all().filter(wanted).collect();
     if let (Some(name), true) = (&options.scenario, scenarios.is_empty()) {
         eprintln!("kumosim: there is no schedule `{name}`; there are:");
-        scenario::ALL.iter().for_each(|s| eprintln!("  {:<20} {}", s.name, s.story));
+        scenario::all().for_each(|s| eprintln!("  {:<20} {}", s.name, s.story));
         return ExitCode::from(2);
     }
     if options.table {
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
     std::thread::scope(|scope| {
         for _ in 0..options.jobs.max(1) {
             scope.spawn(|| {
-                rule::leave_out(options.off);
+                rule::leave_out(&options.off);
                 while !stop.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= seeds.end {
@@ -118,18 +118,21 @@ fn main() -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Each rule left out in turn: after how many seeds a run failed, and of what.
+/// Each rule left out in turn, with the one that it stands behind: after how many seeds a run failed, and of what.
 fn table(seeds: &Range<u64>, jobs: usize) -> ExitCode {
+    let scenarios: Vec<&Scenario> = scenario::all().collect();
     let next = AtomicU64::new(0);
     let missed = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
                 while let Some(left_out) = Rule::ALL.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-                    rule::leave_out(Some(*left_out));
+                    let off: Vec<Rule> = std::iter::once(*left_out).chain(left_out.stands_behind()).collect();
+                    rule::leave_out(&off);
+                    let off = off.iter().map(|rule| format!("{rule:?}")).collect::<Vec<_>>().join(" with ");
                     // Random runs and named schedules in turn.
                     let found = seeds.clone().find_map(|seed| {
-                        let named = &scenario::ALL[seed as usize % scenario::ALL.len()];
+                        let named = scenarios[seed as usize % scenarios.len()];
                         let runs = [(Plan::draw(seed).widened(), "a random run"), (named.plan(seed), named.name)];
                         runs.into_iter().find_map(|(plan, name)| plan.run(false).failure.map(|f| (seed, name, f)))
                     });
@@ -137,11 +140,11 @@ fn table(seeds: &Range<u64>, jobs: usize) -> ExitCode {
                         Some((seed, name, failure)) => {
                             let what = failure.to_string();
                             let what = what.split(':').next().unwrap_or_default().to_owned();
-                            println!("| {left_out:?} | {} | {name}: {what} |", 2 * (seed - seeds.start + 1));
+                            println!("| {off} | {} | {name}: {what} |", 2 * (seed - seeds.start + 1));
                         }
                         None => {
                             missed.fetch_add(1, Ordering::Relaxed);
-                            println!("| {left_out:?} | not in {} | |", 2 * (seeds.end - seeds.start));
+                            println!("| {off} | not in {} | |", 2 * (seeds.end - seeds.start));
                         }
                     }
                 }

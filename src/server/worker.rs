@@ -357,7 +357,7 @@ impl Worker {
         self.retry_parked();
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        state.set_time();
+        state.read_clocks();
         state.commit(self);
         state.send_to_members();
         // The look at the clock that every answer of this turn stands behind.
@@ -476,8 +476,14 @@ impl State {
         !self.waiting.is_empty() && self.waiting.contains(&Rc::as_ptr(conn))
     }
 
-    /// Looks at the clocks.
+    /// Looks at the clocks: something has come, or is due.
     pub fn set_time(&mut self) {
+        if on(Rule::LookFirst) {
+            self.read_clocks();
+        }
+    }
+
+    fn read_clocks(&mut self) {
         self.now_micros = boot_micros();
         self.now_secs = unix_secs();
     }

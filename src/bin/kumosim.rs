@@ -3,6 +3,7 @@
 use clap::Parser;
 use kumofs::logic::rule::{self, Rule};
 use kumofs::sim::run::{Plan, Report};
+use kumofs::sim::scenario::left_out::FOUND;
 use kumofs::sim::scenario::{self, Scenario};
 use std::ops::Range;
 use std::process::ExitCode;
@@ -36,7 +37,8 @@ struct Options {
     /// Runs one of the named schedules, or `all` of them, instead of random ones
     #[arg(long)]
     scenario: Option<String>,
-    /// Leaves out each rule in turn, and tells after how many of the seeds that was found
+    /// Leaves out each rule in turn, and tells after how many runs that was found; with --scenario, in the schedules that are
+    /// known to find it quickly
     #[arg(long)]
     table: bool,
 }
@@ -60,7 +62,8 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     if options.table {
-        return table(&seeds, options.jobs);
+        let of_schedules = !scenarios.is_empty();
+        return table(&seeds, options.jobs, &if of_schedules { trials_of(&scenarios) } else { all_trials() });
     }
     let (next, failed, stop) = (AtomicU64::new(seeds.start), AtomicU64::new(0), AtomicBool::new(false));
     let (operations, unknown, undecided) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
@@ -118,33 +121,54 @@ fn main() -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Each rule left out in turn, with the one that it stands behind: after how many seeds a run failed, and of what.
-fn table(seeds: &Range<u64>, jobs: usize) -> ExitCode {
+/// Rules to be left out together, and the schedule that tries it, if it is one alone.
+type Trial = (Vec<Rule>, Option<&'static Scenario>);
+
+/// Each rule, with the one that it stands behind.
+fn all_trials() -> Vec<Trial> {
+    let of = |rule: &Rule| (std::iter::once(*rule).chain(rule.stands_behind()).collect(), None);
+    Rule::ALL.iter().map(of).collect()
+}
+
+/// What these schedules are known to find.
+fn trials_of(scenarios: &[&'static Scenario]) -> Vec<Trial> {
+    let trial = |(rules, name): &(&[Rule], &str)| {
+        let scenario = scenarios.iter().find(|s| s.name == *name);
+        scenario.map(|scenario| (rules.to_vec(), Some(*scenario)))
+    };
+    FOUND.iter().filter_map(trial).collect()
+}
+
+/// What is left out in each trial: after how many runs one failed, and of what.
+fn table(seeds: &Range<u64>, jobs: usize, trials: &[Trial]) -> ExitCode {
     let scenarios: Vec<&Scenario> = scenario::all().collect();
     let next = AtomicU64::new(0);
     let missed = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
-                while let Some(left_out) = Rule::ALL.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-                    let off: Vec<Rule> = std::iter::once(*left_out).chain(left_out.stands_behind()).collect();
-                    rule::leave_out(&off);
+                while let Some((off, scenario)) = trials.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                    rule::leave_out(off);
                     let off = off.iter().map(|rule| format!("{rule:?}")).collect::<Vec<_>>().join(" with ");
-                    // Random runs and named schedules in turn.
+                    let mut runs = 0;
                     let found = seeds.clone().find_map(|seed| {
-                        let named = scenarios[seed as usize % scenarios.len()];
-                        let runs = [(Plan::draw(seed).widened(), "a random run"), (named.plan(seed), named.name)];
-                        runs.into_iter().find_map(|(plan, name)| plan.run(false).failure.map(|f| (seed, name, f)))
+                        let named = scenario.unwrap_or(scenarios[seed as usize % scenarios.len()]);
+                        // Without a schedule of its own: random runs and named schedules in turn.
+                        let random = scenario.is_none().then(|| (Plan::draw(seed).widened(), "a random run"));
+                        random.into_iter().chain([(named.plan(seed), named.name)]).find_map(|(plan, name)| {
+                            runs += 1;
+                            plan.run(false).failure.map(|failure| (name, failure))
+                        })
                     });
                     match found {
-                        Some((seed, name, failure)) => {
+                        Some((name, failure)) => {
                             let what = failure.to_string();
                             let what = what.split(':').next().unwrap_or_default().to_owned();
-                            println!("| {off} | {} | {name}: {what} |", 2 * (seed - seeds.start + 1));
+                            println!("| {off} | {runs} | {name}: {what} |");
                         }
                         None => {
                             missed.fetch_add(1, Ordering::Relaxed);
-                            println!("| {off} | not in {} | |", 2 * (seeds.end - seeds.start));
+                            println!("| {off} | not in {runs} | |");
                         }
                     }
                 }

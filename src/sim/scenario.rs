@@ -3,7 +3,7 @@
 //! What is written down is who is struck and about when; the seed draws the rest (latencies, commands, what exactly is under
 //! way), so that each is worth many seeds.
 
-mod left_out;
+pub mod left_out;
 
 use super::client::{Load, Then};
 use super::cluster::{Command, Shape, Who};

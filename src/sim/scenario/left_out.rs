@@ -1,6 +1,7 @@
 //! Schedules for single rules: each is the shortest in which leaving one out shows, with clients that do what it takes.
 
 use super::{B, C, GATEWAY, PAIR, PLAIN, SIX, Scenario, TRIO, X};
+use crate::logic::rule::Rule;
 use crate::proto::rpc::v1::method;
 use crate::sim::client::{Load, Then, Verb};
 use crate::sim::cluster::{Command, STREAM_PORT, Shape, Who};
@@ -26,6 +27,31 @@ fn delay_all(from: std::ops::Range<usize>, to: std::ops::Range<usize>, ms: u64, 
         script.extend(to.clone().map(|other| (at, Act::Delay(Who::Server(one), Who::Server(other), ms))));
     }
 }
+
+/// Rules, and the schedule that fails within a few dozen runs where they are left out together.
+pub const FOUND: [(&[Rule], &str); 21] = [
+    (&[Rule::Fence], "refused-elsewhere"),
+    (&[Rule::AwaitReports], "reported-late"),
+    (&[Rule::CopyStableOnly], "copied-pending"),
+    (&[Rule::MarksStay], "mark-in-front"),
+    (&[Rule::DeadStayDead], "admitted-twice"),
+    (&[Rule::DurableVote], "vote-forgotten"),
+    (&[Rule::LatestRefusalOnly], "late-refusal"),
+    (&[Rule::LookFirst, Rule::LookAgain], "stood-still"),
+    (&[Rule::EpochInStamp, Rule::OneWayRefill], "future-unseen"),
+    (&[Rule::StableBeforeAcknowledged], "future-unseen"),
+    (&[Rule::Quorum], "old-lease"),
+    (&[Rule::Lease], "old-lease"),
+    (&[Rule::LastRemovedOnly], "stale-first"),
+    (&[Rule::WaitForGrants], "newcomer-first"),
+    (&[Rule::OneWayRefill], "deleted-meanwhile"),
+    (&[Rule::ReportLeft], "revived-apart"),
+    (&[Rule::Floor], "forgotten-outcome"),
+    (&[Rule::ReportUnstable], "nobody-asks-again"),
+    (&[Rule::PrefixClosed], "refused-in-front"),
+    (&[Rule::QuietStart], "restarted-at-once"),
+    (&[Rule::DurableEpoch], "managers-forget"),
+];
 
 /// All of them.
 pub(super) const ALL: [Scenario; 9] = [

@@ -11,9 +11,12 @@ use super::outcome::Answer;
 use super::stats::Figure;
 use super::worker::{State, Worker};
 use crate::net::conn::{Conn, Ended, Received, Then, read_until_ended};
-use crate::net::sock::{Parcel, TcpStream, unpack};
+use crate::net::front::Arrival;
+use crate::net::stream::{ReadHalf, Stream};
 use crate::proto::memcache::{Reply, Request, Style, Trouble, binary, meta, style, text};
 use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 
 /// Keys of a client that may be under way, or answered and not given out.
@@ -24,6 +27,9 @@ pub const WINDOW_BYTES: usize = 4 << 20;
 pub const BACKLOG_BYTES: usize = 1 << 20;
 /// Bytes of requests under way, of all clients of a worker, from which commands wait.
 pub const WORKER_BYTES: usize = 64 << 20;
+
+/// How long a gateway that ends waits for a client to hang up, too.
+const SEE_OFF: Duration = Duration::from_millis(100);
 
 /// The size of a client's values, as far as seen.
 #[derive(Clone, Copy, Debug)]
@@ -162,7 +168,7 @@ impl Client {
                 self.conn.write(|out| pool.counted(out, |out, _| assembly.found(part, found, Some(out))));
             }
             Answer::Found(found) => assembly.found(part, found, None),
-            Answer::Missing => assembly.missing(part),
+            Answer::Missing(_) => assembly.missing(part),
             Answer::Reply(Reply::Trouble(trouble)) => assembly.fail(part, *trouble),
             Answer::Changed(..) | Answer::Told(..) | Answer::Reply(_) => assembly.missing(part),
         }
@@ -472,8 +478,8 @@ impl State {
 }
 
 /// Serves a client that connected.
-pub fn start(worker: &Rc<Worker>, parcel: Parcel) {
-    match unpack(parcel) {
+pub fn start(worker: &Rc<Worker>, arrival: Arrival) {
+    match arrival.unpack() {
         Ok(stream) => {
             tokio::task::spawn_local(serve(worker.clone(), stream));
         }
@@ -481,7 +487,7 @@ pub fn start(worker: &Rc<Worker>, parcel: Parcel) {
     }
 }
 
-async fn serve(worker: Rc<Worker>, stream: TcpStream) {
+async fn serve(worker: Rc<Worker>, stream: Stream) {
     let (conn, mut read) = Conn::new(stream, &worker.turn);
     let home = {
         let mut state = worker.state.borrow_mut();
@@ -497,5 +503,19 @@ async fn serve(worker: Rc<Worker>, stream: TcpStream) {
         conn.closed().await;
     }
     conn.close();
+    if worker.state.borrow().drained.is_some() {
+        see_off(read).await;
+    }
     worker.state.borrow_mut().client_gone(home);
+}
+
+/// Waits until a client has seen that the gateway ends. Commands that it sends before are not executed; left unread, they
+/// would have the system reset the connection, maybe before the client has read its answers.
+async fn see_off(mut read: ReadHalf) {
+    let all = async {
+        let mut rest = [0; 1024];
+        while matches!(read.read(&mut rest).await, Ok(1..)) {}
+    };
+    // A client that is idle sees it when it comes back.
+    let _ = tokio::time::timeout(SEE_OFF, all).await;
 }

@@ -82,6 +82,8 @@ pub struct Op {
     pub attempt: u32,
     /// The epoch when it was first sent: the first time that it may have been executed.
     pub first_epoch: u64,
+    /// The epoch that the latest attempt named.
+    pub epoch: u64,
     /// When it began, in the worker's milliseconds.
     pub began_ms: u64,
     /// The link that has the latest attempt, while one is under way.
@@ -184,6 +186,15 @@ impl Op {
     /// Whether it is a read, sent again without harm: of a fetch servers remember only what it changed.
     pub fn is_read(&self) -> bool {
         matches!(self.ask, Ask::Get | Ask::Mutate(v1::Op::Fetch))
+    }
+
+    /// Whether a client retrieves a value by it; `me`, which looks at one, is none to memcached.
+    pub fn is_retrieval(&self) -> bool {
+        match self.ask {
+            Ask::Get => !matches!(self.style, Style::Meta(_)),
+            Ask::Batch | Ask::Mutate(v1::Op::Fetch | v1::Op::GetAndTouch) => true,
+            Ask::Mutate(_) => false,
+        }
     }
 
     /// Whether it may change something.

@@ -9,12 +9,13 @@ use super::holdings;
 use super::link::Links;
 use super::op::Ops;
 use super::order::Order;
-use super::retry::Chance;
+use super::prefixes::Prefixes;
 use super::run::Config;
-use super::stats::{Baseline, Counters, Figure};
+use super::stats::{Baseline, Counters, Figure, Places};
 use super::view::View;
+use crate::logic::backoff::Chance;
 use crate::net::conn::Scratch;
-use crate::net::sock::Parcel;
+use crate::net::front::Arrival;
 use crate::net::time::Instant;
 use crate::net::turn::Turn;
 use std::cell::{Cell, RefCell};
@@ -31,7 +32,7 @@ const CHECK_MS: u64 = 250;
 /// What the rest of the process tells a worker.
 pub enum Mail {
     /// A client connected.
-    Client(Parcel),
+    Client(Arrival),
     /// Take no more commands, answer those under way, close, and say so.
     Drain(oneshot::Sender<()>),
 }
@@ -74,6 +75,10 @@ pub struct Shared {
     pub holdings: holdings::Newest,
     /// Where the figures stood when they were reset.
     pub baseline: Baseline,
+    /// What `stats detail` counts.
+    pub prefixes: Prefixes,
+    /// Where it listens.
+    pub places: Places,
     /// When the gateway started.
     pub started: Instant,
 }
@@ -140,6 +145,8 @@ pub struct State {
     pub by_link: Vec<Vec<u32>>,
     /// Told when the last client is gone, once that is waited for.
     pub drained: Option<oneshot::Sender<()>>,
+    /// When answers of servers that are no longer to be asked are not waited for any more.
+    pub recall_ms: u64,
     clock_sleeps: Cell<bool>,
     next_check_ms: u64,
 }
@@ -190,6 +197,9 @@ impl State {
                 self.send(place);
             }
         }
+        if self.now_ms >= self.recall_ms {
+            self.recall_late();
+        }
         if self.ops.len() == 0 && self.links.idle() {
             self.waiting.clear();
             self.clock_sleeps.set(true);
@@ -201,7 +211,8 @@ impl State {
             self.check_operations();
         }
         let retry_ms = self.waiting.peek().map_or(u64::MAX, |Reverse((due_ms, ..))| *due_ms);
-        Some(Duration::from_millis(self.next_check_ms.min(retry_ms).saturating_sub(self.now_ms).max(1)))
+        let next_ms = self.next_check_ms.min(retry_ms).min(self.recall_ms);
+        Some(Duration::from_millis(next_ms.saturating_sub(self.now_ms).max(1)))
     }
 }
 
@@ -234,6 +245,7 @@ pub async fn run(number: u16, shared: Arc<Shared>, mut mail: mpsc::UnboundedRece
             drained: None,
             clock_sleeps: Cell::new(false),
             next_check_ms: 0,
+            recall_ms: u64::MAX,
             shared,
         }),
         clock: Notify::new(),

@@ -14,7 +14,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(options: GatewayOptions, host: &mut Host<'_>) -> Result<(), String> {
-    let listeners = sockets::clients(&options.listeners(), options.unix_mode)?;
+    let listeners = sockets::clients(&options.listeners(), options.unix_mode, options.share_port)?;
     let managers = sockets::others(&options.managers(), None)?;
     let happened = Happened::GatewayStart { manager1: managers[0], manager2: managers.get(1).copied() };
     host.binary_log().log(&happened);

@@ -389,6 +389,9 @@ pub struct GatewayOptions {
     /// who may connect to sockets of the file system, as for chmod
     #[arg(long, value_name = "MODE", default_value_t = UNIX_MODE)]
     pub unix_mode: Mode,
+    /// let another gateway that is started so listen on the same ports: the next one starts before this one ends
+    #[arg(long)]
+    pub share_port: bool,
     /// accepted for kumofs's sake; values are not cached here
     #[arg(long, value_name = "SPEC")]
     pub local_cache: Option<String>,

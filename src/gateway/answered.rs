@@ -234,6 +234,10 @@ impl State {
                 None => {}
             }
         }
+        let undone = matches!(&answer, Answer::Reply(Reply::Trouble(trouble)) if *trouble != Trouble::Unknown);
+        if !self.order.is_empty() && op.is_mutation() && op.attempt > 0 && !undone {
+            self.order.note_change(op);
+        }
         let next = if op.in_line { self.order.leave(op) } else { None };
         self.ops.end(place);
         if let Some(next) = next {

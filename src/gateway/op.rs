@@ -82,6 +82,8 @@ pub struct Op {
     pub attempt: u32,
     /// The epoch when it was first sent: the first time that it may have been executed.
     pub first_epoch: u64,
+    /// The epoch that the latest attempt named.
+    pub epoch: u64,
     /// When it began, in the worker's milliseconds.
     pub began_ms: u64,
     /// The link that has the latest attempt, while one is under way.

@@ -6,6 +6,8 @@
 
 pub mod address;
 pub mod arcs;
+pub mod backoff;
+pub mod budget;
 pub mod clock;
 pub mod counter;
 pub mod decimal;

@@ -7,6 +7,7 @@
 
 pub mod broken;
 pub mod change;
+mod handover;
 mod links;
 pub mod persist;
 pub mod ranges;

@@ -108,6 +108,8 @@ pub struct Counters {
     pub sets: AtomicU64,
     /// Deletes executed.
     pub deletes: AtomicU64,
+    /// When a turn ended last in which something was done for clients, by the clock since boot.
+    pub served_micros: AtomicU64,
 }
 
 impl Counters {
@@ -122,6 +124,8 @@ impl Counters {
 pub enum Mail {
     /// A newer epoch.
     Adopt(Arc<View>),
+    /// Get ready for a newer epoch, which is to be told soon. Told when nothing is under way of what others are to have.
+    Yield(Arc<View>, oneshot::Sender<()>),
     /// Act no more, and tell the others, so that they need not wait for leases to run out. Told when that is sent.
     Leave(oneshot::Sender<()>),
     /// A connection to serve, from a role of this process.
@@ -275,6 +279,15 @@ impl Shared {
     /// Number of items stored.
     pub fn items(&self) -> u64 {
         self.items.iter().map(|items| items.load(Ordering::Relaxed)).sum()
+    }
+
+    /// When a worker, or any of them, did something for clients last.
+    pub fn served_micros(&self, worker: Option<u16>) -> u64 {
+        let served = |c: &Counters| c.served_micros.load(Ordering::Relaxed);
+        match worker {
+            Some(worker) => self.counters.get(usize::from(worker)).map_or(0, served),
+            None => self.counters.iter().map(served).max().unwrap_or(0),
+        }
     }
 
     /// Sum of a counter over the workers.

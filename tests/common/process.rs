@@ -60,6 +60,15 @@ impl Process {
         self.child = Some(child.unwrap_or_else(|e| panic!("{} cannot be started: {e}", self.name)));
     }
 
+    /// One more with the same options, in the same place, with the same log.
+    pub fn start_another(&self) -> Process {
+        let (name, args, dir) = (self.name.clone(), self.args.clone(), self.dir.clone());
+        let (program, log, network) = (self.program.clone(), self.log.clone(), self.network.clone());
+        let mut another = Process { name, program, args, dir, log, child: None, network };
+        another.restart();
+        another
+    }
+
     pub fn args_mut(&mut self) -> &mut Vec<String> {
         &mut self.args
     }
@@ -201,8 +210,17 @@ impl Process {
 
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
+        self.memory_of("VmRSS:")
+    }
+
+    /// Resident memory in bytes without that of files, which the kernel has back when it needs it.
+    pub fn own_bytes(&self) -> u64 {
+        self.memory_of("RssAnon:")
+    }
+
+    fn memory_of(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("Linux tells it");
+        let line = status.lines().find_map(|l| l.strip_prefix(name)).expect("Linux tells it");
         let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().expect("a number");
         kib << 10
     }

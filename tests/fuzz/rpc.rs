@@ -102,6 +102,12 @@ fn messages(method: u32, params: &[u8]) {
                 assert_eq!(v1::Join::read(params_of(&out)), Ok(join));
             }
         }
+        v1::method::PREPARE => {
+            if let Ok(prepare) = v1::Prepare::read(params) {
+                prepare.write(&mut out, 1);
+                assert_eq!(v1::Prepare::read(params_of(&out)), Ok(prepare));
+            }
+        }
         v1::method::MUTATE => {
             if let Ok(mutate) = v1::Mutate::read(params) {
                 mutate.write(&mut out, 1);
@@ -255,6 +261,7 @@ pub fn message_seeds() -> Vec<Vec<u8>> {
     let join =
         v1::Join { disk_id: 1, incarnation: 2, workers: 3, stream: address(19900), epoch: Some(epoch(3).encode()) };
     request(&|out| join.write(out, 1));
+    request(&|out| v1::Prepare { epoch: &epoch(4).encode(), yields: true }.write(out, 1));
     let id = v1::RequestId { sequence: 1 << 50, attempt: 3, first_epoch: 4, floor: 300 };
     let mutate = v1::Mutate {
         epoch: 7,

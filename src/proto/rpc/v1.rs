@@ -12,6 +12,7 @@ mod between;
 mod compare;
 mod held;
 mod page;
+mod prepare;
 mod statistics;
 
 pub use backup::BackedUp;
@@ -19,6 +20,7 @@ pub use between::{Entry, ReplicateHead, ReportHead, read_entry, write_entry};
 pub use compare::{Compare, Compared, List, read_digests, write_digests};
 pub use held::Held;
 pub use page::Page;
+pub use prepare::Prepare;
 pub use statistics::{Caller, Lag, Numbers, Statistics};
 
 /// The version number in [`method::CONNECT`].
@@ -83,6 +85,8 @@ pub mod method {
     pub const RESTATE: u32 = v1(44);
     /// To a manager or server, from a manager: see [`super::super::vote::Ask`] → [`super::super::vote::Voted`].
     pub const VOTE: u32 = v1(30);
+    /// To a server, from a manager, before an epoch is told: see [`super::Prepare`] → its number, when that is done.
+    pub const PREPARE: u32 = v1(31);
 }
 
 /// Who opens a connection with [`method::CONNECT`].

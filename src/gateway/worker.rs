@@ -4,6 +4,7 @@
 //! the process. Nothing in it waits.
 
 use super::answers::Pool;
+use super::cache::Cache;
 use super::client::{self, Clients};
 use super::holdings;
 use super::link::Links;
@@ -136,6 +137,8 @@ pub struct State {
     pub next_in_line: Vec<(u32, u32)>,
     /// Buffers for answers.
     pub pool: Pool,
+    /// Values that need not travel again.
+    pub cache: Cache,
     /// For pauses.
     pub chance: Chance,
     /// Refusals since the managers were last asked for the hash space.
@@ -241,6 +244,7 @@ pub async fn run(number: u16, shared: Arc<Shared>, mut mail: mpsc::UnboundedRece
             order: Order::default(),
             next_in_line: Vec::new(),
             pool: Pool::default(),
+            cache: Cache::new(shared.config.local_cache.share(shared.counters.len())),
             chance: Chance(seed),
             refusals: 0,
             starved: Vec::new(),

@@ -430,7 +430,9 @@ const SEVERAL: [Scenario; 35] = [
             let [x, y, z] = [Who::Coordinator(1), Who::Member(1, 0), Who::Member(1, 1)];
             script.push((1_000, Act::Delay(Who::Manager(0), y, 60 + dice.below(80))));
             script.push((1_000, Act::Delay(y, x, 400)));
-            script.push((1_000, Act::Cut(x, z)));
+            // Nor does the third tell it of the epoch that it is behind.
+            script.extend([Act::Cut(x, z), Act::Cut(y, z)].map(|act| (1_000, act)));
+            script.push((1_158, Act::Mend(y, z)));
             script.push((1_001, Act::Command(Command::Replace)));
             script.push((1_160 + dice.below(120), Act::Kill(x)));
             script.push((2_500, Act::HealAll));

@@ -298,6 +298,7 @@ impl State {
         let (place, op) = self.ops.begin(home, Ask::Get, began_ms);
         let dbkey = assembly.dbkey(home.part);
         op.set_dbkey(dbkey);
+        op.known = self.cache.find(op.hash, dbkey);
         set(op);
         client.begin(1, op.bytes.len());
         match trouble {

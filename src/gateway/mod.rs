@@ -9,17 +9,19 @@
 //!
 //! 1. [`run`](mod@run): what the daemon does: accepts, keeps in touch with the managers ([`managers`]), stops.
 //! 2. [`worker`]: a worker's state, its mail and its clock.
-//! 3. [`client`]: a client's bytes become operations ([`command`]), its answers leave in order ([`answers`],
-//!    [`assembly`]).
+//! 3. [`client`]: a client's bytes become operations ([`command`]), large ones when there is room ([`uploads`]); its answers
+//!    leave in order ([`answers`], [`assembly`]).
 //! 4. [`flow`]: an operation ([`op`]) is sent, and tried again ([`retry`]) in its client's order ([`order`]).
 //!    [`answered`]: it is answered, and told to the client ([`outcome`]).
 //! 5. [`link`]: a connection to a server, and what is under way on it ([`pending`]).
+//!    [`cache`]: values that need not travel again.
 //! 6. [`view`]: the epoch and who serves what; [`value`]: how values are laid out; [`v0`]: kumofs 0.4 servers.
 //! 7. The figures: [`stats`], and what the cluster holds: [`holdings`]; what failed, for the binary log: [`failures`].
 
 mod answered;
 mod answers;
 mod assembly;
+pub mod cache;
 mod client;
 mod command;
 mod failures;
@@ -36,6 +38,7 @@ mod prefixes;
 mod retry;
 mod run;
 mod stats;
+mod uploads;
 mod v0;
 mod value;
 mod view;

@@ -1,5 +1,6 @@
 //! What the gateway daemon does: listens, keeps in touch with the managers, hands clients to workers, stops.
 
+use super::cache;
 use super::prefixes::Prefixes;
 use super::stats::{Baseline, Counters, Places};
 use super::value::Layout;
@@ -49,6 +50,8 @@ pub struct Config {
     pub async_set: bool,
     /// Deletes are acknowledged before all replicas have them (`-Ad`).
     pub async_delete: bool,
+    /// How much is cached (`-lc`).
+    pub local_cache: cache::Limits,
     /// Put before every key (`-k`).
     pub key_prefix: Vec<u8>,
     /// How long a connection to a server or manager may take (`-Ys`).
@@ -71,6 +74,7 @@ impl Default for Config {
             renew_threshold: 4,
             async_set: false,
             async_delete: false,
+            local_cache: cache::Limits::OFF,
             key_prefix: Vec::new(),
             connect_timeout: Duration::from_secs(1),
             binary_log: BinaryLog::default(),

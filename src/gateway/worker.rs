@@ -4,6 +4,7 @@
 //! the process. Nothing in it waits.
 
 use super::answers::Pool;
+use super::cache::Cache;
 use super::client::{self, Clients};
 use super::holdings;
 use super::link::Links;
@@ -12,6 +13,7 @@ use super::order::Order;
 use super::prefixes::Prefixes;
 use super::run::Config;
 use super::stats::{Baseline, Counters, Figure, Places};
+use super::uploads::Uploads;
 use super::view::View;
 use crate::logic::backoff::Chance;
 use crate::net::conn::Scratch;
@@ -135,12 +137,16 @@ pub struct State {
     pub next_in_line: Vec<(u32, u32)>,
     /// Buffers for answers.
     pub pool: Pool,
+    /// Values that need not travel again.
+    pub cache: Cache,
     /// For pauses.
     pub chance: Chance,
     /// Refusals since the managers were last asked for the hash space.
     pub refusals: u32,
     /// Clients whose commands wait for memory.
     pub starved: Vec<(u32, u32)>,
+    /// Who may send large commands.
+    pub uploads: Uploads,
     /// For each link, which parts of a retrieval go there: empty between commands, kept for its memory.
     pub by_link: Vec<Vec<u32>>,
     /// Told when the last client is gone, once that is waited for.
@@ -238,9 +244,11 @@ pub async fn run(number: u16, shared: Arc<Shared>, mut mail: mpsc::UnboundedRece
             order: Order::default(),
             next_in_line: Vec::new(),
             pool: Pool::default(),
+            cache: Cache::new(shared.config.local_cache.share(shared.counters.len())),
             chance: Chance(seed),
             refusals: 0,
             starved: Vec::new(),
+            uploads: Uploads::default(),
             by_link: Vec::new(),
             drained: None,
             clock_sleeps: Cell::new(false),

@@ -1,7 +1,7 @@
 //! A cluster on simulated hosts: starts the roles, and does to them what faults and operators do.
 
 use super::net::{self, TcpListener};
-use super::node::{Node, Process, act_as};
+use super::node::{Dice, Node, Process, act_as};
 use crate::combined::{self, Serving};
 use crate::gateway;
 use crate::logic::address::Address;
@@ -13,8 +13,9 @@ use crate::manager;
 use crate::net::cores::Cores;
 use crate::net::rpc::{CallError, Event, Limits, RpcConn};
 use crate::net::time::unix_secs;
-use crate::proto::rpc::msgpack::{write_array, write_bool};
+use crate::proto::rpc::msgpack::{write_array, write_bool, write_uint};
 use crate::proto::rpc::v0::method;
+use crate::proto::rpc::v1;
 use crate::server;
 use crate::server::epoch_file::load_epoch;
 use crate::store::fs::Disk;
@@ -31,12 +32,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 const SERVER_PORT: u16 = 19800;
-const STREAM_PORT: u16 = 19900;
+/// Where servers fetch what is copied to them.
+pub const STREAM_PORT: u16 = 19900;
 const MANAGER_PORT: u16 = 19700;
 /// Where gateways serve clients.
 pub const CLIENT_PORT: u16 = 11211;
 const STORE_DIR: &str = "/db";
 const STATE_FILE: &str = "/etc/state";
+/// Room for a few values, however small.
+const CACHE: gateway::cache::Limits = gateway::cache::Limits { bytes: 2 << 10, least_value: 0 };
 /// How long an operator waits for a manager.
 const OPERATOR_PATIENCE: Duration = Duration::from_secs(6);
 
@@ -53,6 +57,8 @@ pub enum Who {
     Coordinator(usize),
     /// Another member of a key's group, by number; likewise.
     Member(usize, usize),
+    /// Who was in a key's group when the load began, by number, the coordinator first.
+    AtFirst(usize, usize),
 }
 
 impl fmt::Display for Who {
@@ -63,6 +69,8 @@ impl fmt::Display for Who {
             Who::Gateway(n) => write!(f, "gateway{n}"),
             Who::Coordinator(key) => write!(f, "the coordinator of {}", key_name(*key)),
             Who::Member(key, n) => write!(f, "member {n} of {}", key_name(*key)),
+            Who::AtFirst(key, 0) => write!(f, "the first coordinator of {}", key_name(*key)),
+            Who::AtFirst(key, n) => write!(f, "what was member {} of {} at first", n - 1, key_name(*key)),
         }
     }
 }
@@ -114,10 +122,16 @@ pub struct Cluster {
     pub shape: Shape,
     /// Stores have short segments and leave no garbage alone, so that seconds of changes keep compaction busy.
     pub compacts: Cell<bool>,
+    /// Of the gateways, every other one caches values, as drawn from a sequence of its own: all else of a seed stays what it
+    /// was before there were caches.
+    pub caches: Cell<bool>,
+    seed: u64,
     managers: Vec<Host>,
     servers: Vec<Host>,
     gateways: Vec<Host>,
     operator: Rc<Node>,
+    /// The epoch in which the load began.
+    began: RefCell<Epoch>,
 }
 
 fn ip(kind: u8, number: usize) -> IpAddr {
@@ -151,8 +165,11 @@ impl Cluster {
             servers: hosts("server", 2, shape.servers),
             gateways: hosts("gateway", 3, shape.gateways),
             operator: Node::new("operator", ip(4, 0), seed ^ 0x0e),
+            began: RefCell::default(),
             shape,
             compacts: Cell::new(true),
+            caches: Cell::new(true),
+            seed,
         }
     }
 
@@ -161,24 +178,30 @@ impl Cluster {
         match self.resolve(who) {
             Who::Manager(n) => &self.managers[n],
             Who::Gateway(n) => &self.gateways[n],
-            Who::Server(n) | Who::Member(_, n) => &self.servers[n],
-            Who::Coordinator(_) => &self.servers[0],
+            Who::Server(n) => &self.servers[n],
+            Who::Coordinator(_) | Who::Member(..) | Who::AtFirst(..) => &self.servers[0],
         }
     }
 
     /// Who someone is.
     pub fn resolve(&self, who: Who) -> Who {
-        let (key, place) = match who {
+        let (epoch, key, place) = match who {
             Who::Gateway(number) if self.shape.combined => return Who::Server(number),
-            Who::Coordinator(key) => (key, 0),
-            Who::Member(key, number) => (key, number + 1),
+            Who::Coordinator(key) => (self.newest_epoch(), key, 0),
+            Who::Member(key, number) => (self.newest_epoch(), key, number + 1),
+            Who::AtFirst(key, place) => (self.began.borrow().clone(), key, place),
             known => return known,
         };
-        let members = self.members(&self.newest_epoch(), &key_name(key));
+        let members = self.members(&epoch, &key_name(key));
         match members.len() {
             0 => Who::Server(place % self.servers.len()),
             n => Who::Server(members[place % n]),
         }
+    }
+
+    /// The load begins.
+    pub fn load_begins(&self) {
+        self.began.replace(self.newest_epoch());
     }
 
     /// The group of a key: numbers of servers, the coordinator first.
@@ -252,14 +275,13 @@ impl Cluster {
                 let config = self.manager_config(number, disk);
                 Process::start(&host.node, run_manager(config, failure))
             }
-            Who::Gateway(_) => {
-                let managers = self.manager_addresses();
-                Process::start(&host.node, run_gateway(gateway_config(managers), clients_of(host), failure))
+            Who::Gateway(number) => {
+                Process::start(&host.node, run_gateway(self.gateway_config(number), clients_of(host), failure))
             }
-            Who::Server(number) | Who::Member(_, number) => {
+            Who::Server(number) => {
                 let config = self.server_config(number);
                 let gateway = (self.shape.combined && number < self.shape.gateways)
-                    .then(|| (gateway_config(self.manager_addresses()), clients_of(host)));
+                    .then(|| (self.gateway_config(number), clients_of(host)));
                 match act_as(&host.node, || self.open_store(disk)) {
                     Ok(store) => {
                         *host.store.borrow_mut() = Some(store.clone());
@@ -271,7 +293,7 @@ impl Cluster {
                     }
                 }
             }
-            Who::Coordinator(_) => return,
+            Who::Coordinator(_) | Who::Member(..) | Who::AtFirst(..) => return,
         };
         *host.process.borrow_mut() = Some(process);
     }
@@ -309,6 +331,12 @@ impl Cluster {
         config.state = Some(STATE_FILE.into());
         config.disk = manager::run::DiskHandle(Arc::new(disk));
         config
+    }
+
+    fn gateway_config(&self, number: usize) -> gateway::Config {
+        let caches = Dice::new(self.seed ^ 0xcac4e ^ (number as u64) << 40).one_in(2) && self.caches.get();
+        let local_cache = if caches { CACHE } else { gateway::cache::Limits::OFF };
+        gateway::Config { managers: self.manager_addresses(), local_cache, ..gateway::Config::default() }
     }
 
     fn server_config(&self, number: usize) -> server::Config {
@@ -452,14 +480,18 @@ impl Cluster {
 pub enum Command {
     /// kumoctl attach.
     Attach,
-    /// kumoctl detach.
-    Detach,
+    /// kumoctl attach-noreplace.
+    AttachOnly,
     /// kumoctl replace.
     Replace,
+    /// kumoctl detach.
+    Detach,
     /// kumoctl full-replace.
     FullReplace,
     /// kumoctl enable-auto-replace.
     AutoReplace(bool),
+    /// kumoctl rate: bytes per second for each server.
+    Rate(u64),
 }
 
 impl Command {
@@ -472,6 +504,10 @@ impl Command {
         let method = match self {
             Command::Attach => {
                 flag(&mut params, true);
+                method::ATTACH_NEW_SERVERS
+            }
+            Command::AttachOnly => {
+                flag(&mut params, false);
                 method::ATTACH_NEW_SERVERS
             }
             Command::Detach => {
@@ -490,6 +526,11 @@ impl Command {
                 flag(&mut params, on);
                 method::SET_AUTO_REPLACE
             }
+            Command::Rate(bytes_per_sec) => {
+                write_array(&mut params, 1);
+                write_uint(&mut params, bytes_per_sec);
+                v1::method::RATE
+            }
         };
         (method, params)
     }
@@ -504,10 +545,6 @@ async fn run_manager(config: manager::Config, failure: Failure) {
         Err(e) => Err(e.to_string()),
     };
     *failure.borrow_mut() = Some(ended.err().unwrap_or_else(|| "ended".to_owned()));
-}
-
-fn gateway_config(managers: Vec<Address>) -> gateway::Config {
-    gateway::Config { managers, ..gateway::Config::default() }
 }
 
 /// Where a gateway on a host serves clients.

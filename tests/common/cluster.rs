@@ -368,6 +368,9 @@ pub fn server_host(i: usize) -> usize {
     11 + i
 }
 
+/// Options of a gateway that caches values, however small.
+pub const CACHING: &[&str] = &["-lc", "8m#minsiz=0"];
+
 pub fn gateway_host(i: usize) -> usize {
     101 + i
 }

@@ -1,7 +1,7 @@
 //! The kill loops: clusters of several shapes lose servers and managers by kill -9, again and again, while clients
 //! verify every value. `KUMO_KILL_ROUNDS` says how often each; `KUMO_TEST_SEED` replays the choice of victims.
 
-use crate::common::cluster::Cluster;
+use crate::common::cluster::{CACHING, Cluster};
 use crate::common::load::Load;
 use crate::common::memcache::{Client, Error, Swapped};
 use crate::common::process::Process;
@@ -33,7 +33,7 @@ struct Stroke {
 fn kill_loop(name: &str, managers: usize, servers: usize, stroke: Stroke) {
     let _turn = Turn::alone();
     let mut cluster = Cluster::start(managers, servers);
-    cluster.add_gateway(&[]);
+    cluster.add_gateway(CACHING);
     kill_loop_on(cluster, name, stroke);
 }
 

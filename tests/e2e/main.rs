@@ -9,6 +9,7 @@ mod common;
 mod story;
 
 mod bad_input;
+mod cache;
 mod check;
 mod clients;
 mod combined;
@@ -33,4 +34,5 @@ mod tools;
 mod transfer;
 mod unix_sockets;
 mod version0;
+mod wins;
 mod wire;

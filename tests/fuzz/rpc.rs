@@ -282,6 +282,7 @@ pub fn message_seeds() -> Vec<Vec<u8>> {
         v1::write_entry(out, b"12345678l", 7, b"01234567", &[]);
     });
     request(&|out| v1::write_get(out, 1, 7, b"12345678k"));
+    request(&|out| v1::write_get_if_modified(out, 1, 7, b"12345678k", 1 << 60));
     request(&|out| {
         v1::write_multi_get_head(out, 1, 7, 2);
         write_raw(out, b"12345678k");

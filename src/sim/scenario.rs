@@ -70,7 +70,7 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
 }
 
 /// Those that several rules stand against.
-const SEVERAL: [Scenario; 34] = [
+const SEVERAL: [Scenario; 35] = [
     Scenario {
         name: "combined-paused",
         story: "processes that are server and gateway are paused for longer than leases, and ask and answer themselves",
@@ -251,6 +251,22 @@ const SEVERAL: [Scenario; 34] = [
             script.extend((0..5).map(|n| (2_000, Act::Start(Who::Server(n)))));
             script.push((4_000, Act::Command(Command::FullReplace)));
             script.push((4_000 + dice.below(20), Act::Isolate(B)));
+        },
+        ..PLAIN
+    },
+    Scenario {
+        name: "drained",
+        story: "servers leave while they serve, and they or those who take over from them die meanwhile",
+        shape: FIVE,
+        script: |dice, script| {
+            for (at, leaving) in [(1_000, 1), (5_000, 2)] {
+                script.push((at, Act::Command(Command::Drain(leaving))));
+                let dies = if dice.one_in(2) { Who::Server(leaving) } else { X };
+                script.push((at + dice.below(60), Act::Kill(dies)));
+                script.push((at + dice.below(120), Act::Kill(B)));
+                script.extend((0..5).map(|n| (at + 1_500, Act::Start(Who::Server(n)))));
+            }
+            script.push((8_000, Act::Command(Command::Attach)));
         },
         ..PLAIN
     },

@@ -57,13 +57,21 @@ pub enum Rule {
     DurableVote,
     /// An epoch is on disk before it is acted on.
     DurableEpoch,
-    /// A gateway takes what was not done from its latest attempt only.
+    /// A gateway takes that nothing was done from its latest attempt only.
     LatestRefusalOnly,
+    /// A flush is answered when nobody can tell any more what was there before it.
+    FlushHeard,
+    /// An epoch has the mark of the last flush until the next one.
+    FlushStays,
+    /// Whether a value has expired its coordinator says, by its clock alone.
+    CoordinatorJudges,
+    /// That a value has expired is known to every member before it is told.
+    ExpiryIsWritten,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Rule; 27] = [
+    pub const ALL: [Rule; 31] = [
         Rule::Fence,
         Rule::Lease,
         Rule::LookAgain,
@@ -91,6 +99,10 @@ impl Rule {
         Rule::DurableVote,
         Rule::DurableEpoch,
         Rule::LatestRefusalOnly,
+        Rule::FlushHeard,
+        Rule::FlushStays,
+        Rule::CoordinatorJudges,
+        Rule::ExpiryIsWritten,
     ];
 }
 

@@ -316,6 +316,7 @@ impl Worker {
                 self.count_miss();
                 None
             }
+            Look::Expired { .. } if !on(Rule::ExpiryIsWritten) => None,
             Look::Expired { version } => {
                 self.count_miss();
                 let write = self.delete_expired(state, shard, hash, dbkey, version);
@@ -403,6 +404,7 @@ impl Worker {
                 self.count_miss();
                 write_nil(answer);
             }
+            Look::Expired { .. } if !on(Rule::ExpiryIsWritten) => write_nil(answer),
             Look::Expired { version } => {
                 self.count_miss();
                 let write = self.delete_expired(state, shard, hash, dbkey, version);

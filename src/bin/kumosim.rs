@@ -33,6 +33,9 @@ struct Options {
     /// Adds flags, expiry, several keys at once, flushes and the meta protocol to what clients of random runs do
     #[arg(long)]
     wide: bool,
+    /// Adds clocks that are seconds apart, backups, replaces and changes of their pace to what happens in random runs
+    #[arg(long)]
+    eventful: bool,
     /// Runs one of the named schedules, or `all` of them, instead of random ones
     #[arg(long)]
     scenario: Option<String>,
@@ -53,10 +56,10 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let wanted = |s: &&Scenario| options.scenario.as_ref().is_some_and(|name| name == "all" || name == s.name);
-    let scenarios: Vec<&Scenario> = scenario::ALL.iter().filter(wanted).collect();
+    let scenarios: Vec<&Scenario> = scenario::all().into_iter().filter(wanted).collect();
     if let (Some(name), true) = (&options.scenario, scenarios.is_empty()) {
         eprintln!("kumosim: there is no schedule `{name}`; there are:");
-        scenario::ALL.iter().for_each(|s| eprintln!("  {:<20} {}", s.name, s.story));
+        scenario::all().iter().for_each(|s| eprintln!("  {:<20} {}", s.name, s.story));
         return ExitCode::from(2);
     }
     if options.table {
@@ -78,8 +81,7 @@ fn main() -> ExitCode {
                     let scenario = scenarios.get(seed as usize % scenarios.len().max(1));
                     let plan = match scenario {
                         Some(scenario) => scenario.plan(seed),
-                        None if options.wide => Plan::draw(seed).widened(),
-                        None => Plan::draw(seed),
+                        None => draw(seed, &options),
                     };
                     let report = plan.run(options.trace);
                     ran.fetch_add(1, Ordering::Relaxed);
@@ -118,6 +120,11 @@ fn main() -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+fn draw(seed: u64, options: &Options) -> Plan {
+    let plan = if options.wide { Plan::draw(seed).widened() } else { Plan::draw(seed) };
+    if options.eventful { plan.eventful() } else { plan }
+}
+
 /// Each rule left out in turn: after how many seeds a run failed, and of what.
 fn table(seeds: &Range<u64>, jobs: usize) -> ExitCode {
     let next = AtomicU64::new(0);
@@ -129,7 +136,8 @@ fn table(seeds: &Range<u64>, jobs: usize) -> ExitCode {
                     rule::leave_out(Some(*left_out));
                     // Random runs and named schedules in turn.
                     let found = seeds.clone().find_map(|seed| {
-                        let named = &scenario::ALL[seed as usize % scenario::ALL.len()];
+                        let all = scenario::all();
+                        let named = all[seed as usize % all.len()];
                         let runs = [(Plan::draw(seed).widened(), "a random run"), (named.plan(seed), named.name)];
                         runs.into_iter().find_map(|(plan, name)| plan.run(false).failure.map(|f| (seed, name, f)))
                     });

@@ -6,11 +6,13 @@
 //! 1. [`node`]: hosts and processes: clocks, kill -9, SIGSTOP. [`net`]: TCP over links that are slow, lossy or cut.
 //! 2. [`cluster`]: the roles on their hosts. [`client`]: who uses them, and what they saw; [`text`], [`wide`]: in which words, and
 //!    with which of the rarer commands.
-//! 3. [`script`]: what goes wrong and when. [`scenario`]: the schedules that break lesser designs.
-//!    [`run`]: one run and its judgement. [`trace`]: what happened, for people.
+//! 3. [`script`]: what goes wrong and when; [`events`]: what else happens to a cluster. [`scenario`]: the schedules that
+//!    break lesser designs. [`run`]: one run and its judgement; [`backup`]: of backups. [`trace`]: what happened, for people.
 
+pub mod backup;
 pub mod client;
 pub mod cluster;
+pub mod events;
 pub mod net;
 pub mod node;
 pub mod run;

@@ -3,6 +3,8 @@
 //! What is written down is who is struck and about when; the seed draws the rest (latencies, commands, what exactly is under
 //! way), so that each is worth many seeds.
 
+mod values;
+
 use super::client::{Load, Then};
 use super::cluster::{Command, Shape, Who};
 use super::node::Dice;
@@ -61,7 +63,11 @@ fn readers(load: &mut Load) {
 const PLAIN: Scenario = Scenario { name: "", story: "", shape: TRIO, script: |_, _| (), gap_ms: None, load: |_| () };
 
 /// All of them.
-pub const ALL: [Scenario; 34] = [
+pub fn all() -> Vec<&'static Scenario> {
+    ALL.iter().chain(&values::ALL).collect()
+}
+
+const ALL: [Scenario; 34] = [
     Scenario {
         name: "combined-paused",
         story: "processes that are server and gateway are paused for longer than leases, and ask and answer themselves",

@@ -1,8 +1,9 @@
 //! What happens to a cluster and when: written down, or drawn from a seed.
 
-use super::cluster::{Cluster, Command, Shape, Who};
+use super::cluster::{Cluster, Command, Shape, Who, key_name};
 use super::net;
 use super::node::Dice;
+use crate::check::Action;
 use crate::store::fs::mem::Faults;
 use std::fmt;
 use std::rc::Rc;
@@ -58,6 +59,8 @@ pub enum Act {
     FreeDisk(Who),
     /// An operator's command.
     Command(Command),
+    /// A client at a gateway asks for something about a key, given by its number. It waits for nothing else.
+    Ask(Who, usize, Action),
     /// All that follows waits until the cluster is in another epoch than when the act before this one struck, 3 s at most.
     AwaitEpoch,
 }
@@ -92,6 +95,7 @@ impl fmt::Display for Act {
             Act::BreakSyncs(who) => write!(f, "the disk of {who} fails to sync"),
             Act::FreeDisk(who) => write!(f, "the disk of {who} has room"),
             Act::Command(command) => write!(f, "kumoctl {command:?}"),
+            Act::Ask(gateway, key, action) => write!(f, "at {gateway}, {}: {action}", key_name(*key)),
             Act::AwaitEpoch => write!(f, "wait for another epoch"),
         }
     }
@@ -166,7 +170,7 @@ impl Act {
             }
             Act::FreeDisk(who) => cluster.set_disk_faults(*who, Faults::default()),
             // For who strikes: see [`super::run`].
-            Act::AwaitEpoch => {}
+            Act::AwaitEpoch | Act::Ask(..) => {}
             Act::Command(command) => {
                 let (cluster, command) = (cluster.clone(), *command);
                 tokio::task::spawn_local(async move {

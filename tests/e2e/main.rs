@@ -13,6 +13,7 @@ mod check;
 mod clients;
 mod combined;
 mod damage;
+mod flush;
 mod guide;
 mod harness;
 mod installed;

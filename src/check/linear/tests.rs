@@ -3,7 +3,7 @@
 mod naive;
 
 use super::*;
-use crate::check::{Marks, Stored};
+use crate::check::{Flushed, Marks, Stored};
 
 /// Operations of one key from lines `asked answered action outcome`.
 fn history(lines: &[(u64, u64, Action, Outcome)]) -> History {
@@ -217,7 +217,7 @@ fn a_delayed_flush_comes_in_its_time_and_once() {
         lines.extend_from_slice(others);
         let mut history = history(&lines);
         history.clocks = Clocks { second: 10, skew_secs: 0 };
-        history.flushed_by = flushed_by;
+        history.flushed = flushed_by.map(|by| Flushed { due: by, done: by });
         check(&history, 100_000) == Verdict::Linearizable
     };
     assert!(!run(&[(28, Outcome::Miss)], &[], None));

@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 /// How long a server may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Steps of search for each key. Little is under way while a backup is made.
-const CHECK_STEPS: u64 = 300_000;
+const CHECK_STEPS: u64 = 30_000;
 /// Who reads a backup, in histories.
 const READER: u32 = 999;
 

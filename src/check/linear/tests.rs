@@ -211,7 +211,7 @@ fn a_value_of_unknown_store_ends_after_it_was_seen_first() {
 
 #[test]
 fn a_delayed_flush_comes_in_its_time_and_once() {
-    let run = |reads: &[(u64, Outcome)], others: &[(u64, u64, Action, Outcome)], flushed_by| {
+    let run = |reads: &[(u64, Outcome)], others: &[(u64, u64, Action, Outcome)], flushed_by: Option<u64>| {
         let mut lines = vec![(1, 2, set("a"), Outcome::Stored), (11, 12, Action::FlushLater(2), Outcome::Ok)];
         lines.extend(reads.iter().map(|(at, outcome)| (*at, *at + 1, Action::Get, outcome.clone())));
         lines.extend_from_slice(others);

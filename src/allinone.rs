@@ -10,6 +10,7 @@ use crate::logic::address::Address;
 use crate::logic::ring::HashSpace;
 use crate::manager;
 use crate::net::cores::Cores;
+use crate::net::front::Front;
 use crate::net::listen;
 use crate::net::pipe::Doors;
 use crate::net::rpc::{CallError, Event, Limits, RpcConn};
@@ -59,7 +60,7 @@ pub struct Config {
 /// One line that says what to do.
 pub async fn run(
     config: Config,
-    clients: Vec<TcpListener>,
+    clients: Vec<Front>,
     shutdown: watch::Receiver<bool>,
     ready: impl FnOnce(),
 ) -> Result<(), String> {
@@ -68,7 +69,6 @@ pub async fn run(
     let cores = Cores::start(usize::from(config.threads)).map_err(|e| format!("cannot start threads: {e}"))?;
     let cores = Arc::new(cores);
     // Gateway first, then servers, then the manager: each stops while what it needs is there.
-    let clients = clients.into_iter().map(into_tokio).collect::<Result<Vec<_>, _>>()?;
     let (stop_servers, servers_stop) = watch::channel(false);
     let (stop_manager, manager_stop) = watch::channel(false);
     let manager_address = own_address(&manager)?;

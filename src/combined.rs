@@ -6,6 +6,7 @@
 
 use crate::gateway;
 use crate::net::cores::Cores;
+use crate::net::front::Front;
 use crate::net::pipe::Doors;
 use crate::net::sock::TcpListener;
 use crate::server;
@@ -19,7 +20,7 @@ pub struct Serving {
     /// As for a gateway of its own.
     pub config: gateway::Config,
     /// Bound.
-    pub clients: Vec<TcpListener>,
+    pub clients: Vec<Front>,
 }
 
 /// As [`server::run()`], with a gateway beside it that stops first, while what it needs is there.

@@ -226,7 +226,8 @@ fn every_story_is_taken_in_pieces() {
     }
 }
 
-/// As `soup`, of what memcached and we mean to answer alike and nobody's own (no versions, figures, uniques).
+/// As `soup`, of what memcached and we mean to answer alike and nobody's own (no versions, figures, uniques; no control
+/// characters, which keys have for memcached alone).
 fn common_soup() -> impl Strategy<Value = Vec<u8>> {
     let words = vec![
         "get",
@@ -258,12 +259,8 @@ fn common_soup() -> impl Strategy<Value = Vec<u8>> {
         "007",
         "101",
         "18446744073709551616",
-        "1\t",
-        "\t1",
         "1x",
         "\0",
-        "\t",
-        "\r",
         "shutdown",
         "slabs",
         "lru",

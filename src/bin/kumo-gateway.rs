@@ -14,7 +14,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(options: GatewayOptions, host: &mut Host<'_>) -> Result<(), String> {
-    let listeners = sockets::clients(&options.listeners())?;
+    let listeners = sockets::clients(&options.listeners(), options.unix_mode)?;
     let managers = sockets::others(&options.managers(), None)?;
     let happened = Happened::GatewayStart { manager1: managers[0], manager2: managers.get(1).copied() };
     host.binary_log().log(&happened);
@@ -38,9 +38,9 @@ fn serve(options: GatewayOptions, host: &mut Host<'_>) -> Result<(), String> {
     let cores = Arc::new(Cores::start(workers).map_err(|e| format!("cannot start threads: {e}"))?);
     event_loop().map_err(|e| format!("cannot start an event loop: {e}"))?.block_on(async {
         let names = sockets::names(&listeners);
-        let listeners = listeners.into_iter().map(sockets::into_tokio).collect::<Result<Vec<_>, _>>()?;
+        let fronts = sockets::fronts(listeners)?;
         host.listening()?;
         tracing::info!("start gateway for memcached clients on {names}");
-        gateway::run(config, listeners, cores, host.stop()).await.map_err(|e| format!("the gateway: {e}"))
+        gateway::run(config, fronts, cores, host.stop()).await.map_err(|e| format!("the gateway: {e}"))
     })
 }

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 fn serve(options: ServerOptions, host: &mut Host<'_>) -> Result<(), String> {
     let (listener, address) = sockets::node(&options.listen)?;
     let (stream_listener, stream) = sockets::beside(address, options.stream_listen)?;
-    let clients = sockets::clients(&options.listeners())?;
+    let clients = sockets::clients(&options.listeners(), options.unix_mode)?;
     let managers = sockets::others(&options.managers(), Some(address))?;
     let workers = u16::try_from(options.common.workers(cores())).map_err(|_| "too many threads; choose fewer")?;
     let spec = &options.store;
@@ -65,7 +65,7 @@ fn serve(options: ServerOptions, host: &mut Host<'_>) -> Result<(), String> {
     event_loop().map_err(|e| format!("cannot start an event loop: {e}"))?.block_on(async {
         let (listener, stream_listener) = (sockets::into_tokio(listener)?, sockets::into_tokio(stream_listener)?);
         let names = sockets::names(&clients);
-        let clients = clients.into_iter().map(sockets::into_tokio).collect::<Result<Vec<_>, _>>()?;
+        let clients = sockets::fronts(clients)?;
         host.listening()?;
         tracing::info!("start server {address}");
         if clients.is_empty() {

@@ -12,7 +12,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(options: KumofsOptions, host: &mut Host<'_>) -> Result<(), String> {
-    let clients = sockets::clients(std::slice::from_ref(&options.listen))
+    let clients = sockets::clients(&options.listeners(), options.unix_mode)
         .map_err(|e| format!("{e}; --listen names another place"))?;
     let config = Config {
         servers: u16::try_from(options.servers).map_err(|_| "too many servers")?,
@@ -28,5 +28,8 @@ fn serve(options: KumofsOptions, host: &mut Host<'_>) -> Result<(), String> {
         let _ = writeln!(std::io::stdout(), "memcached clients are served on {served}");
     };
     let event_loop = event_loop().map_err(|e| format!("cannot start an event loop: {e}"))?;
-    event_loop.block_on(allinone::run(config, clients, host.stop(), ready))
+    event_loop.block_on(async {
+        let clients = sockets::fronts(clients)?;
+        allinone::run(config, clients, host.stop(), ready).await
+    })
 }

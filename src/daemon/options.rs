@@ -8,8 +8,8 @@ use super::cmdline::Options;
 use super::log::Format;
 use super::store_spec::StoreSpec;
 use super::values::{
-    HostPort, ListenOn, MEMCACHE_PORT, STREAM_PORT, Size, interval, manager_address, max_value, port_number, seconds,
-    server_address, whole,
+    HostPort, ListenOn, MEMCACHE_PORT, Mode, STREAM_PORT, Size, interval, manager_address, max_value, port_number,
+    seconds, server_address, whole,
 };
 use crate::logic::address::Address;
 use clap::{ArgAction, Args, Parser};
@@ -22,8 +22,10 @@ const MAX_THREADS: u32 = 1024;
 const MAX_RETRIES: u32 = 65_535;
 /// The most servers that one process may hold.
 const MAX_SERVERS: u32 = 60;
-/// The longest key prefix, in bytes: as long as a key.
-const MAX_PREFIX_BYTES: usize = 250;
+/// Who may connect to sockets of the file system, as with memcached: this user alone.
+const UNIX_MODE: Mode = Mode(0o700);
+/// The longest key prefix, in bytes: it leaves one of the 250 that a key has with it.
+const MAX_PREFIX_BYTES: usize = 249;
 
 /// A daemon's options, as the common start-up needs them.
 pub trait DaemonOptions: Options {
@@ -256,11 +258,14 @@ pub struct ServerOptions {
     #[arg(long, value_name = "KB", default_value = "2048", value_parser = whole(0..=u32::MAX))]
     pub garbage_mem_limit: u32,
     /// serve memcached clients here, as a gateway in this process; a bare port means this host only
-    #[arg(long, value_name = "[ADDR:]PORT")]
-    pub memproto_text: Option<ListenOn>,
-    /// serve memcached clients here, too; every port understands all protocols
-    #[arg(long, value_name = "[ADDR:]PORT")]
-    pub memproto_binary: Option<ListenOn>,
+    #[arg(long, value_name = "[ADDR:]PORT|unix:PATH")]
+    pub memproto_text: Vec<ListenOn>,
+    /// serve memcached clients here, too; every port understands all protocols, and both options may be repeated
+    #[arg(long, value_name = "[ADDR:]PORT|unix:PATH")]
+    pub memproto_binary: Vec<ListenOn>,
+    /// who may connect to sockets of the file system, as for chmod
+    #[arg(long, value_name = "MODE", default_value_t = UNIX_MODE)]
+    pub unix_mode: Mode,
     /// of that gateway: store flags in kumofs's own layout, for clusters shared with it
     #[arg(long)]
     pub memproto_save_flag: bool,
@@ -376,11 +381,14 @@ pub struct GatewayOptions {
     #[arg(long, value_name = "ADDR[:19700]", value_parser = manager_address)]
     pub manager2: Vec<HostPort>,
     /// serve memcached clients here; a bare port means this host only [default: 11211, unless -b is given]
-    #[arg(long, value_name = "[ADDR:]PORT")]
-    pub memproto_text: Option<ListenOn>,
-    /// serve memcached clients here, too; every port understands all protocols
-    #[arg(long, value_name = "[ADDR:]PORT")]
-    pub memproto_binary: Option<ListenOn>,
+    #[arg(long, value_name = "[ADDR:]PORT|unix:PATH")]
+    pub memproto_text: Vec<ListenOn>,
+    /// serve memcached clients here, too; every port understands all protocols, and both options may be repeated
+    #[arg(long, value_name = "[ADDR:]PORT|unix:PATH")]
+    pub memproto_binary: Vec<ListenOn>,
+    /// who may connect to sockets of the file system, as for chmod
+    #[arg(long, value_name = "MODE", default_value_t = UNIX_MODE)]
+    pub unix_mode: Mode,
     /// accepted for kumofs's sake; values are not cached here
     #[arg(long, value_name = "SPEC")]
     pub local_cache: Option<String>,
@@ -424,7 +432,7 @@ impl GatewayOptions {
     pub fn listeners(&self) -> Vec<ListenOn> {
         let mut on = listeners(&self.memproto_text, &self.memproto_binary);
         if on.is_empty() {
-            on.push(ListenOn { host: None, port: MEMCACHE_PORT });
+            on.push(ListenOn::Port(MEMCACHE_PORT));
         }
         on
     }
@@ -481,9 +489,12 @@ impl DaemonOptions for GatewayOptions {
 #[command(name = "kumofs", version, disable_help_flag = true, disable_version_flag = true)]
 #[command(about = "A whole kumofs cluster in one process", after_help = NAMES_RULE)]
 pub struct KumofsOptions {
-    /// serve memcached clients here; a bare port means this host only
-    #[arg(long, value_name = "[ADDR:]PORT", default_value = "127.0.0.1:11211")]
-    pub listen: ListenOn,
+    /// serve memcached clients here; a bare port means this host only; may be repeated
+    #[arg(long, value_name = "[ADDR:]PORT|unix:PATH", default_value = "127.0.0.1:11211")]
+    pub listen: Vec<ListenOn>,
+    /// who may connect to sockets of the file system, as for chmod
+    #[arg(long, value_name = "MODE", default_value_t = UNIX_MODE)]
+    pub unix_mode: Mode,
     /// directory that keeps everything over restarts
     #[arg(long, value_name = "DIR", default_value = "./kumofs-data")]
     pub data: PathBuf,
@@ -523,6 +534,11 @@ pub struct KumofsOptions {
 }
 
 impl KumofsOptions {
+    /// Where clients are served, without repetitions.
+    pub fn listeners(&self) -> Vec<ListenOn> {
+        listeners(&self.listen, &[])
+    }
+
     /// The number of worker threads on a machine with so many cores.
     pub fn workers(&self, cores: usize) -> usize {
         workers(self.threads, cores)
@@ -551,9 +567,13 @@ The spelling in brackets is kumofs's. An option --some-name may also be given as
 or as some-name in the file of --config; the command line comes before the environment, and that before the file.";
 
 /// Where `-t` and `-b` have clients served, without repetitions.
-fn listeners(text: &Option<ListenOn>, binary: &Option<ListenOn>) -> Vec<ListenOn> {
-    let mut on: Vec<ListenOn> = text.iter().chain(binary).cloned().collect();
-    on.dedup();
+fn listeners(text: &[ListenOn], binary: &[ListenOn]) -> Vec<ListenOn> {
+    let mut on: Vec<ListenOn> = Vec::new();
+    for place in text.iter().chain(binary) {
+        if !on.contains(place) {
+            on.push(place.clone());
+        }
+    }
     on
 }
 

@@ -1,9 +1,11 @@
 //! From the addresses in options to listeners. Errors are one line that names the option's value and what to do.
 
-use super::values::{HostPort, ListenOn};
+use super::values::{HostPort, ListenOn, Mode};
 use crate::logic::address::Address;
 use crate::net::listen::{self, ListenError};
+use crate::net::unix::{self, SocketFile};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 
 /// A listener, and the address at which other nodes reach it.
 pub type Node = (TcpListener, Address);
@@ -20,14 +22,57 @@ pub fn beside(node: Address, port: u16) -> Result<Node, String> {
     bind(at)
 }
 
-/// Listens for clients everywhere they are served. A host without IPv6 does without `::1`.
-pub fn clients(places: &[ListenOn]) -> Result<Vec<TcpListener>, String> {
+/// A listener for clients that is in no event loop yet.
+#[derive(Debug)]
+pub enum Clients {
+    /// A port.
+    Tcp(TcpListener),
+    /// A socket of the file system.
+    Unix(SocketFile, UnixListener),
+}
+
+impl Clients {
+    /// Where it is, for people.
+    fn name(&self) -> Option<String> {
+        match self {
+            Clients::Tcp(listener) => listener.local_addr().ok().map(|a| a.to_string()),
+            Clients::Unix(file, _) => Some(ListenOn::Unix(file.path().to_owned()).to_string()),
+        }
+    }
+}
+
+/// Listens for clients everywhere they are served. A host without IPv6 does without `::1`. To sockets of the file system those
+/// may connect that `mode` says.
+pub fn clients(places: &[ListenOn], mode: Mode) -> Result<Vec<Clients>, String> {
     let mut listeners = Vec::new();
     for place in places {
-        let addresses = listen::resolve_clients(&place.to_string(), place.port).map_err(line)?;
-        listeners.extend(listen::bind_all(&addresses).map_err(line)?);
+        let port = match place {
+            ListenOn::Unix(path) => {
+                let (file, listener) = unix::bind(path, mode.0).map_err(line)?;
+                listeners.push(Clients::Unix(file, listener));
+                continue;
+            }
+            ListenOn::Port(port) => *port,
+            ListenOn::At(at) => at.port,
+        };
+        let addresses = listen::resolve_clients(&place.to_string(), port).map_err(line)?;
+        listeners.extend(listen::bind_all(&addresses).map_err(line)?.into_iter().map(Clients::Tcp));
     }
     Ok(listeners)
+}
+
+/// Hands listeners for clients to the event loop that this is called in.
+#[cfg(not(feature = "sim"))]
+pub fn fronts(listeners: Vec<Clients>) -> Result<Vec<crate::net::front::Front>, String> {
+    use crate::net::front::Front;
+    let front = |listener| match listener {
+        Clients::Tcp(listener) => into_tokio(listener).map(Front::Tcp),
+        Clients::Unix(file, listener) => {
+            let listener = tokio::net::UnixListener::from_std(listener).map_err(|e| format!("cannot listen: {e}"))?;
+            Ok(Front::Unix(file, listener))
+        }
+    };
+    listeners.into_iter().map(front).collect()
 }
 
 /// Where other nodes are. Two names of one node are an error, as is a name of this node itself.
@@ -44,9 +89,8 @@ pub fn others(nodes: &[HostPort], own: Option<Address>) -> Result<Vec<Address>, 
 }
 
 /// The addresses of listeners, for people.
-pub fn names(listeners: &[TcpListener]) -> String {
-    let names: Vec<String> = listeners.iter().filter_map(|l| l.local_addr().ok()).map(|a| a.to_string()).collect();
-    names.join(" and ")
+pub fn names(listeners: &[Clients]) -> String {
+    listeners.iter().filter_map(Clients::name).collect::<Vec<_>>().join(" and ")
 }
 
 /// Hands a listener to the event loop that this is called in.
@@ -88,9 +132,13 @@ mod tests {
 
     #[test]
     fn clients_on_a_bare_port_get_both_families_where_there_are_both() {
-        let listeners = clients(&["0".parse().unwrap(), "127.0.0.3:0".parse().unwrap()]).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let socket = format!("unix:{}", dir.path().join("socket").display());
+        let places = ["0", "127.0.0.3:0", &socket].map(|place| place.parse().unwrap());
+        let listeners = clients(&places, Mode(0o700)).unwrap();
         let shown = names(&listeners);
         assert!(shown.starts_with("127.0.0.1:") && shown.contains(" and 127.0.0.3:"), "{shown}");
+        assert!(shown.ends_with(&format!(" and {socket}")), "{shown}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -17,6 +18,9 @@ pub const SERVER_PORT: u16 = 19800;
 pub const STREAM_PORT: u16 = 19900;
 /// The port of memcached.
 pub const MEMCACHE_PORT: u16 = 11211;
+
+/// What stands before the path of a socket.
+const UNIX: &str = "unix:";
 
 /// The largest value that `--max-value` may allow, in bytes.
 pub const MAX_VALUE_LIMIT: u64 = 128 << 20;
@@ -52,31 +56,23 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// Where clients are served: `PORT` (this host only), or `ADDR:PORT`.
+/// Where clients are served: `PORT` (this host only), `ADDR:PORT`, or `unix:PATH`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ListenOn {
-    /// Name or number; none means 127.0.0.1 and ::1.
-    pub host: Option<String>,
-    /// Port; 0 asks the system for one.
-    pub port: u16,
-}
-
-impl ListenOn {
-    /// The addresses to listen on. A host without IPv6 may do without the second of two.
-    pub fn addresses(&self) -> Vec<HostPort> {
-        let on = |host: &str| HostPort { host: host.to_owned(), port: self.port };
-        match &self.host {
-            Some(host) => vec![on(host)],
-            None => vec![on("127.0.0.1"), on("::1")],
-        }
-    }
+pub enum ListenOn {
+    /// This port, 0 for one of the system's choice, at 127.0.0.1 and ::1.
+    Port(u16),
+    /// At a host, by name or number.
+    At(HostPort),
+    /// A socket of the file system.
+    Unix(PathBuf),
 }
 
 impl fmt::Display for ListenOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            Some(host) => HostPort { host: host.clone(), port: self.port }.fmt(f),
-            None => self.port.fmt(f),
+        match self {
+            ListenOn::Port(port) => port.fmt(f),
+            ListenOn::At(at) => at.fmt(f),
+            ListenOn::Unix(path) => write!(f, "{UNIX}{}", path.display()),
         }
     }
 }
@@ -86,12 +82,39 @@ impl FromStr for ListenOn {
 
     fn from_str(text: &str) -> Result<ListenOn, String> {
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-            return Ok(ListenOn { host: None, port: port_number(text)? });
+            return Ok(ListenOn::Port(port_number(text)?));
+        }
+        if let Some(path) = text.strip_prefix(UNIX) {
+            return match path {
+                "" => Err(format!("the path is missing; write {UNIX}PATH")),
+                path => Ok(ListenOn::Unix(PathBuf::from(path))),
+            };
         }
         match split_host(text)? {
-            (host, Some(port)) => Ok(ListenOn { host: Some(host.to_owned()), port: port_number(port)? }),
-            (_, None) => Err("the port is missing; write PORT or ADDR:PORT".to_owned()),
+            (host, Some(port)) => Ok(ListenOn::At(HostPort { host: host.to_owned(), port: port_number(port)? })),
+            (_, None) => Err(format!("the port is missing; write PORT, ADDR:PORT or {UNIX}PATH")),
         }
+    }
+}
+
+/// Who may connect to a socket of the file system, as chmod takes it: up to four octal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mode(pub u32);
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Mode, String> {
+        let is_octal = (1..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+        let mode = if is_octal { u32::from_str_radix(text, 8).ok() } else { None };
+        let wrong = || "expected octal digits as of chmod, such as 0700 or 0770".to_owned();
+        mode.filter(|mode| *mode <= 0o777).map(Mode).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
     }
 }
 
@@ -255,14 +278,32 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_port_means_this_host_in_both_families() {
-        let on: ListenOn = "11211".parse().unwrap();
-        let shown: Vec<String> = on.addresses().iter().map(HostPort::to_string).collect();
-        assert_eq!(shown, ["127.0.0.1:11211", "[::1]:11211"]);
-        let on: ListenOn = "0.0.0.0:0".parse().unwrap();
-        assert_eq!(on.addresses(), [HostPort { host: "0.0.0.0".into(), port: 0 }]);
-        for bad in ["", "svr1", "::1", "70000", "svr1:x", ":80", "a:b:c"] {
+    fn clients_are_served_at_ports_addresses_and_paths() {
+        let at = |host: &str, port| ListenOn::At(HostPort { host: host.into(), port });
+        let cases = [
+            ("11211", ListenOn::Port(11211)),
+            ("0.0.0.0:0", at("0.0.0.0", 0)),
+            ("[::1]:5", at("::1", 5)),
+            ("unix:11211", ListenOn::Unix("11211".into())),
+            ("unix:/run/a b:c", ListenOn::Unix("/run/a b:c".into())),
+        ];
+        for (typed, on) in cases {
+            assert_eq!(on.to_string(), typed);
+            assert_eq!(typed.parse(), Ok(on));
+        }
+        for bad in ["", "svr1", "::1", "70000", "svr1:x", ":80", "a:b:c", "unix:", "unix", "/run/socket"] {
             assert!(bad.parse::<ListenOn>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn modes_are_octal() {
+        for (typed, mode) in [("0700", 0o700), ("770", 0o770), ("0", 0), ("0777", 0o777)] {
+            assert_eq!(typed.parse(), Ok(Mode(mode)));
+        }
+        assert_eq!(Mode(0o60).to_string(), "0060");
+        for bad in ["", "8", "0o700", "01000", "00700", "-1", "+7", "rwx", "448"] {
+            assert!(bad.parse::<Mode>().is_err(), "{bad}");
         }
     }
 

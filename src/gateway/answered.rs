@@ -6,6 +6,7 @@ use super::meta;
 use super::op::{Ask, Home, WHOLE};
 use super::outcome::{self, Answer};
 use super::pending::Request;
+use super::prefixes::Event;
 use super::stats::Figure;
 use super::v0::{self, Stage, Step};
 use super::view::{Dialect, View};
@@ -18,7 +19,7 @@ use crate::proto::memcache::{Reply, Style, Trouble, style, text};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{write_error, write_success};
 use crate::proto::rpc::msgpack::{DecodeError, Head, Reader, write_uint};
-use crate::proto::rpc::v1::{Connected, method};
+use crate::proto::rpc::v1::{Connected, Gone, method};
 
 /// How many parts of an answer that a server left out are asked for at once.
 const ALONE_AT_ONCE: usize = 8;
@@ -93,7 +94,7 @@ impl State {
                 let (Found { flags, expiry: now, cas, .. }, data) = (found, found.data.to_vec());
                 self.finish(place, Answer::Told(Found { flags, expiry: now, cas, data: &data }, bits, expiry));
             }
-            Step::Answer(Answer::Missing) => self.finish(place, Answer::Missing),
+            Step::Answer(Answer::Missing(gone)) => self.finish(place, Answer::Missing(gone)),
             Step::Answer(Answer::Changed(reply, cas)) => self.finish(place, Answer::Changed(reply, cas)),
             Step::Answer(Answer::Reply(reply)) => self.finish(place, Answer::Reply(reply)),
             Step::Write(dbval) => {
@@ -133,29 +134,38 @@ impl State {
         let is_next = client.answers.is_next(number)
             && client.answers.assembly(number).is_some_and(|a| a.is_worth_writing(op.keys(), result.len()));
         let (mut hits, mut misses) = (0, 0);
+        let key_at = HASH_LEN + self.shared.config.key_prefix.len();
+        let (prefixes, counters, worker) = (&self.shared.prefixes, &self.counters, self.number);
         let mut read = |out: &mut Option<&mut Vec<u8>>| -> Result<(), DecodeError> {
             let Some(assembly) = client.answers.assembly(number) else { return Ok(()) };
             let mut r = Reader::new(result);
             r.array_of(op.keys())?;
             for part in op.parts() {
-                match r.head()? {
-                    Head::Raw(len) => match outcome::of_judged(r.take(len)?, layout, unix_secs)? {
-                        Answer::Found(found) => {
-                            hits += 1;
-                            client.traffic.note(found.data.len());
-                            assembly.found(part, &found, out.as_deref_mut());
-                        }
-                        _ => {
-                            misses += 1;
-                            assembly.missing(part);
-                        }
-                    },
-                    Head::Nil => {
+                let answer = match r.head()? {
+                    Head::Raw(len) => outcome::of_judged(r.take(len)?, layout, unix_secs)?,
+                    Head::Bool(false) => {
+                        assembly.leave_alone(part);
+                        continue;
+                    }
+                    head => Answer::Missing(Gone::of(head).ok_or(DecodeError::Type)?),
+                };
+                if prefixes.is_on() {
+                    let hit = matches!(answer, Answer::Found(_));
+                    prefixes.note(worker, &assembly.dbkey(part)[key_at..], Event::Get { hit });
+                }
+                match answer {
+                    Answer::Found(found) => {
+                        hits += 1;
+                        client.traffic.note(found.data.len());
+                        assembly.found(part, &found, out.as_deref_mut());
+                    }
+                    answer => {
                         misses += 1;
+                        if let Answer::Missing(gone) = answer {
+                            counters.count_gone(gone, 1);
+                        }
                         assembly.missing(part);
                     }
-                    Head::Bool(false) => assembly.leave_alone(part),
-                    _ => return Err(DecodeError::Type),
                 }
             }
             Ok(())
@@ -190,6 +200,13 @@ impl State {
         let op = self.ops.at(place);
         let home = op.home;
         self.counters.count_answer(op, &answer);
+        if self.shared.prefixes.is_on() && op.is_retrieval() {
+            let key = &op.bytes[HASH_LEN + self.shared.config.key_prefix.len()..op.key_end];
+            let hit = matches!(answer, Answer::Found(_) | Answer::Told(..));
+            if hit || matches!(answer, Answer::Missing(_)) {
+                self.shared.prefixes.note(self.number, key, Event::Get { hit });
+            }
+        }
         if let Answer::Reply(Reply::Trouble(trouble)) = &answer {
             failures::note(&self.shared.config.binary_log, op, *trouble);
         }
@@ -321,8 +338,8 @@ fn encode(answer: &Answer<'_>, how: Style, key: &[u8], with_cas: bool, out: &mut
                 text::encode(&Reply::End, out);
             }
         }
-        Answer::Missing if how == Style::Text => text::encode(&Reply::End, out),
-        Answer::Missing => style::encode(how, key, &Reply::NotFound, 0, out),
+        Answer::Missing(_) if how == Style::Text => text::encode(&Reply::End, out),
+        Answer::Missing(_) => style::encode(how, key, &Reply::NotFound, 0, out),
         Answer::Changed(reply, cas) => style::encode(how, key, reply, *cas, out),
         Answer::Reply(reply) => style::encode(how, key, reply, 0, out),
     }

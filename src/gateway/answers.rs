@@ -8,8 +8,9 @@ use std::collections::VecDeque;
 
 /// A queue longer than this gives its memory back when it is empty: idle clients hold next to nothing.
 const KEPT_SLOTS: usize = 256;
-/// Buffers and assemblies kept for reuse, and the largest buffer worth keeping, in bytes.
-const POOLED: usize = 256;
+/// Bytes of buffers, and of assemblies, kept for reuse, and of the largest one worth keeping. Answers of pipelined commands
+/// that come from several servers are held by the hundred, all small.
+const POOLED_BYTES: usize = 4 << 20;
 const POOLED_CAPACITY: usize = 16 << 10;
 
 /// What held answers are kept in, recycled; and a count of what is given to clients.
@@ -18,9 +19,11 @@ pub struct Pool {
     /// Bytes given out since this was last taken.
     pub written_bytes: u64,
     buffers: Vec<Vec<u8>>,
+    buffers_bytes: usize,
     // Boxed where they are used: a slot of the queue stays small, and taking one from here moves a pointer.
     #[allow(clippy::vec_box)]
     assemblies: Vec<Box<Assembly>>,
+    assemblies_bytes: usize,
 }
 
 impl Pool {
@@ -34,24 +37,32 @@ impl Pool {
     }
 
     fn take_buffer(&mut self) -> Vec<u8> {
-        self.buffers.pop().unwrap_or_default()
+        let buffer = self.buffers.pop().unwrap_or_default();
+        self.buffers_bytes -= buffer.capacity();
+        buffer
     }
 
     fn give_buffer(&mut self, mut buffer: Vec<u8>) {
-        if self.buffers.len() < POOLED && buffer.capacity() <= POOLED_CAPACITY {
+        let capacity = buffer.capacity();
+        if capacity <= POOLED_CAPACITY && self.buffers_bytes + capacity <= POOLED_BYTES {
             buffer.clear();
+            self.buffers_bytes += capacity;
             self.buffers.push(buffer);
         }
     }
 
     /// An assembly without parts.
     pub fn take_assembly(&mut self) -> Box<Assembly> {
-        self.assemblies.pop().unwrap_or_default()
+        let assembly = self.assemblies.pop().unwrap_or_default();
+        self.assemblies_bytes -= assembly.capacity();
+        assembly
     }
 
     fn give_assembly(&mut self, mut assembly: Box<Assembly>) {
-        if self.assemblies.len() < POOLED && assembly.capacity() <= POOLED_CAPACITY {
+        let capacity = assembly.capacity();
+        if capacity <= POOLED_CAPACITY && self.assemblies_bytes + capacity <= POOLED_BYTES {
             assembly.clear();
+            self.assemblies_bytes += capacity;
             self.assemblies.push(assembly);
         }
     }

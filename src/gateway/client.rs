@@ -11,7 +11,8 @@ use super::outcome::Answer;
 use super::stats::Figure;
 use super::worker::{State, Worker};
 use crate::net::conn::{Conn, Ended, Received, Then, read_until_ended};
-use crate::net::sock::{Parcel, TcpStream, unpack};
+use crate::net::front::Arrival;
+use crate::net::stream::Stream;
 use crate::proto::memcache::{Reply, Request, Style, Trouble, binary, meta, style, text};
 use std::rc::Rc;
 use tokio::sync::oneshot;
@@ -162,7 +163,7 @@ impl Client {
                 self.conn.write(|out| pool.counted(out, |out, _| assembly.found(part, found, Some(out))));
             }
             Answer::Found(found) => assembly.found(part, found, None),
-            Answer::Missing => assembly.missing(part),
+            Answer::Missing(_) => assembly.missing(part),
             Answer::Reply(Reply::Trouble(trouble)) => assembly.fail(part, *trouble),
             Answer::Changed(..) | Answer::Told(..) | Answer::Reply(_) => assembly.missing(part),
         }
@@ -472,8 +473,8 @@ impl State {
 }
 
 /// Serves a client that connected.
-pub fn start(worker: &Rc<Worker>, parcel: Parcel) {
-    match unpack(parcel) {
+pub fn start(worker: &Rc<Worker>, arrival: Arrival) {
+    match arrival.unpack() {
         Ok(stream) => {
             tokio::task::spawn_local(serve(worker.clone(), stream));
         }
@@ -481,7 +482,7 @@ pub fn start(worker: &Rc<Worker>, parcel: Parcel) {
     }
 }
 
-async fn serve(worker: Rc<Worker>, stream: TcpStream) {
+async fn serve(worker: Rc<Worker>, stream: Stream) {
     let (conn, mut read) = Conn::new(stream, &worker.turn);
     let home = {
         let mut state = worker.state.borrow_mut();

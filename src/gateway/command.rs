@@ -2,6 +2,7 @@
 
 use super::client::Flow;
 use super::op::{Ask, Home, WHOLE};
+use super::prefixes::Event;
 use super::stats::{self, Figure};
 use super::view::Dialect;
 use super::worker::State;
@@ -44,6 +45,7 @@ impl State {
             }
             Request::Delete { key, cas, noreply } => {
                 let terms = Terms { cas, ..Terms::default() };
+                self.note(key, Event::Delete);
                 self.change(Asked { home, style, key, noreply, terms }, Op::Delete, 0, |_| ());
             }
             Request::Count { direction, key, delta, cas, create, noreply } => {
@@ -83,6 +85,12 @@ impl State {
             }
         }
         Flow::GoOn
+    }
+
+    /// Counts what happened to a client's key, where that is wanted by its prefix.
+    #[inline]
+    pub fn note(&self, key: &[u8], event: Event) {
+        self.shared.prefixes.note(self.number, key, event);
     }
 
     fn get(&mut self, home: Home, style: Style, mut keys: Keys<'_>, with_cas: bool) {
@@ -191,6 +199,7 @@ impl State {
 
     fn store(&mut self, asked: Asked<'_>, verb: Verb, meta: (u32, u32), data: &[u8]) {
         self.count(Figure::CmdSet, 1);
+        self.note(asked.key, Event::Set);
         let (flags, expiry) = meta;
         let layout = self.shared.config.layout;
         let (op, arg) = match verb {

@@ -6,6 +6,7 @@
 use super::command::expiry;
 use super::op::{Ask, Home, Op, WHOLE};
 use super::outcome::Answer;
+use super::prefixes::Event;
 use super::stats::Figure;
 use super::worker::State;
 use crate::logic::clock::ClockTime;
@@ -29,12 +30,21 @@ impl State {
             return self.reply(home, style, Reply::Trouble(Trouble::BadFormat));
         }
         self.count_meta(meta);
+        let event = match meta.form.command {
+            Command::Set => Some(Event::Set),
+            Command::Delete => Some(Event::Delete),
+            Command::Get | Command::Arithmetic | Command::Debug => None,
+        };
         let Some(client) = self.clients.get(home) else { return };
         let home = Home { number: Some(client.answers.push()), part: WHOLE, ..home };
         let (place, op) = self.ops.begin(home, Ask::Get, self.now_ms);
         op.style = style;
         let config = &self.shared.config;
         op.set_key_by(&config.key_prefix, |out| meta.write_key(out));
+        if let Some(event) = event {
+            let key = &op.dbkey()[record::HASH_LEN + config.key_prefix.len()..];
+            self.shared.prefixes.note(self.number, key, event);
+        }
         plan(meta, config, op);
         op.bytes.extend_from_slice(meta.flags);
         op.flags_len = meta.flags.len();
@@ -161,7 +171,7 @@ pub fn encode(form: Form, op: &Op, prefix_len: usize, answer: &Answer<'_>, out: 
             seen.cas = *cas;
             (*reply, &b""[..])
         }
-        Answer::Missing => return meta::encode(form, op.flags(), key, &Reply::End, None, b"", out),
+        Answer::Missing(_) => return meta::encode(form, op.flags(), key, &Reply::End, None, b"", out),
         Answer::Reply(reply) => return meta::encode(form, op.flags(), key, reply, None, b"", out),
     };
     let mut number = Vec::new();

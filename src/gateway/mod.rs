@@ -32,6 +32,7 @@ mod op;
 mod order;
 mod outcome;
 mod pending;
+mod prefixes;
 mod retry;
 mod run;
 mod stats;

@@ -186,6 +186,15 @@ impl Op {
         matches!(self.ask, Ask::Get | Ask::Mutate(v1::Op::Fetch))
     }
 
+    /// Whether a client retrieves a value by it; `me`, which looks at one, is none to memcached.
+    pub fn is_retrieval(&self) -> bool {
+        match self.ask {
+            Ask::Get => !matches!(self.style, Style::Meta(_)),
+            Ask::Batch | Ask::Mutate(v1::Op::Fetch | v1::Op::GetAndTouch) => true,
+            Ask::Mutate(_) => false,
+        }
+    }
+
     /// Whether it may change something.
     pub fn is_mutation(&self) -> bool {
         matches!(self.ask, Ask::Mutate(_))

@@ -9,8 +9,8 @@ use super::value::Layout;
 use crate::logic::record::{self, LAYOUT_KUMOFS};
 use crate::logic::rule::{Rule, on};
 use crate::proto::memcache::{Reply, Trouble};
-use crate::proto::rpc::msgpack::{DecodeError, Reader};
-use crate::proto::rpc::v1::{Mutated, Op, Terms, term, told};
+use crate::proto::rpc::msgpack::{DecodeError, Head, Reader};
+use crate::proto::rpc::v1::{Gone, Mutated, Op, Terms, term, told};
 
 /// What a client is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,7 +20,7 @@ pub enum Answer<'a> {
     /// A value of a meta command, with bits of [`told`](crate::proto::rpc::v1::told) and the expiry as it was before.
     Told(Found<'a>, u8, u32),
     /// A retrieval found nothing.
-    Missing,
+    Missing(Gone),
     /// A change was done; the cas unique that what it wrote has, or 0.
     Changed(Reply<'static>, u64),
     /// Anything else.
@@ -56,7 +56,10 @@ impl Answer<'_> {
 #[inline]
 pub fn of_get(result: &[u8], layout: Layout, now_secs: impl FnOnce() -> u64) -> Result<Answer<'_>, DecodeError> {
     let mut r = Reader::new(result);
-    if r.take_nil() { Ok(Answer::Missing) } else { of_judged(r.raw()?, layout, now_secs) }
+    match r.head()? {
+        Head::Raw(len) => of_judged(r.take(len)?, layout, now_secs),
+        head => Ok(Answer::Missing(Gone::of(head).ok_or(DecodeError::Type)?)),
+    }
 }
 
 /// What a value is to a client that its coordinator has told: by the coordinator's clock it has not expired, and no other
@@ -83,7 +86,9 @@ pub fn of_dbval(dbval: &[u8], layout: Layout, now_secs: impl FnOnce() -> u64) ->
 #[inline]
 fn of_body(body: Option<record::Body<'_>>, layout: Layout, now_secs: impl FnOnce() -> u64) -> Answer<'_> {
     let seen = body.and_then(|body| layout.read(&body, now_secs));
-    seen.map_or(Answer::Missing, |seen| Answer::Found(seen.found))
+    seen.map_or(Answer::Missing(if body.is_some() { Gone::Expired } else { Gone::Absent }), |seen| {
+        Answer::Found(seen.found)
+    })
 }
 
 /// A time at which nothing has expired, not even by a negative exptime.
@@ -110,9 +115,13 @@ pub fn of_mutation(op: Op, result: &[u8], layout: Layout) -> Result<Answer<'_>, 
         Mutated::Exists => Reply::Exists,
         // memcached tells a missing key to append and replace as "not stored", and to gat as a miss.
         Mutated::NotFound => match op {
-            Op::GetAndTouch | Op::Fetch => return Ok(Answer::Missing),
+            Op::GetAndTouch | Op::Fetch => return Ok(Answer::Missing(Gone::Absent)),
             Op::Replace | Op::Append | Op::Prepend => Reply::NotStored,
             _ => Reply::NotFound,
+        },
+        Mutated::Gone(gone) => match op {
+            Op::GetAndTouch | Op::Fetch => return Ok(Answer::Missing(gone)),
+            _ => return Err(DecodeError::Type),
         },
         Mutated::NotNumber => Reply::Trouble(Trouble::NonNumeric),
         Mutated::TooLarge => too_large(op),
@@ -150,7 +159,7 @@ mod tests {
         of_mutation(op, &result, Layout::default()).map(|answer| match answer {
             Answer::Reply(reply) => Answer::Reply(reply),
             Answer::Changed(reply, cas) => Answer::Changed(reply, cas),
-            Answer::Missing => Answer::Missing,
+            Answer::Missing(gone) => Answer::Missing(gone),
             Answer::Found(_) | Answer::Told(..) => panic!("no value was answered"),
         })
     }
@@ -173,15 +182,22 @@ mod tests {
         let found = Found { flags: 5, expiry: 50, cas: 9, data: b"abc" };
         assert_eq!(of_get(&result, Layout::default(), || 49), Ok(Answer::Found(found)));
         assert_eq!(of_get(&result, Layout::default(), || 50), Ok(Answer::Found(found)), "the coordinator has judged");
-        assert_eq!(of_dbval(&dbval, Layout::default(), || 50), Ok(Answer::Missing), "nobody has");
+        assert_eq!(of_dbval(&dbval, Layout::default(), || 50), Ok(Answer::Missing(Gone::Expired)), "nobody has");
         let kumofs = Layout { expire: true, ..Layout::default() };
         dbval.clear();
         result.clear();
         kumofs.encode(ClockTime(9), 0, 50, b"abc", &mut dbval);
         write_raw(&mut result, &dbval);
         assert!(matches!(of_get(&result, kumofs, || 49), Ok(Answer::Found(_))));
-        assert_eq!(of_get(&result, kumofs, || 50), Ok(Answer::Missing), "this layout the gateway alone can read");
-        assert_eq!(of_get(&[0xc0], Layout::default(), || 0), Ok(Answer::Missing));
+        assert_eq!(
+            of_get(&result, kumofs, || 50),
+            Ok(Answer::Missing(Gone::Expired)),
+            "this layout the gateway alone can read"
+        );
+        for (result, gone) in [(0xc0, Gone::Absent), (1, Gone::Expired), (2, Gone::Flushed)] {
+            assert_eq!(of_get(&[result], Layout::default(), || 0), Ok(Answer::Missing(gone)));
+        }
+        assert_eq!(of_get(&[3], Layout::default(), || 0), Err(DecodeError::Type));
         assert_eq!(of_get(&[0xa3, 1, 2, 3], Layout::default(), || 0), Err(DecodeError::Type));
         assert_eq!(of_get(&[0xc3], Layout::default(), || 0), Err(DecodeError::Type));
     }
@@ -209,7 +225,9 @@ mod tests {
         ] {
             assert_eq!(mutated(op, outcome), Ok(Answer::Changed(reply, cas)), "{op:?} {outcome:?}");
         }
-        assert_eq!(mutated(Op::GetAndTouch, Mutated::NotFound), Ok(Answer::Missing));
+        assert_eq!(mutated(Op::GetAndTouch, Mutated::NotFound), Ok(Answer::Missing(Gone::Absent)));
+        assert_eq!(mutated(Op::Fetch, Mutated::Gone(Gone::Flushed)), Ok(Answer::Missing(Gone::Flushed)));
+        assert_eq!(mutated(Op::Delete, Mutated::Gone(Gone::Expired)), Err(DecodeError::Type));
         assert_eq!(mutated(Op::Incr, Mutated::Done(1)), Err(DecodeError::Type));
     }
 
@@ -222,7 +240,7 @@ mod tests {
         for reply in [Reply::NotStored, Reply::Exists, Reply::NotFound, Reply::Trouble(Trouble::Unknown)] {
             assert!(!Answer::Reply(reply).is_positive(Ask::Mutate(Op::Set), &plain));
         }
-        assert!(!Answer::Missing.is_positive(Ask::Get, &plain));
+        assert!(!Answer::Missing(Gone::Expired).is_positive(Ask::Get, &plain));
     }
 
     /// An earlier attempt at a meta get had found a value that was not stale; its late answer was taken, and that the

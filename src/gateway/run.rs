@@ -1,6 +1,7 @@
 //! What the gateway daemon does: listens, keeps in touch with the managers, hands clients to workers, stops.
 
-use super::stats::{Baseline, Counters};
+use super::prefixes::Prefixes;
+use super::stats::{Baseline, Counters, Places};
 use super::value::Layout;
 use super::view::View;
 use super::worker::{self, Mail, Shared};
@@ -9,9 +10,8 @@ use crate::daemon::binlog::BinaryLog;
 use crate::logic::address::Address;
 use crate::net::chance::random_u64;
 use crate::net::cores::Cores;
-use crate::net::listen;
+use crate::net::front::Front;
 use crate::net::pipe::Doors;
-use crate::net::sock::{TcpListener, pack};
 use crate::net::time::Instant;
 use crate::proto::memcache::Limits;
 use std::cell::Cell;
@@ -75,19 +75,21 @@ impl Default for Config {
     }
 }
 
-/// Serves clients that connect to `listeners` until `shutdown` becomes true (or its sender is gone), then answers what
+/// Serves clients that come in by `fronts` until `shutdown` becomes true (or its sender is gone), then answers what
 /// is under way, for at most [`DRAIN_LIMIT`]. To be awaited in an event loop of [`crate::net::cores::event_loop`]; the
 /// clients are served by the workers of `cores`.
 ///
 /// # Errors
 /// When the system gives no random numbers.
 pub async fn run(
-    config: Config,
-    listeners: Vec<TcpListener>,
+    mut config: Config,
+    fronts: Vec<Front>,
     cores: Arc<Cores>,
     mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let incarnation = random_u64()?;
+    let room = Limits::KEY_BYTES.saturating_sub(config.key_prefix.len());
+    config.limits.key_bytes = config.limits.key_bytes.min(room);
     let (requests, for_managers) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         config,
@@ -97,6 +99,8 @@ pub async fn run(
         counters: (0..cores.count()).map(|_| Arc::new(Counters::default())).collect(),
         holdings: holdings::Newest::default(),
         baseline: Baseline::default(),
+        prefixes: Prefixes::new(cores.count()),
+        places: Places::of(&fronts),
         started: Instant::now(),
     });
     let (working, mut all_ended) = mpsc::channel::<()>(1);
@@ -116,9 +120,9 @@ pub async fn run(
     let managers = tokio::task::spawn_local(managers::run(shared.clone(), for_managers));
     let mailboxes = Rc::new(mailboxes);
     let turn = Rc::new(Cell::new(0));
-    let accepting: Vec<_> = listeners
+    let accepting: Vec<_> = fronts
         .into_iter()
-        .map(|listener| tokio::task::spawn_local(accept(listener, mailboxes.clone(), turn.clone())))
+        .map(|front| tokio::task::spawn_local(accept(front, mailboxes.clone(), turn.clone())))
         .collect();
     // An error means that nobody can ask for the end any more, which is one.
     let _ = shutdown.wait_for(|stop| *stop).await;
@@ -134,14 +138,13 @@ pub async fn run(
 }
 
 /// Hands clients to the workers in turn.
-async fn accept(listener: TcpListener, workers: Rc<Vec<mpsc::UnboundedSender<Mail>>>, turn: Rc<Cell<usize>>) {
+async fn accept(front: Front, workers: Rc<Vec<mpsc::UnboundedSender<Mail>>>, turn: Rc<Cell<usize>>) {
     loop {
-        let (stream, _) = listen::accept(&listener).await;
-        match pack(stream) {
-            Ok(stream) => {
+        match front.accept().await {
+            Ok(client) => {
                 let worker = turn.replace(turn.get().wrapping_add(1)) % workers.len();
                 // A worker that is gone has stopped, and the gateway with it.
-                let _ = workers[worker].send(Mail::Client(stream));
+                let _ = workers[worker].send(Mail::Client(client));
             }
             Err(e) => tracing::warn!("cannot serve a client: {e}"),
         }

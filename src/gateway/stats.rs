@@ -9,10 +9,12 @@ use super::command::VERSION;
 use super::holdings::{Holdings, holdings};
 use super::op::{Ask, Home};
 use super::outcome::Answer;
+use super::prefixes::Prefixes;
 use super::worker::{FlushError, Request, Shared, State, Worker};
+use crate::net::front::Front;
 use crate::net::time::unix_secs;
-use crate::proto::memcache::{Reply, StatsTopic, Style, Trouble, style};
-use crate::proto::rpc::v1::{Op, term};
+use crate::proto::memcache::{Detail, Reply, StatsTopic, Style, Trouble, style};
+use crate::proto::rpc::v1::{Gone, Op, term};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -42,6 +44,8 @@ figures! {
     CmdTouch "Keys asked for by touch, gat and gats.";
     GetHits "Keys found by retrievals.";
     GetMisses "Keys not found by retrievals.";
+    GetExpired "Of those, keys of values that had expired.";
+    GetFlushed "Of those, keys of values that were flushed.";
     DeleteHits "Keys deleted.";
     DeleteMisses "Keys to delete that were not there.";
     IncrHits "Numbers counted up.";
@@ -85,6 +89,16 @@ impl Counters {
         self.0[figure as usize].load(Relaxed)
     }
 
+    /// Counts retrievals that found nothing where something had been.
+    #[inline]
+    pub fn count_gone(&self, gone: Gone, n: u64) {
+        match gone {
+            Gone::Absent => {}
+            Gone::Expired => self.add(Figure::GetExpired, n),
+            Gone::Flushed => self.add(Figure::GetFlushed, n),
+        }
+    }
+
     /// Counts what an operation came to.
     #[inline]
     pub fn count_answer(&self, op: &super::op::Op, answer: &Answer<'_>) {
@@ -97,6 +111,11 @@ impl Counters {
         if let Answer::Changed(Reply::Stored, _) = answer {
             self.add(TotalItems, 1);
         }
+        if let Answer::Missing(gone) = answer
+            && op.is_retrieval()
+        {
+            self.count_gone(*gone, 1);
+        }
         let figure = match (op.ask, answer) {
             // To memcached, `me` is no retrieval, and `mg` with T a touch where it finds something and a get where not.
             (Ask::Get, _) if matches!(op.style, Style::Meta(_)) => return,
@@ -104,14 +123,14 @@ impl Counters {
                 self.add(CmdTouch, 1);
                 TouchHits
             }
-            (Ask::Mutate(Op::Fetch), Answer::Missing) if op.terms.bits & term::EXPIRE != 0 => {
+            (Ask::Mutate(Op::Fetch), Answer::Missing(_)) if op.terms.bits & term::EXPIRE != 0 => {
                 self.add(CmdGet, 1);
                 GetMisses
             }
             (Ask::Mutate(Op::GetAndTouch), Answer::Found(_)) => TouchHits,
-            (Ask::Mutate(Op::GetAndTouch), Answer::Missing) => TouchMisses,
+            (Ask::Mutate(Op::GetAndTouch), Answer::Missing(_)) => TouchMisses,
             (Ask::Get, Answer::Found(_)) | (Ask::Mutate(Op::Fetch), Answer::Told(..)) => GetHits,
-            (Ask::Get | Ask::Mutate(Op::Fetch), Answer::Missing) => GetMisses,
+            (Ask::Get | Ask::Mutate(Op::Fetch), Answer::Missing(_)) => GetMisses,
             (Ask::Mutate(Op::Incr), Answer::Told(..)) => IncrHits,
             (Ask::Mutate(Op::Decr), Answer::Told(..)) => DecrHits,
             (Ask::Mutate(op), Answer::Reply(reply) | Answer::Changed(reply, _)) => match (op, reply) {
@@ -140,6 +159,34 @@ pub struct Baseline([AtomicU64; Figure::ALL.len()]);
 impl Default for Baseline {
     fn default() -> Baseline {
         Baseline(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+/// Where a gateway listens, as `stats settings` tells it.
+#[derive(Debug)]
+pub struct Places {
+    /// The first port; 0: none.
+    port: u16,
+    /// Addresses, with commas between them.
+    addresses: String,
+    /// Paths of sockets, with commas between them.
+    sockets: String,
+    /// Who may connect to those, as for chmod.
+    mode: u32,
+}
+
+impl Places {
+    /// Where clients come in.
+    pub fn of(fronts: &[Front]) -> Places {
+        let addresses: Vec<_> = fronts.iter().filter_map(Front::address).collect();
+        let files: Vec<_> = fronts.iter().filter_map(Front::file).collect();
+        let told = |names: Vec<String>| if names.is_empty() { "NULL".to_owned() } else { names.join(",") };
+        Places {
+            port: addresses.first().map_or(0, std::net::SocketAddr::port),
+            addresses: told(addresses.iter().map(|a| a.ip().to_string()).collect()),
+            sockets: told(files.iter().map(|f| f.path().display().to_string()).collect()),
+            mode: files.first().map_or(0o700, |f| f.mode()),
+        }
     }
 }
 
@@ -183,8 +230,10 @@ pub fn tell(state: &mut State, home: Home, how: Style, topic: StatsTopic) {
                 told.reply(&Reply::End);
             }
             StatsTopic::Items | StatsTopic::Conns => told.reply(&Reply::End),
+            StatsTopic::Detail(detail) => told.detail(&shared.prefixes, detail),
             StatsTopic::Reset => {
                 shared.reset_figures();
+                shared.prefixes.clear();
                 told.reply(&Reply::Reset);
             }
             StatsTopic::Other => told.reply(&Reply::NotFound),
@@ -202,6 +251,24 @@ struct Told {
 impl Told {
     fn reply(&mut self, reply: &Reply<'_>) {
         style::encode(self.how, b"", reply, 0, &mut self.out);
+    }
+
+    /// What memcached answers in text as a whole is one stat in the binary protocol.
+    fn detail(&mut self, prefixes: &Prefixes, detail: Detail) {
+        let is_text = self.how == Style::Text;
+        match detail {
+            Detail::On | Detail::Off => {
+                prefixes.switch(detail == Detail::On);
+                self.reply(if is_text { &Reply::Ok } else { &Reply::End });
+            }
+            Detail::Dump if is_text => prefixes.dump(&mut self.out),
+            Detail::Dump => {
+                let mut dump = Vec::new();
+                prefixes.dump(&mut dump);
+                self.stat("detailed", String::from_utf8_lossy(&dump));
+                self.reply(&Reply::End);
+            }
+        }
     }
 
     fn stat(&mut self, name: &str, value: impl ToString) {
@@ -244,9 +311,8 @@ const GENERAL: &[(&str, Line)] = &[
     ("cmd_meta", Counted(Figure::CmdMeta)),
     ("get_hits", Counted(Figure::GetHits)),
     ("get_misses", Counted(Figure::GetMisses)),
-    // Servers tell that there is nothing, not why.
-    ("get_expired", Always(0)),
-    ("get_flushed", Always(0)),
+    ("get_expired", Counted(Figure::GetExpired)),
+    ("get_flushed", Counted(Figure::GetFlushed)),
     ("delete_misses", Counted(Figure::DeleteMisses)),
     ("delete_hits", Counted(Figure::DeleteHits)),
     ("incr_misses", Counted(Figure::IncrMisses)),
@@ -342,6 +408,7 @@ fn ours(shared: &Shared, told: &mut Told) {
     told.stat("kumo_retries", shared.figure(Figure::Retries));
     told.stat("kumo_failures", shared.figure(Figure::Failures));
     told.stat("kumo_max_keys_under_way", MAX_KEYS);
+    told.stat("kumo_detail_untold", shared.prefixes.untold());
     told.stat("kumo_get_retry", config.get_retry);
     told.stat("kumo_set_retry", config.set_retry);
     told.stat("kumo_delete_retry", config.delete_retry);
@@ -353,14 +420,18 @@ fn settings(shared: &Shared, held: Option<Holdings>, told: &mut Told) {
         told.stat("maxbytes", held.limit_bytes);
     }
     told.stat("maxconns", open_files_limit());
+    told.stat("tcpport", shared.places.port);
     told.stat("udpport", 0);
+    told.stat("inter", &shared.places.addresses);
     told.stat("verbosity", 0);
     told.stat("oldest", 0);
     told.stat("evictions", "off");
+    told.stat("domain_socket", &shared.places.sockets);
+    told.stat("umask", format!("{:o}", shared.places.mode));
     told.stat("shutdown_command", "no");
     told.stat("num_threads", shared.counters.len());
     told.stat("stat_key_prefix", ":");
-    told.stat("detail_enabled", "no");
+    told.stat("detail_enabled", if shared.prefixes.is_on() { "yes" } else { "no" });
     told.stat("cas_enabled", "yes");
     told.stat("tcp_backlog", crate::net::listen::BACKLOG);
     told.stat("binding_protocol", "auto-negotiate");

@@ -18,7 +18,7 @@ use crate::proto::memcache::{Reply, Trouble};
 use crate::proto::rpc::frame::write_request;
 use crate::proto::rpc::msgpack::{DecodeError, Head, Reader, write_array, write_raw, write_uint};
 use crate::proto::rpc::v0::{DELETE_ASYNC, method, set_op};
-use crate::proto::rpc::v1::{self, option};
+use crate::proto::rpc::v1::{self, Gone, option};
 
 /// Where an operation stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -130,13 +130,13 @@ pub fn step<'a>(
     let mut r = Reader::new(result);
     let dbval = if r.take_nil() { None } else { Some(r.raw()?) };
     let Ask::Mutate(change) = op.ask else {
-        let answer = dbval.map_or(Ok(Answer::Missing), |dbval| of_dbval(dbval, layout, now_secs))?;
+        let answer = dbval.map_or(Ok(Answer::Missing(Gone::Absent)), |dbval| of_dbval(dbval, layout, now_secs))?;
         return Ok(Step::Answer(answer));
     };
     if change == v1::Op::Fetch {
         return Ok(Step::Answer(match dbval.map(|dbval| of_dbval(dbval, layout, now_secs)).transpose()? {
             Some(Answer::Found(found)) => Answer::Told(found, 0, found.expiry),
-            _ => Answer::Missing,
+            _ => Answer::Missing(Gone::Absent),
         }));
     }
     let value = dbval.map(|dbval| record::parse(dbval).ok_or(DecodeError::Type)).transpose()?;
@@ -249,7 +249,7 @@ fn compute(
             Add => as_asked(),
             Incr | Decr if terms.bits & v1::term::CREATE != 0 => as_asked(),
             Replace | Append | Prepend => reply(Reply::NotStored),
-            GetAndTouch => Err(Answer::Missing),
+            GetAndTouch => Err(Answer::Missing(Gone::Absent)),
             _ => reply(Reply::NotFound),
         };
     };
@@ -373,7 +373,7 @@ mod tests {
             (v1::Op::Append, None, "NotStored"),
             (v1::Op::Incr, None, "NotFound"),
             (v1::Op::Touch, Some(&expired), "NotFound"),
-            (v1::Op::GetAndTouch, None, "Missing"),
+            (v1::Op::GetAndTouch, None, "Missing(Absent)"),
         ] {
             let told = change(op, 0, &asked, stored.map(|s| &s[..])).unwrap_err();
             assert!(told.contains(reply), "{op:?}: {told}");

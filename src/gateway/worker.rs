@@ -9,12 +9,13 @@ use super::holdings;
 use super::link::Links;
 use super::op::Ops;
 use super::order::Order;
+use super::prefixes::Prefixes;
 use super::retry::Chance;
 use super::run::Config;
-use super::stats::{Baseline, Counters, Figure};
+use super::stats::{Baseline, Counters, Figure, Places};
 use super::view::View;
 use crate::net::conn::Scratch;
-use crate::net::sock::Parcel;
+use crate::net::front::Arrival;
 use crate::net::time::Instant;
 use crate::net::turn::Turn;
 use std::cell::{Cell, RefCell};
@@ -31,7 +32,7 @@ const CHECK_MS: u64 = 250;
 /// What the rest of the process tells a worker.
 pub enum Mail {
     /// A client connected.
-    Client(Parcel),
+    Client(Arrival),
     /// Take no more commands, answer those under way, close, and say so.
     Drain(oneshot::Sender<()>),
 }
@@ -74,6 +75,10 @@ pub struct Shared {
     pub holdings: holdings::Newest,
     /// Where the figures stood when they were reset.
     pub baseline: Baseline,
+    /// What `stats detail` counts.
+    pub prefixes: Prefixes,
+    /// Where it listens.
+    pub places: Places,
     /// When the gateway started.
     pub started: Instant,
 }

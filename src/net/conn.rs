@@ -73,6 +73,8 @@ impl Received {
 struct Output {
     buffer: Vec<u8>,
     written: usize,
+    /// How much there was last time.
+    last_len: usize,
 }
 
 /// The writing side of a connection, and its state.
@@ -121,7 +123,7 @@ impl Conn {
     pub fn write<R>(self: &Rc<Self>, append: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         let mut output = self.output.borrow_mut();
         if output.buffer.capacity() == 0 {
-            output.buffer = self.turn.take_buffer();
+            output.buffer = self.turn.take_buffer(output.last_len);
         }
         let result = append(&mut output.buffer);
         drop(output);
@@ -230,7 +232,7 @@ impl Conn {
                 }
             }
         }
-        output.written = 0;
+        (output.written, output.last_len) = (0, output.buffer.len());
         self.turn.give_buffer(std::mem::take(&mut output.buffer));
         drop(output);
         if self.closing.get() {

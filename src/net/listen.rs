@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddr
 pub const BACKLOG: i32 = 1024;
 
 /// How long accepting pauses when the system refuses.
-const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// How often a free port is looked for that both IPv4 and IPv6 can have.
 const PORT_ATTEMPTS: u32 = 16;
@@ -37,6 +37,28 @@ pub enum ListenError {
     /// The address belongs to no interface of this host.
     #[error("{0} is not an address of this host: `ip addr` shows which ones are")]
     NotOurs(SocketAddr),
+    /// Another process listens at a path.
+    #[error("{0} is in use: another process listens there; stop it (`ss -lxp` shows it) or choose another path")]
+    PathInUse(String),
+    /// There is something that is none of ours.
+    #[error("{0} is there and is no socket: choose another path, or move it away")]
+    NoSocket(String),
+    /// The system has no room for so long a path.
+    #[error("{path} has {bytes} bytes, and a socket's path at most {limit}: choose a shorter one", limit = super::unix::MAX_PATH_BYTES)]
+    PathTooLong {
+        /// Where to.
+        path: String,
+        /// Its length.
+        bytes: usize,
+    },
+    /// The system refuses a path: no such directory, no permission.
+    #[error("cannot listen on {path}: {source}; choose another path, or see to its directory")]
+    Path {
+        /// Where to.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The system refuses: a port below 1024, a limit.
     #[error("cannot listen on {address}: {source}")]
     Io {

@@ -16,10 +16,9 @@ use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::coop;
 
-/// Bytes that a pipe holds in one direction; as much as a reader takes at once.
+/// Bytes that a pipe holds in one direction; as much as a reader takes at once. It keeps the memory that it has once
+/// needed: pipes are few, and giving it back would cost an allocation for each batch.
 const CAPACITY: usize = 256 << 10;
-/// An empty pipe keeps memory up to so many bytes.
-const KEPT_BYTES: usize = 64 << 10;
 
 /// One direction.
 #[derive(Default)]
@@ -113,7 +112,6 @@ impl AsyncRead for Reader {
         if *taken == buffer.len() {
             *taken = 0;
             buffer.clear();
-            buffer.shrink_to(KEPT_BYTES);
         }
         let waker = writer.take();
         drop(channel);

@@ -6,11 +6,15 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::net::unix;
 
 /// Both directions.
 pub enum Stream {
     /// Over the network.
     Socket(TcpStream),
+    /// On this host, by a socket of the file system.
+    Unix(UnixStream),
     /// Within this process.
     Pipe(Pipe),
 }
@@ -19,6 +23,8 @@ pub enum Stream {
 pub enum ReadHalf {
     /// A socket.
     Socket(OwnedReadHalf),
+    /// A socket of the file system.
+    Unix(unix::OwnedReadHalf),
     /// A pipe.
     Pipe(Reader),
 }
@@ -27,6 +33,8 @@ pub enum ReadHalf {
 pub enum WriteHalf {
     /// A socket.
     Socket(OwnedWriteHalf),
+    /// A socket of the file system.
+    Unix(unix::OwnedWriteHalf),
     /// A pipe.
     Pipe(Writer),
 }
@@ -51,6 +59,10 @@ impl Stream {
                 let (read, write) = stream.into_split();
                 (ReadHalf::Socket(read), WriteHalf::Socket(write))
             }
+            Stream::Unix(stream) => {
+                let (read, write) = stream.into_split();
+                (ReadHalf::Unix(read), WriteHalf::Unix(write))
+            }
             Stream::Pipe(pipe) => {
                 let (read, write) = pipe.into_split();
                 (ReadHalf::Pipe(read), WriteHalf::Pipe(write))
@@ -64,7 +76,7 @@ impl WriteHalf {
     pub fn set_nodelay(&self, on: bool) -> bool {
         match self {
             WriteHalf::Socket(half) => half.as_ref().set_nodelay(on).is_ok(),
-            WriteHalf::Pipe(_) => false,
+            WriteHalf::Unix(_) | WriteHalf::Pipe(_) => false,
         }
     }
 }
@@ -73,6 +85,7 @@ impl AsyncRead for ReadHalf {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             ReadHalf::Socket(half) => Pin::new(half).poll_read(cx, buf),
+            ReadHalf::Unix(half) => Pin::new(half).poll_read(cx, buf),
             ReadHalf::Pipe(half) => Pin::new(half).poll_read(cx, buf),
         }
     }
@@ -82,6 +95,7 @@ impl AsyncWrite for WriteHalf {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             WriteHalf::Socket(half) => Pin::new(half).poll_write(cx, bytes),
+            WriteHalf::Unix(half) => Pin::new(half).poll_write(cx, bytes),
             WriteHalf::Pipe(half) => Pin::new(half).poll_write(cx, bytes),
         }
     }
@@ -89,6 +103,7 @@ impl AsyncWrite for WriteHalf {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             WriteHalf::Socket(half) => Pin::new(half).poll_flush(cx),
+            WriteHalf::Unix(half) => Pin::new(half).poll_flush(cx),
             WriteHalf::Pipe(half) => Pin::new(half).poll_flush(cx),
         }
     }
@@ -96,6 +111,7 @@ impl AsyncWrite for WriteHalf {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             WriteHalf::Socket(half) => Pin::new(half).poll_shutdown(cx),
+            WriteHalf::Unix(half) => Pin::new(half).poll_shutdown(cx),
             WriteHalf::Pipe(half) => Pin::new(half).poll_shutdown(cx),
         }
     }

@@ -10,9 +10,12 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-/// Buffers kept for reuse, and the largest one worth keeping, in bytes.
-const POOLED: usize = 64;
+/// Bytes of buffers kept for reuse, and of the largest one worth keeping. All connections written in a turn give theirs
+/// back at once, so that they are counted by their size and not by their number.
+const POOLED_BYTES: usize = 16 << 20;
 const POOLED_CAPACITY: usize = 256 << 10;
+/// Output of more bytes, as links have, gets a buffer that was large before: small ones would grow again and again.
+const LARGE_BYTES: usize = 4 << 10;
 
 /// What is to be finished at the end of this turn of an event loop.
 #[derive(Default)]
@@ -20,7 +23,9 @@ pub struct Turn {
     dirty: RefCell<Vec<Rc<Conn>>>,
     woken: Cell<bool>,
     waker: RefCell<Option<Waker>>,
-    pool: RefCell<Vec<Vec<u8>>>,
+    small: RefCell<Vec<Vec<u8>>>,
+    large: RefCell<Vec<Vec<u8>>>,
+    pooled_bytes: Cell<usize>,
 }
 
 impl Turn {
@@ -45,17 +50,22 @@ impl Turn {
         self.wake();
     }
 
-    /// An empty buffer, warm if possible.
-    pub(super) fn take_buffer(&self) -> Vec<u8> {
-        self.pool.borrow_mut().pop().unwrap_or_default()
+    /// An empty buffer, warm if possible, for about so many bytes.
+    pub(super) fn take_buffer(&self, len: usize) -> Vec<u8> {
+        let warm = if len > LARGE_BYTES { self.large.borrow_mut().pop() } else { None };
+        let buffer = warm.or_else(|| self.small.borrow_mut().pop()).unwrap_or_default();
+        self.pooled_bytes.set(self.pooled_bytes.get() - buffer.capacity());
+        buffer
     }
 
     /// Takes back a buffer whose content was written.
     pub(super) fn give_buffer(&self, mut buffer: Vec<u8>) {
-        let mut pool = self.pool.borrow_mut();
-        if pool.len() < POOLED && buffer.capacity() <= POOLED_CAPACITY && buffer.capacity() > 0 {
+        let (capacity, pooled_bytes) = (buffer.capacity(), self.pooled_bytes.get());
+        if (1..=POOLED_CAPACITY).contains(&capacity) && pooled_bytes + capacity <= POOLED_BYTES {
             buffer.clear();
-            pool.push(buffer);
+            self.pooled_bytes.set(pooled_bytes + capacity);
+            let pool = if capacity > LARGE_BYTES { &self.large } else { &self.small };
+            pool.borrow_mut().push(buffer);
         }
     }
 

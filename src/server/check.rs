@@ -4,6 +4,7 @@
 //! other holds, too; what a get would not find counts for nothing, since marks and flushed records are collected by each
 //! in its own time.
 
+use super::background::Kind;
 use super::request::{Done, Request, hash_of};
 use super::worker::{Answer, Outcome, State, Worker};
 use crate::logic::digest::of_record;
@@ -17,8 +18,6 @@ use crate::proto::rpc::v1::{Held, write_digests};
 use crate::store::{Record, Shard, StoreError};
 use std::rc::Rc;
 
-/// Records looked at before others have their turn.
-const STEP: usize = 64;
 /// Longest list in bytes.
 const LIST_BYTES: usize = 4 << 20;
 
@@ -83,30 +82,40 @@ impl Worker {
         let last = if asked.lists { 1 } else { asked.window.len as usize };
         let mut from = Some(asked.window.start());
         while let Some(position) = from {
-            {
-                let state = self.state.borrow();
-                if state.view.epoch.number != asked.epoch {
-                    return Err(Refused);
-                }
-                let is_asked_for = |hash| {
-                    let group = &state.range(hash).group;
-                    asked.window.place(hash).is_some_and(|place| place < last)
-                        && group.coordinator() == Some(asked.coordinator)
-                        && group.full().contains(&asked.member)
-                };
-                let mut shard = self.shard().lock().expect("no holder of a shard panics");
-                let next = shard.scan_some(position, STEP, &is_asked_for, &mut |dbkey, record| {
-                    // A damaged one is none: it is mended, like one that is missing.
-                    let (Ok(record), Ok(hash)) = (record, hash_of(dbkey)) else { return };
-                    if let Some(place) = asked.window.place(hash).filter(|_| state.is_live(record)) {
-                        visit(place, dbkey, of_record(asked.seed, dbkey, record.epoch, record.dbval));
-                    }
-                })?;
-                from = next.filter(|position| asked.window.place(*position).is_some_and(|place| place < last));
-            }
-            tokio::task::yield_now().await;
+            let step = |records| self.some_held(asked, last, position, records, &mut visit);
+            from = self.background.step_of(Kind::Check, step).await?;
         }
         Ok(())
+    }
+
+    /// Visits some of what is held in the first `last` leaves; returns where to go on.
+    fn some_held(
+        &self,
+        asked: &Held,
+        last: usize,
+        from: u64,
+        records: usize,
+        visit: &mut impl FnMut(usize, &[u8], u64),
+    ) -> Result<Option<u64>, Refused> {
+        let state = self.state.borrow();
+        if state.view.epoch.number != asked.epoch {
+            return Err(Refused);
+        }
+        let is_asked_for = |hash| {
+            let group = &state.range(hash).group;
+            asked.window.place(hash).is_some_and(|place| place < last)
+                && group.coordinator() == Some(asked.coordinator)
+                && group.full().contains(&asked.member)
+        };
+        let mut shard = self.shard().lock().expect("no holder of a shard panics");
+        let next = shard.scan_some(from, records, &is_asked_for, &mut |dbkey, record| {
+            // A damaged one is none: it is mended, like one that is missing.
+            let (Ok(record), Ok(hash)) = (record, hash_of(dbkey)) else { return };
+            if let Some(place) = asked.window.place(hash).filter(|_| state.is_live(record)) {
+                visit(place, dbkey, of_record(asked.seed, dbkey, record.epoch, record.dbval));
+            }
+        })?;
+        Ok(next.filter(|position| asked.window.place(*position).is_some_and(|place| place < last)))
     }
 
     /// Executes Restate: `[epoch, dbkey, record epoch, dbval]`. Of what is here and what is offered, the newer is stored anew

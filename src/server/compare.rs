@@ -5,6 +5,7 @@
 //! coordinates the range and this server is being filled: the full ones do not have it, or are sending something newer.
 //! Windows come in their order; when the last one has, the sender's part needs no confirmation by record.
 
+use super::background::Kind;
 use super::fill::Fill;
 use super::request::{Request, hash_of};
 use super::worker::{State, Worker};
@@ -21,8 +22,6 @@ use crate::store::{Record, ScanVisitor, StoreError};
 use std::collections::HashSet;
 use std::rc::Rc;
 
-/// Records looked at before others have their turn.
-const STEP: usize = 256;
 /// Comparisons under way at a time; each sender has one.
 const MAX_UNDER_WAY: u32 = 1024;
 
@@ -102,12 +101,13 @@ impl Worker {
         let mut alike: Vec<(usize, u64)> = Vec::new();
         let mut from = Some(with.window.start());
         while let Some(position) = from {
-            from = self.visit_window(with, position, |state, place, dbkey, record| {
+            let sum = |state: &State, place: usize, dbkey: &[u8], record: Record<'_>| {
                 found += 1;
                 alike.extend(state.confirmed_singly(dbkey, record).map(|hash| (place, hash)));
                 own[place] = own[place].wrapping_add(of_record(with.incarnation, dbkey, record.epoch, record.dbval));
-            })?;
-            tokio::task::yield_now().await;
+            };
+            let visit = |records| self.visit_window(with, position, records, sum);
+            from = self.background.step_of(Kind::Compare, visit).await?;
         }
         let differ: Vec<usize> = (0..theirs.len()).filter(|place| own[*place] != theirs[*place]).collect();
         alike.retain(|(place, _)| own[*place] == theirs[*place]);
@@ -125,29 +125,42 @@ impl Worker {
         }
         let mut from = Some(with.window.start());
         while let Some(position) = from {
-            let (mut strangers, mut alike): (Vec<(Vec<u8>, Stamp)>, Vec<u64>) = (Vec::new(), Vec::new());
-            from = self.visit_window(with, position, |state, place, dbkey, record| {
-                let Some(theirs) = &mut theirs[place] else { return };
-                let known = theirs.remove(&of_record(with.incarnation, dbkey, record.epoch, record.dbval));
-                if known {
-                    alike.extend(state.confirmed_singly(dbkey, record));
-                } else if state.may_drop(with.incarnation, dbkey, record) {
-                    strangers.push((dbkey.to_vec(), record.stamp()));
-                }
-            })?;
-            self.state.borrow_mut().confirm(with, alike.into_iter())?;
-            if !strangers.is_empty() {
-                let mut shard = self.shard().lock().expect("no holder of a shard panics");
-                for (dbkey, stamp) in &strangers {
-                    shard.forget(dbkey, *stamp)?;
-                }
-                // What was dropped is committed with the turn.
-                self.turn.wake();
-            }
-            tokio::task::yield_now().await;
+            let list = |records| self.list_some(with, position, records, &mut theirs);
+            from = self.background.step_of(Kind::Compare, list).await?;
         }
         self.state.borrow_mut().end_window(with)?;
         Ok(theirs.into_iter().flatten().flatten().collect())
+    }
+
+    /// Takes from the digests of each leaf those of some records that are here, and drops the records that are in none.
+    fn list_some(
+        &self,
+        with: With,
+        from: u64,
+        records: usize,
+        theirs: &mut [Option<HashSet<u64>>],
+    ) -> Result<Option<u64>, Refused> {
+        let (mut strangers, mut alike): (Vec<(Vec<u8>, Stamp)>, Vec<u64>) = (Vec::new(), Vec::new());
+        let next = self.visit_window(with, from, records, |state, place, dbkey, record| {
+            let Some(theirs) = &mut theirs[place] else { return };
+            let known = theirs.remove(&of_record(with.incarnation, dbkey, record.epoch, record.dbval));
+            if known {
+                alike.extend(state.confirmed_singly(dbkey, record));
+            } else if state.may_drop(with.incarnation, dbkey, record) {
+                strangers.push((dbkey.to_vec(), record.stamp()));
+            }
+        })?;
+        self.state.borrow_mut().confirm(with, alike.into_iter())?;
+        if !strangers.is_empty() {
+            let mut shard = self.shard().lock().expect("no holder of a shard panics");
+            for (dbkey, stamp) in &strangers {
+                shard.forget(dbkey, *stamp)?;
+            }
+            // What was dropped is committed with the turn.
+            self.state.borrow_mut().is_staged = true;
+            self.turn.wake();
+        }
+        Ok(next)
     }
 
     /// Visits some records of a window that the sender is to have sent; returns where to go on.
@@ -155,6 +168,7 @@ impl Worker {
         &self,
         with: With,
         from: u64,
+        records: usize,
         mut visit: impl FnMut(&State, usize, &[u8], Record<'_>),
     ) -> Result<Option<u64>, Refused> {
         let state = self.state.borrow();
@@ -174,7 +188,7 @@ impl Worker {
                 visit(&state, place, dbkey, record);
             }
         };
-        let next = shard.scan_some(from, STEP, &wanted, each)?;
+        let next = shard.scan_some(from, records, &wanted, each)?;
         Ok(next.filter(|position| with.window.place(*position).is_some()))
     }
 }

@@ -5,6 +5,7 @@
 //! link to each member of its group, new ones too, is delivering it. Records arrive beside live writes and
 //! overwrite nothing newer.
 
+use super::background::Kind;
 use super::differ::Found;
 use super::shared::moving;
 use super::stream::{self, Outgoing};
@@ -28,8 +29,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Records of a slice.
-const SLICE: usize = 256;
 /// Bytes gathered for one server before they leave.
 const BATCH_BYTES: usize = 64 << 10;
 /// The pause after a copy that failed, before it is tried again.
@@ -102,7 +101,8 @@ async fn copy(worker: &Rc<Worker>, job: &Job, plain: &BTreeSet<Target>) -> Resul
         let mut found = Found::new(window, plan.pairs.len());
         let mut from = Some(window.start());
         while let Some(position) = from {
-            let (slice, rest) = worker.gather(position, job.full, &plan, &mut found).map_err(|e| {
+            let gather = |records| worker.gather(position, records, job.full, &plan, &mut found);
+            let (slice, rest) = worker.background.step_of(Kind::Gather, gather).await.map_err(|e| {
                 tracing::error!("cannot read what is to be copied: {e}");
                 Failed::At(worker.shared.config.address, "the store cannot be read")
             })?;
@@ -111,17 +111,16 @@ async fn copy(worker: &Rc<Worker>, job: &Job, plain: &BTreeSet<Target>) -> Resul
                 streams.add(target, &bytes).await?;
             }
             streams.keep_pace().await?;
-            tokio::task::yield_now().await;
         }
         for (number, pair) in plan.pairs.iter().enumerate() {
             let lacking = worker.lacking(pair, job.time, &found, number).await?;
             let mut rest = &lacking[..];
             while !rest.is_empty() {
-                let (bytes, used) = worker.encode(pair.target, job.full, rest);
+                let encode = |records| worker.encode(pair.target, job.full, rest, records);
+                let (bytes, used) = worker.background.step_of(Kind::Encode, encode).await;
                 rest = &rest[used..];
                 streams.add(pair.target, &bytes).await?;
                 streams.keep_pace().await?;
-                tokio::task::yield_now().await;
             }
         }
         streams.end_resting().await?;
@@ -328,7 +327,14 @@ impl Worker {
     }
 
     /// Notes the records of a slice for those who are asked what they lack, and encodes them for the others.
-    fn gather(&self, from: u64, full: bool, plan: &Plan, found: &mut Found) -> Result<Slice, StoreError> {
+    fn gather(
+        &self,
+        from: u64,
+        records: usize,
+        full: bool,
+        plan: &Plan,
+        found: &mut Found,
+    ) -> Result<Slice, StoreError> {
         let state = self.state.borrow();
         let mut slice: BTreeMap<Target, Vec<u8>> = BTreeMap::new();
         let Some(me) = state.view.me else { return Ok((slice, None)) };
@@ -346,7 +352,7 @@ impl Worker {
             })
             .collect();
         let wanted = |hash| window.place(hash).is_some() && state.is_source_in(hash, full, me);
-        let next = shard.scan_some(from, SLICE, &wanted, &mut |dbkey, record| {
+        let next = shard.scan_some(from, records, &wanted, &mut |dbkey, record| {
             let (Ok(record), Some(hash)) = (record, dbkey_hash(dbkey)) else { return };
             if !state.may_be_copied(hash, record, &unstable) {
                 return;
@@ -381,15 +387,16 @@ impl Worker {
         Share { pace, workers: u64::from(self.shared.config.workers.max(1)) }
     }
 
-    /// Encodes the first of the records that the target lacks, as they are by now, up to a batch; tells how many.
-    fn encode(&self, target: Target, full: bool, dbkeys: &[&[u8]]) -> (Vec<u8>, usize) {
+    /// Encodes the first of the records that the target lacks, as they are by now, up to a batch and to so many records; tells
+    /// how many.
+    fn encode(&self, target: Target, full: bool, dbkeys: &[&[u8]], records: usize) -> (Vec<u8>, usize) {
         let state = self.state.borrow();
         let mut shard = self.shard().lock().expect("no holder of a shard panics");
         let unstable = state.not_to_be_copied(full);
         let mut bytes = opening(target, state.memory.since());
         let (before, mut used) = (bytes.len(), 0);
         for dbkey in dbkeys {
-            if bytes.len() >= BATCH_BYTES || used >= SLICE {
+            if bytes.len() >= BATCH_BYTES || used >= records {
                 break;
             }
             used += 1;

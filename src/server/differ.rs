@@ -18,8 +18,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// How long the other may take to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the other may take to answer: it gives way to its clients, and may have to read from a slow disk.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a server is asked that is not in the phase yet, or not connected, and how long after each other.
 const NOT_READY_TRIES: u32 = 50;
 const NOT_READY_PAUSE: Duration = Duration::from_millis(20);

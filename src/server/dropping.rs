@@ -2,6 +2,7 @@
 //!
 //! It goes through the shard in slices between which the worker serves.
 
+use super::background::Kind;
 use super::copy::RETRY;
 use super::shared::{Progress, Shared, moving};
 use super::worker::{State, Worker};
@@ -14,32 +15,32 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Records of a slice.
-const SLICE: usize = 256;
-
 /// Starts to drop what this worker holds and the epoch gives to others.
 pub(super) fn start_drop(worker: Rc<Worker>, done: oneshot::Sender<()>) {
     worker.begins_to_go_through();
     worker.shared.moving.fetch_or(moving::DELETING, Ordering::Relaxed);
-    drop_in_slices(worker, "records that moved away", done, |state, hash, _| {
+    let moved_away = |state: &State, hash| {
         let Some(me) = state.view.me else { return false };
         let deleting = matches!(state.view.epoch.phase, Phase::Deleting { .. });
         deleting && !state.range(hash).group.members().contains(&me)
-    });
+    };
+    drop_in_slices(worker, "records that moved away", done, moved_away, |_, _, _| true);
 }
 
-/// Starts to go through the shard and to drop the records for which `goes` says so, given their ring position. The store
-/// is asked again when it fails. `done` is told at the end.
+/// Starts to go through the shard and to drop records: of those at ring positions where some `may_go`, those for which `goes`
+/// says so. What stays by its position alone is not read. The store is asked again when it fails. `done` is told at the end.
 pub(super) fn drop_in_slices(
     worker: Rc<Worker>,
     what: &'static str,
     done: oneshot::Sender<()>,
+    may_go: impl Fn(&State, u64) -> bool + 'static,
     goes: impl Fn(&State, u64, Record<'_>) -> bool + 'static,
 ) {
     tokio::task::spawn_local(async move {
         let (mut from, mut dropped) = (Some(0), 0);
         while let Some(position) = from {
-            match worker.drop_slice(position, &goes) {
+            let drop_slice = |records| worker.drop_slice(position, records, &may_go, &goes);
+            match worker.background.step_of(Kind::Drop, drop_slice).await {
                 Ok((count, next)) => {
                     (dropped, from) = (dropped + count, next);
                     worker.went_through(next);
@@ -49,7 +50,6 @@ pub(super) fn drop_in_slices(
                     tokio::time::sleep(RETRY).await;
                 }
             }
-            tokio::task::yield_now().await;
         }
         if dropped > 0 {
             tracing::info!("dropped {dropped} {what}");
@@ -83,12 +83,14 @@ impl Worker {
     fn drop_slice(
         &self,
         from: u64,
+        records: usize,
+        may_go: impl Fn(&State, u64) -> bool,
         goes: impl Fn(&State, u64, Record<'_>) -> bool,
     ) -> Result<(u64, Option<u64>), crate::store::StoreError> {
-        let state = self.state.borrow();
+        let mut state = self.state.borrow_mut();
         let mut shard = self.shard().lock().expect("no holder of a shard panics");
         let mut gone: Vec<(Vec<u8>, Stamp)> = Vec::new();
-        let next = shard.scan(from, SLICE, &mut |dbkey, record| {
+        let next = shard.scan_some(from, records, &|hash| may_go(&state, hash), &mut |dbkey, record| {
             // What is damaged is mended from the others, or found out not to be there, when it is asked for.
             let (Ok(record), Some(hash)) = (record, dbkey_hash(dbkey)) else { return };
             if goes(&state, hash, record) {
@@ -100,6 +102,7 @@ impl Worker {
         }
         if !gone.is_empty() {
             // What was dropped is committed with the turn.
+            state.is_staged = true;
             self.turn.wake();
         }
         Ok((gone.len() as u64, next))

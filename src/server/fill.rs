@@ -146,10 +146,10 @@ impl State {
         Ok(stored)
     }
 
-    /// Whether a record is what no full server has, all of them having copied.
-    fn is_left_over(&self, hash: u64, record: Record<'_>) -> bool {
+    /// Whether there may be records at a ring position that no full server has, all of them having copied: it was not compared.
+    fn may_be_left_over(&self, hash: u64) -> bool {
         let Some(fill) = self.fill.as_ref().filter(|_| !self.is_source(hash)) else { return false };
-        fill.doubts(hash, record.epoch) && !self.filler(hash).is_some_and(|by| fill.is_compared(by))
+        !self.filler(hash).is_some_and(|by| fill.is_compared(by))
     }
 }
 
@@ -163,9 +163,11 @@ impl View {
 
 /// Starts to drop what no full server has sent, all of them having sent everything. `done` is told at the end.
 pub(super) fn start_drop(worker: Rc<Worker>, done: oneshot::Sender<()>) {
-    drop_in_slices(worker, "old records that the others do not have", done, |state, hash, record| {
-        state.is_left_over(hash, record)
-    });
+    let doubts = |state: &State, hash: u64, record: Record<'_>| {
+        state.fill.as_ref().is_some_and(|fill| fill.doubts(hash, record.epoch))
+    };
+    let what = "old records that the others do not have";
+    drop_in_slices(worker, what, done, State::may_be_left_over, doubts);
 }
 
 #[cfg(test)]

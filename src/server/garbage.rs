@@ -5,6 +5,7 @@
 //! were there at the start, are found by the sweep that goes through the shard all the time, slowly. Nothing is
 //! collected while records move.
 
+use super::background::Kind;
 use super::request::hash_of;
 use super::shared::Config;
 use super::worker::{State, Worker};
@@ -17,11 +18,10 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How often the sweep takes a slice, and of how many records.
-const SWEEP: Duration = Duration::from_millis(250);
-const SLICE: usize = 512;
+/// How often the sweep takes a slice.
+const SWEEP: Duration = Duration::from_millis(125);
 /// How many times it takes none after it has been through the whole shard: 10 s.
-const RESTS: u32 = 40;
+const RESTS: u32 = 80;
 /// Bytes that remembering a mark takes beside its dbkey.
 const MARK_OVERHEAD: usize = 48;
 
@@ -73,22 +73,22 @@ pub(super) async fn sweep(worker: Rc<Worker>) {
     let mut rests = 0;
     loop {
         tokio::time::sleep(SWEEP).await;
-        let mut state = worker.state.borrow_mut();
-        let mut shard = worker.shard().lock().expect("no holder of a shard panics");
-        state.set_time();
-        let collected = collect_due(&mut state, &mut *shard);
-        let swept = if rests > 0 {
-            rests -= 1;
-            collected
-        } else {
-            collected.and_then(|()| sweep_slice(&worker, &mut state, &mut *shard, from)).map(|next| {
-                rests = if next.is_none() { RESTS } else { 0 };
-                from = next.unwrap_or(0);
-            })
+        let rest = rests > 0;
+        let sweep = |records| {
+            let mut state = worker.state.borrow_mut();
+            let mut shard = worker.shard().lock().expect("no holder of a shard panics");
+            state.set_time();
+            collect_due(&mut state, &mut *shard, records)?;
+            if rest { Ok(None) } else { sweep_slice(&worker, &mut state, &mut *shard, from, records) }
         };
-        if let Err(e) = swept {
-            tracing::error!("cannot collect garbage: {e}");
-            rests = RESTS;
+        match worker.background.step_of(Kind::Collect, sweep).await {
+            Ok(_) if rest => rests -= 1,
+            Ok(Some(next)) => from = next,
+            Ok(None) => (from, rests) = (0, RESTS),
+            Err(e) => {
+                tracing::error!("cannot collect garbage: {e}");
+                rests = RESTS;
+            }
         }
         worker.turn.wake();
     }
@@ -101,19 +101,20 @@ fn is_settled(state: &State) -> bool {
     state.view.me.is_some() && (settled || !on(Rule::MarksStay))
 }
 
-fn collect_due(state: &mut State, shard: &mut dyn Shard) -> Result<(), StoreError> {
+fn collect_due(state: &mut State, shard: &mut dyn Shard, marks: usize) -> Result<(), StoreError> {
     if !is_settled(state) {
         return Ok(());
     }
-    let due = std::iter::from_fn(|| state.marks.take_due(state.now_secs)).take(SLICE).collect();
+    let due = std::iter::from_fn(|| state.marks.take_due(state.now_secs)).take(marks).collect();
     forget_stable(state, shard, due)
 }
 
 /// Forgets those marks that every member is known to have. Others are left to the sweep.
-fn forget_stable(state: &State, shard: &mut dyn Shard, marks: Vec<(Stamp, Box<[u8]>)>) -> Result<(), StoreError> {
+fn forget_stable(state: &mut State, shard: &mut dyn Shard, marks: Vec<(Stamp, Box<[u8]>)>) -> Result<(), StoreError> {
     if marks.is_empty() {
         return Ok(());
     }
+    state.is_staged = true;
     let unstable = state.unstable_hashes();
     for (stamp, dbkey) in marks {
         let stable = |hash| state.pending.blocking(hash).is_none() && !unstable.contains(&hash);
@@ -129,10 +130,11 @@ fn sweep_slice(
     state: &mut State,
     shard: &mut dyn Shard,
     from: u64,
+    records: usize,
 ) -> Result<Option<u64>, StoreError> {
     let settled = is_settled(state);
     let (mut old, mut expired) = (Vec::new(), Vec::new());
-    let next = shard.scan(from, SLICE, &mut |dbkey, record| {
+    let next = shard.scan(from, records, &mut |dbkey, record| {
         let Ok(record) = record else { return };
         let age = state.now_secs.saturating_sub(record.stamp().version.unix_secs());
         let flushed = record.epoch < state.view.epoch.flushed;

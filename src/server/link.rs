@@ -402,17 +402,15 @@ impl State {
     pub(super) fn send_to_members(&mut self) {
         let epoch = self.view.epoch.number;
         let (since, first_pending) = (self.memory.since(), self.pending.first());
-        let mut delayed = Vec::new();
-        for place in std::mem::take(&mut self.links.dirty) {
-            let Some(link) = self.links.get_mut(place) else { continue };
+        let mut dirty = std::mem::take(&mut self.links.dirty);
+        dirty.retain(|place| {
+            let Some(link) = self.links.get_mut(*place) else { return false };
             link.send(epoch, since, first_pending, self.now_micros);
-            if link.dirty && link.is_up() {
-                delayed.push(place);
-            } else {
-                link.dirty = false;
-            }
-        }
-        self.links.dirty = delayed;
+            // What it could not send now waits for the next turn.
+            link.dirty &= link.is_up();
+            link.dirty
+        });
+        self.links.dirty = dirty;
     }
 
     /// Tells the managers which links have been down, or unanswered, for too long.

@@ -101,6 +101,11 @@ impl Measures {
         }
     }
 
+    /// Whether a request was executed in this turn.
+    pub fn is_serving(&self) -> bool {
+        self.began_micros.is_some()
+    }
+
     /// A request is executed that waited for so long.
     pub fn waited(&mut self, is_get: bool, micros: u64) {
         if is_get {

@@ -64,7 +64,7 @@ impl Worker {
             Ok(()) => tracing::warn!("a damaged record was mended from a replica"),
             Err(e) => tracing::error!("cannot mend a damaged record: {e}"),
         }
-        state.unpark = true;
+        (state.unpark, state.is_staged) = (true, true);
         self.turn.wake();
     }
 }

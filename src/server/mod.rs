@@ -5,10 +5,13 @@
 //! (a change, from its execution to its stability), [`link`] (to another member, as coordinator), [`member`] (from a
 //! coordinator), [`mend`] (a damaged record), [`takeover`] (a new epoch), [`report`] (what is unstable then); then the control plane: [`mod@run`],
 //! [`managers`], [`status`], [`measures`] and [`statistics`] (what tools are told), `page` and `check` (what they are told of the records), [`epoch_file`], [`vote`]; and what moves
-//! records: [`copy`], [`differ`], [`compare`], [`stream`], [`fill`], [`dropping`], [`garbage`].
+//! records: [`copy`], [`differ`], [`compare`], [`stream`], `applying`, [`fill`], [`dropping`], [`garbage`], all of them in steps that [`background`]
+//! has wait for clients.
 //!
 //! Each worker owns a shard of the store and decides alone about the keys in it; what workers share is [`Shared`].
 
+mod applying;
+pub mod background;
 pub mod backup;
 mod check;
 pub mod compare;

@@ -20,7 +20,7 @@ use crate::net::conn::{Conn, Received, Then};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{self, Frame, Role, Scanner, write_error, write_success};
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_raw, write_uint};
-use crate::proto::rpc::v1::{Caller, Connect, Connected, Mutate, Peer as Calling, method};
+use crate::proto::rpc::v1::{Caller, Connect, Connected, Gone, Mutate, Peer as Calling, method};
 use crate::store::{Record, Shard, StoreError};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -311,16 +311,16 @@ impl Worker {
         }
         Counters::add(&self.shared.counters[usize::from(self.number)].gets, 1);
         let dbval = match state.look_up(shard, dbkey, 0) {
-            Look::Value { dbval, .. } => Some(dbval),
-            Look::Missing { .. } => {
+            Look::Value { dbval, .. } => Ok(dbval),
+            Look::Missing { gone, .. } => {
                 self.count_miss();
-                None
+                Err(gone)
             }
-            Look::Expired { .. } if !on(Rule::ExpiryIsWritten) => None,
+            Look::Expired { .. } if !on(Rule::ExpiryIsWritten) => Err(Gone::Expired),
             Look::Expired { version } => {
                 self.count_miss();
                 let write = self.delete_expired(state, shard, hash, dbkey, version);
-                return Ok(answer_after(state, request, write, None));
+                return Ok(answer_after(state, request, write, Err(Gone::Expired)));
             }
             Look::Unreadable(e) => return Ok(self.unreadable(state, hash, dbkey, &e)),
         };
@@ -400,16 +400,16 @@ impl Worker {
         let hash = hash_of(dbkey)?;
         match state.look_up(shard, dbkey, 0) {
             Look::Value { dbval, .. } => write_raw(answer, dbval),
-            Look::Missing { .. } => {
+            Look::Missing { gone, .. } => {
                 self.count_miss();
-                write_nil(answer);
+                gone.write(answer);
             }
-            Look::Expired { .. } if !on(Rule::ExpiryIsWritten) => write_nil(answer),
+            Look::Expired { .. } if !on(Rule::ExpiryIsWritten) => Gone::Expired.write(answer),
             Look::Expired { version } => {
                 self.count_miss();
                 let write = self.delete_expired(state, shard, hash, dbkey, version);
                 match write {
-                    Some(_) => write_nil(answer),
+                    Some(_) => Gone::Expired.write(answer),
                     None => write_bool(answer, false),
                 }
                 return Ok(write);
@@ -453,7 +453,7 @@ pub(super) enum Look<'s> {
     /// There is a value.
     Value { dbval: &'s [u8], body: Body<'s>, version: ClockTime },
     /// There is none: never stored, deleted, or flushed.
-    Missing { version: ClockTime },
+    Missing { version: ClockTime, gone: Gone },
     /// Its time is over: it is to be deleted, and gone once that is stable.
     Expired { version: ClockTime },
     /// The store cannot tell.
@@ -472,7 +472,7 @@ impl State {
         self.hottest.touch(dbkey);
         let Record { epoch, dbval } = match shard.get(dbkey) {
             Ok(Some(record)) => record,
-            Ok(None) => return Look::Missing { version: ClockTime(0) },
+            Ok(None) => return Look::Missing { version: ClockTime(0), gone: Gone::Absent },
             Err(e) => return Look::Unreadable(e),
         };
         match record::parse(dbval) {
@@ -482,14 +482,17 @@ impl State {
                     None => Look::Expired { version },
                 }
             }
-            Some(Value { version, .. }) => Look::Missing { version },
-            None => Look::Missing { version: ClockTime(0) },
+            Some(Value { version, body }) => {
+                let gone = if body.is_some() { Gone::Flushed } else { Gone::Absent };
+                Look::Missing { version, gone }
+            }
+            None => Look::Missing { version: ClockTime(0), gone: Gone::Absent },
         }
     }
 }
 
 /// Answers Get with `dbval` once `write` is stable; without a write, that it could not be executed.
-fn answer_after(state: &mut State, request: &Request<'_>, write: Option<u64>, dbval: Option<&[u8]>) -> Done {
+fn answer_after(state: &mut State, request: &Request<'_>, write: Option<u64>, dbval: Result<&[u8], Gone>) -> Done {
     let Some(write) = write else {
         request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
         return Done::Yes;
@@ -503,11 +506,11 @@ fn answer_after(state: &mut State, request: &Request<'_>, write: Option<u64>, db
     Done::Yes
 }
 
-fn write_value(out: &mut Vec<u8>, msgid: u32, dbval: Option<&[u8]>) {
+fn write_value(out: &mut Vec<u8>, msgid: u32, dbval: Result<&[u8], Gone>) {
     write_success(out, msgid);
     match dbval {
-        Some(dbval) => write_raw(out, dbval),
-        None => write_nil(out),
+        Ok(dbval) => write_raw(out, dbval),
+        Err(gone) => gone.write(out),
     }
 }
 

@@ -1,19 +1,22 @@
 //! Starting and stopping a server: its sockets, its workers, its control plane.
 
+use super::background::Background as Steps;
 use super::epoch_file::load_epoch;
 use super::managers::{Control, random_id};
 use super::shared::{Config, Counters, Mail, Moved, Progress, Shared, View};
 use super::stream;
 use super::vote::Ballots;
 use super::worker::Worker;
+use crate::logic::budget::Budget;
 use crate::net::background::Background;
 use crate::net::cores::Cores;
 use crate::net::sock::{TcpListener, TcpStream, pack};
-use crate::net::time::Instant;
+use crate::net::time::{Instant, boot_micros};
 use crate::proto::rpc::frame::{self, Frame, Scanner};
 use crate::proto::rpc::v1::{Connect, method};
 use crate::store::restored::{self, BACKUP_EPOCH_FILE, Settled};
 use crate::store::{Maintained, Store};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,9 +28,9 @@ const OPENING: Duration = Duration::from_millis(200);
 const OPENING_STEP: Duration = Duration::from_millis(2);
 /// Bytes that hello and Connect take at most.
 const OPENING_BYTES: usize = 128;
-/// Bytes that a step of background work may read and write, and the pause between two steps: at most 64 MiB/s.
-const MAINTAIN_BYTES: u64 = 1 << 20;
-const MAINTAIN_PAUSE: Duration = Duration::from_millis(16);
+/// Bytes that a step of background work may read and write, and the least pause between two steps: at most 64 MiB/s.
+const MAINTAIN_BYTES: u64 = 256 << 10;
+const MAINTAIN_PAUSE: Duration = Duration::from_millis(4);
 const MAINTAIN_REST: Duration = Duration::from_millis(200);
 
 /// Runs a server until `shutdown` says true, on the current event loop (the control plane) and on `cores` (the workers,
@@ -91,9 +94,10 @@ pub async fn run(
     open_door(&shared);
     let control = Control::new(shared.clone(), ballots);
     control.start(losses);
+    let steps = Rc::new(Steps::new(shared.clone(), None));
     let tasks = [
-        tokio::task::spawn_local(stream::listen(shared.clone(), stream_listener)),
-        tokio::task::spawn_local(stream::fetch_offers(shared.clone(), offered)),
+        tokio::task::spawn_local(stream::listen(shared.clone(), steps.clone(), stream_listener)),
+        tokio::task::spawn_local(stream::fetch_offers(shared.clone(), steps, offered)),
         tokio::task::spawn_local(accept(shared.clone(), listener)),
     ];
     let _ = shutdown.wait_for(|stop| *stop).await;
@@ -145,14 +149,22 @@ async fn stop(shared: &Shared, control: &Control, tasks: [tokio::task::JoinHandl
 
 /// Compaction and its like, in a thread of its own.
 fn start_maintenance(store: Arc<dyn Store>, shared: Arc<Shared>) -> Result<Background, String> {
+    let mut budget = Budget::default();
     let step = move || {
         if shared.draining.load(Ordering::Relaxed) {
             return None;
         }
-        Some(match store.maintain(MAINTAIN_BYTES) {
+        let began = boot_micros();
+        let worked = store.maintain(MAINTAIN_BYTES);
+        let ended = boot_micros();
+        budget.spent(began, ended);
+        Some(match worked {
             // When it is behind, it works without pausing.
             Ok(Maintained::Worked) if store.pace() > Duration::ZERO => Duration::ZERO,
-            Ok(Maintained::Worked) => MAINTAIN_PAUSE,
+            Ok(Maintained::Worked) => {
+                let wait = budget.wait_micros(ended, shared.served_micros(None));
+                MAINTAIN_PAUSE.max(Duration::from_micros(wait))
+            }
             Ok(Maintained::Idle) => MAINTAIN_REST,
             Err(e) => {
                 tracing::error!("background work on the store: {e}");

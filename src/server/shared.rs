@@ -108,6 +108,8 @@ pub struct Counters {
     pub sets: AtomicU64,
     /// Deletes executed.
     pub deletes: AtomicU64,
+    /// When a turn ended last in which something was done for clients, by the clock since boot.
+    pub served_micros: AtomicU64,
 }
 
 impl Counters {
@@ -275,6 +277,15 @@ impl Shared {
     /// Number of items stored.
     pub fn items(&self) -> u64 {
         self.items.iter().map(|items| items.load(Ordering::Relaxed)).sum()
+    }
+
+    /// When a worker, or any of them, did something for clients last.
+    pub fn served_micros(&self, worker: Option<u16>) -> u64 {
+        let served = |c: &Counters| c.served_micros.load(Ordering::Relaxed);
+        match worker {
+            Some(worker) => self.counters.get(usize::from(worker)).map_or(0, served),
+            None => self.counters.iter().map(served).max().unwrap_or(0),
+        }
     }
 
     /// Sum of a counter over the workers.

@@ -6,6 +6,7 @@
 //! vouches for what it remembers of the changes in the records behind it. The receiver answers an empty array every 100 records and
 //! nil when it has stored all.
 
+use super::background::Background;
 use super::shared::{Mail, Shared};
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
@@ -18,6 +19,7 @@ use flate2::write::ZlibEncoder;
 use flate2::{Compression, Decompress, FlushDecompress, Status};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -102,19 +104,19 @@ pub fn register(shared: &Shared, worker: u16, receiver: Address) -> Outgoing {
 }
 
 /// Serves the stream port.
-pub async fn listen(shared: Arc<Shared>, listener: TcpListener) {
+pub async fn listen(shared: Arc<Shared>, background: Rc<Background>, listener: TcpListener) {
     loop {
         let (stream, _) = crate::net::listen::accept(&listener).await;
-        let shared = shared.clone();
+        let (shared, background) = (shared.clone(), background.clone());
         tokio::task::spawn_local(async move {
-            if let Err(e) = send_stream(&shared, stream).await {
+            if let Err(e) = send_stream(&shared, &background, stream).await {
                 tracing::info!("a replace stream ended: {e}");
             }
         });
     }
 }
 
-async fn send_stream(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
+async fn send_stream(shared: &Shared, background: &Background, mut stream: TcpStream) -> io::Result<()> {
     let mut greeting = [0; GREETING_LEN];
     timeout(PATIENCE, stream.read_exact(&mut greeting)).await??;
     let address = greeting.get(1..1 + usize::from(greeting[0])).and_then(Address::from_bytes);
@@ -134,12 +136,15 @@ async fn send_stream(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
     let sending = async {
         let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
         while let Some(batch) = source.batches.recv().await {
-            zlib.write_all(&batch)?;
+            // Compressing takes its time, and managers want their pings answered.
+            for chunk in batch.chunks(CHUNK) {
+                background.step(|| zlib.write_all(chunk)).await?;
+            }
+            // What lies in the compressor is neither stored there nor told as sent.
+            zlib.flush()?;
             let compressed = std::mem::take(zlib.get_mut());
             shared.moved.bytes.fetch_add(compressed.len() as u64, Ordering::Relaxed);
             timeout(PATIENCE, write.write_all(&compressed)).await??;
-            // Compressing takes its time, and managers want their pings answered.
-            tokio::task::yield_now().await;
         }
         zlib.write_all(&[NIL])?;
         let rest = zlib.finish()?;
@@ -171,18 +176,27 @@ pub fn accept_offer(shared: &Shared, from: Address, time: Option<ClockTime>) {
 }
 
 /// Fetches offered streams, as they are announced.
-pub async fn fetch_offers(shared: Arc<Shared>, mut offers: mpsc::UnboundedReceiver<(Address, Option<ClockTime>)>) {
+pub async fn fetch_offers(
+    shared: Arc<Shared>,
+    background: Rc<Background>,
+    mut offers: mpsc::UnboundedReceiver<(Address, Option<ClockTime>)>,
+) {
     while let Some((from, time)) = offers.recv().await {
-        let shared = shared.clone();
+        let (shared, background) = (shared.clone(), background.clone());
         tokio::task::spawn_local(async move {
-            if let Err(e) = receive_stream(&shared, from, time).await {
+            if let Err(e) = receive_stream(&shared, &background, from, time).await {
                 tracing::warn!("the replace stream from {from} broke: {e}");
             }
         });
     }
 }
 
-async fn receive_stream(shared: &Shared, from: Address, time: Option<ClockTime>) -> io::Result<()> {
+async fn receive_stream(
+    shared: &Shared,
+    background: &Background,
+    from: Address,
+    time: Option<ClockTime>,
+) -> io::Result<()> {
     let mut stream = timeout(PATIENCE, TcpStream::connect(from.socket_addr())).await??;
     let mut greeting = [0; GREETING_LEN];
     let address = shared.config.address.to_bytes();
@@ -198,13 +212,14 @@ async fn receive_stream(shared: &Shared, from: Address, time: Option<ClockTime>)
         if n == 0 {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         }
-        let before = parts.records;
-        let mut plain = 0;
-        let took = inflate.take(&compressed[..n], |bytes| parts.take(bytes).inspect(|used| plain += *used as u64));
-        took.map_err(io::Error::other)?;
-        shared.received.lock().expect("no holder panics").add(time, parts.records - before, plain);
-        parts.store(APPLY_BYTES).await?;
-        tokio::task::yield_now().await;
+        let mut rest = Some(&compressed[..n]);
+        while let Some(bytes) = rest {
+            let (before, mut plain) = (parts.records, 0);
+            let take = |bytes: &[u8]| parts.take(bytes).inspect(|used| plain += *used as u64);
+            rest = background.step(|| inflate.take(bytes, take)).await.map_err(io::Error::other)?;
+            shared.received.lock().expect("no holder panics").add(time, parts.records - before, plain);
+            parts.store(APPLY_BYTES).await?;
+        }
         for _ in alive..parts.records / ALIVE_EVERY {
             stream.write_all(&[ALIVE]).await?;
         }
@@ -230,28 +245,25 @@ impl Default for Inflate {
 }
 
 impl Inflate {
-    /// Inflates `compressed`; `take` says how much of the plain bytes it used.
-    fn take(
+    /// Inflates `compressed`, as far as it makes little more than [`CHUNK`] bytes; `take` says how much of the plain bytes it used.
+    /// Returns what is to be inflated next, `None` when more has to come first.
+    fn take<'c>(
         &mut self,
-        mut compressed: &[u8],
+        compressed: &'c [u8],
         mut take: impl FnMut(&[u8]) -> Result<usize, &'static str>,
-    ) -> Result<(), &'static str> {
-        loop {
-            self.plain.reserve(CHUNK);
-            let before = (self.zlib.total_in(), self.plain.len());
-            let status = self.zlib.decompress_vec(compressed, &mut self.plain, FlushDecompress::None);
-            let status = status.map_err(|_| "what came is no zlib stream")?;
-            compressed = &compressed[(self.zlib.total_in() - before.0) as usize..];
-            let used = take(&self.plain)?;
-            self.plain.drain(..used);
-            if self.plain.len() > MAX_FRAME {
-                return Err("a record is too long");
-            }
-            let progress = self.zlib.total_in() > before.0 || self.plain.len() + used > before.1;
-            if status == Status::StreamEnd || !progress {
-                return Ok(());
-            }
+    ) -> Result<Option<&'c [u8]>, &'static str> {
+        self.plain.reserve(CHUNK);
+        let before = (self.zlib.total_in(), self.plain.len());
+        let status = self.zlib.decompress_vec(compressed, &mut self.plain, FlushDecompress::None);
+        let status = status.map_err(|_| "what came is no zlib stream")?;
+        let rest = &compressed[(self.zlib.total_in() - before.0) as usize..];
+        let used = take(&self.plain)?;
+        self.plain.drain(..used);
+        if self.plain.len() > MAX_FRAME {
+            return Err("a record is too long");
         }
+        let progress = self.zlib.total_in() > before.0 || self.plain.len() + used > before.1;
+        Ok((status != Status::StreamEnd && progress).then_some(rest))
     }
 }
 
@@ -337,14 +349,17 @@ mod tests {
             let mut came = Vec::new();
             let mut inflate = Inflate::default();
             for chunk in compressed.chunks(cut) {
-                inflate
-                    .take(chunk, |bytes| {
+                let mut rest = Some(chunk);
+                while let Some(bytes) = rest {
+                    let take = |bytes: &[u8]| {
+                        assert!(bytes.len() <= 2 * CHUNK, "{} bytes at a time", bytes.len());
                         // Uses up all but the last byte, as a reader of elements may.
                         let used = bytes.len().saturating_sub(1);
                         came.extend_from_slice(&bytes[..used]);
                         Ok(used)
-                    })
-                    .unwrap();
+                    };
+                    rest = inflate.take(bytes, take).unwrap();
+                }
             }
             came.extend_from_slice(&inflate.plain);
             assert!(came == plain, "cut every {cut}");

@@ -7,21 +7,18 @@
 //!
 //! Invariant: nothing is executed in a range that is not open.
 
-use super::fill::Sent;
 use super::report::{Unstable, add};
 use super::request::hash_of;
 use super::shared::View;
 use super::worker::{Answer, Range, State, Worker};
 use crate::logic::address::Address;
 use crate::logic::arcs::Arcs;
-use crate::logic::clock::ClockTime;
-use crate::logic::epoch::{Phase, ServerEntry};
+use crate::logic::epoch::ServerEntry;
 use crate::logic::lease::GRANT_MICROS;
 use crate::logic::memory::{Deeds, Memory};
 use crate::logic::route::Group;
 use crate::logic::rule::{Rule, on};
-use crate::proto::rpc::msgpack::Reader;
-use crate::proto::rpc::v1::{Entry, read_entry, write_entry};
+use crate::proto::rpc::v1::write_entry;
 use crate::store::{Record, Shard};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -193,47 +190,6 @@ impl Worker {
                 }
             }
         }
-    }
-
-    /// Stores records that another server has copied here, and tells when they are committed.
-    pub(super) fn apply_copied(
-        self: &Rc<Self>,
-        entries: &[u8],
-        time: Option<ClockTime>,
-        since: u64,
-        done: oneshot::Sender<()>,
-    ) {
-        let mut state = self.state.borrow_mut();
-        let state = &mut *state;
-        state.set_time();
-        let phase = state.view.epoch.phase;
-        let in_phase = |time| matches!(phase, Phase::Copying { time: now, .. } if now == time);
-        if state.view.me.is_none() || time.is_some_and(|time| !in_phase(time)) {
-            // What is sent for a replace that has not begun here, or is over, counts for nothing. Untold, the other
-            // server sends everything again, if it still has to.
-            return;
-        }
-        state.memory.raise_since(since);
-        let mut shard = self.shard().lock().expect("no holder of a shard panics");
-        let mut r = Reader::new(entries);
-        while !r.rest().is_empty() {
-            let Ok(Entry { dbkey, epoch, dbval, .. }) = read_entry(&mut r) else { return };
-            let Ok(hash) = hash_of(dbkey) else { continue };
-            if state.view.me.is_none_or(|me| !state.range(hash).group.members().contains(&me)) {
-                continue;
-            }
-            match state.apply(&mut *shard, dbkey, Record { epoch, dbval }, Sent::Copied) {
-                Ok(Ok(())) => {}
-                Ok(Err(e)) => {
-                    // Untold, the other server sends everything again.
-                    tracing::error!("cannot store what was copied here: {e}");
-                    return;
-                }
-                Err(_) => tracing::warn!("a record that was copied here is malformed and was left out"),
-            }
-        }
-        state.copied.push(done);
-        self.turn.wake();
     }
 }
 

@@ -7,6 +7,7 @@
 //! Invariant: an answer that tells something read leaves only after a look at the clock behind the look-up has shown
 //! that every lease which it relied on was still live.
 
+use super::background::Background;
 use super::link::{Link, Links};
 use super::measures::{Accepted, Measures};
 use super::member::{Ack, Given, Source};
@@ -59,6 +60,8 @@ pub struct Worker {
     pub turn: Rc<Turn>,
     /// Connections read into this.
     pub scratch: Rc<Scratch>,
+    /// What it does beside serving.
+    pub background: Background,
     /// Everything else. Borrowed for the length of one call, never across an await.
     pub state: RefCell<State>,
 }
@@ -235,6 +238,8 @@ pub struct State {
     pub(super) connections: Vec<Accepted>,
     pub(super) measures: Measures,
     pub(super) hottest: Hottest,
+    /// Something is staged that nobody waits for.
+    pub(super) is_staged: bool,
     commit_failed: bool,
     /// Since when the disk has been full, and when that was last told.
     unable_since: Option<(u64, u64)>,
@@ -246,8 +251,14 @@ impl Worker {
     pub fn start(shared: Arc<Shared>, number: u16, mut mailbox: UnboundedReceiver<Mail>) {
         let view = shared.view();
         let state = State::new(view, shared.config.clone(), boot_micros());
-        let worker =
-            Rc::new(Worker { shared, number, turn: Turn::new(), scratch: Scratch::new(), state: RefCell::new(state) });
+        let worker = Rc::new(Worker {
+            background: Background::new(shared.clone(), Some(number)),
+            shared,
+            number,
+            turn: Turn::new(),
+            scratch: Scratch::new(),
+            state: RefCell::new(state),
+        });
         let items = {
             let mut shard = worker.shard().lock().expect("no holder of a shard panics");
             worker.state.borrow_mut().left.add(shard.take_unstable());
@@ -290,7 +301,7 @@ impl Worker {
                 Ok(stream) => self.serve(stream.into()),
                 Err(e) => tracing::warn!("cannot serve a connection: {e}"),
             },
-            Mail::Apply { entries, time, since, done } => self.apply_copied(&entries, time, since, done),
+            Mail::Apply { entries, time, since, done } => self.start_to_apply(entries, time, since, done),
             Mail::Copy(job) => super::copy::start(self.clone(), job),
             Mail::Drop(done) => super::dropping::start_drop(self.clone(), done),
             Mail::DropUnconfirmed(done) => super::fill::start_drop(self.clone(), done),
@@ -314,7 +325,8 @@ impl Worker {
     fn serve(self: &Rc<Self>, stream: Stream) {
         let from = match &stream {
             Stream::Socket(stream) => stream.peer_addr().ok().map(|address| address.ip().to_canonical()),
-            Stream::Pipe(_) => Some(self.shared.config.address.socket_addr().ip()),
+            // None of these comes from elsewhere.
+            Stream::Unix(_) | Stream::Pipe(_) => Some(self.shared.config.address.socket_addr().ip()),
         };
         let (conn, read) = Conn::new(stream, &self.turn);
         let mut peer = super::request::Peer::default();
@@ -358,6 +370,11 @@ impl Worker {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         state.set_time();
+        // What members are told serves their clients.
+        if state.measures.is_serving() || !state.acks.is_empty() {
+            let counters = &self.shared.counters[usize::from(self.number)];
+            counters.served_micros.store(state.now_micros, Ordering::Relaxed);
+        }
         state.commit(self);
         state.send_to_members();
         // The look at the clock that every answer of this turn stands behind.
@@ -459,6 +476,7 @@ impl State {
             connections: Vec::new(),
             measures: Measures::default(),
             hottest: Hottest::default(),
+            is_staged: false,
             commit_failed: false,
             unable_since: None,
             next_commit_micros: 0,
@@ -519,7 +537,7 @@ impl State {
     fn commit(&mut self, worker: &Rc<Worker>) {
         let last = self.pending.next();
         let answers = self.acks.len() + self.after_commit.len() + self.copied.len();
-        let nothing = last == self.first_uncommitted && answers == 0;
+        let nothing = last == self.first_uncommitted && answers == 0 && !self.is_staged;
         self.take_durable(worker);
         // A sync that failed shows at the next commit, which those who wait for the device cannot wait for.
         if nothing && !self.commit_failed && !self.waits_for_device() {
@@ -539,6 +557,7 @@ impl State {
         match commit {
             Ok(commit) => {
                 self.commit_failed = false;
+                self.is_staged = false;
                 self.unable_since = None;
                 self.committed(commit, last);
             }

@@ -15,7 +15,7 @@ use crate::logic::rule::{Rule, on};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::write_error;
 use crate::proto::rpc::msgpack::DecodeError;
-use crate::proto::rpc::v1::{Mutate, Mutated, Op, option, write_entry};
+use crate::proto::rpc::v1::{Gone, Mutate, Mutated, Op, option, write_entry};
 use crate::store::{Record, Shard, StoreError};
 use std::rc::Rc;
 
@@ -64,10 +64,10 @@ impl Worker {
                 Before::Done(done) => return Ok(done),
             }
         }
-        let (old, version, has_expired) = match state.look_up(shard, mutate.dbkey, mutate.options) {
-            Look::Value { body, version, .. } => (Some(body), version, false),
-            Look::Missing { version } => (None, version, false),
-            Look::Expired { version } => (None, version, true),
+        let (old, version, gone) = match state.look_up(shard, mutate.dbkey, mutate.options) {
+            Look::Value { body, version, .. } => (Some(body), version, Gone::Absent),
+            Look::Missing { version, gone } => (None, version, gone),
+            Look::Expired { version } => (None, version, Gone::Expired),
             Look::Unreadable(e) => return Ok(self.unreadable(state, hash, mutate.dbkey, &e)),
         };
         let mut dbval = std::mem::take(&mut state.new_dbval);
@@ -82,13 +82,17 @@ impl Worker {
             Decision::Refuse(mutated) => {
                 state.new_dbval = dbval;
                 // By another's clock it may not have expired: that it is gone is told once that is so everywhere.
-                if has_expired
+                if gone == Gone::Expired
                     && on(Rule::ExpiryIsWritten)
                     && self.delete_expired(state, shard, hash, mutate.dbkey, version).is_none()
                 {
                     request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
                     return Ok(Done::Yes);
                 }
+                let mutated = match (mutated, mutate.op) {
+                    (Mutated::NotFound, Op::Fetch | Op::GetAndTouch) if gone != Gone::Absent => Mutated::Gone(gone),
+                    _ => mutated,
+                };
                 let done = refuse(state, request, style, hash, mutated);
                 if let (Done::Yes, Some(id), Some(reason)) = (&done, &id, mutated.refusal()) {
                     state.memory.refuse(id, reason, mutate.epoch);

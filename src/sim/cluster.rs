@@ -115,6 +115,8 @@ pub struct Host {
 pub struct Cluster {
     /// Its shape.
     pub shape: Shape,
+    /// Stores have short segments and leave no garbage alone, so that seconds of changes keep compaction busy.
+    pub compacts: Cell<bool>,
     managers: Vec<Host>,
     servers: Vec<Host>,
     gateways: Vec<Host>,
@@ -159,6 +161,7 @@ impl Cluster {
             seed,
             backups: RefCell::default(),
             shape,
+            compacts: Cell::new(true),
         }
     }
 
@@ -302,13 +305,16 @@ impl Cluster {
     }
 
     fn open_store(&self, disk: MemDisk, dir: &str) -> Result<Arc<LogStore>, String> {
-        let options = Options {
+        let usual = Options {
             shards: self.shape.workers,
             sync: self.shape.sync,
             sync_thread: false,
-            segment_bytes: 16 << 10,
-            garbage_bytes: 0,
             open_threads: 1,
+            ..Options::default()
+        };
+        let options = match self.compacts.get() {
+            true => Options { segment_bytes: 16 << 10, garbage_bytes: 0, ..usual },
+            false => usual,
         };
         let disk: Arc<dyn Disk> = Arc::new(disk);
         LogStore::open(disk, Path::new(dir), options).map(Arc::new).map_err(|e| e.to_string())
@@ -581,7 +587,8 @@ async fn run_server(
     }
     let listeners = TcpListener::listen(config.address.socket_addr())
         .and_then(|listener| Ok((listener, TcpListener::listen(config.stream.socket_addr())?)));
-    let clients = gateway.map(|(config, address)| Ok(Serving { config, clients: vec![TcpListener::listen(address)?] }));
+    let clients =
+        gateway.map(|(config, address)| Ok(Serving { config, clients: vec![TcpListener::listen(address)?.into()] }));
     let cores = Cores::start(usize::from(config.workers));
     let ended = match (listeners, clients.transpose(), cores) {
         (Ok(listeners), Ok(Some(serving)), Ok(cores)) => {
@@ -598,7 +605,7 @@ async fn run_server(
 async fn run_gateway(config: gateway::Config, address: SocketAddr, failure: Failure) {
     let (_stop, stopped) = watch::channel(false);
     let ended = match (TcpListener::listen(address), Cores::start(1)) {
-        (Ok(listener), Ok(cores)) => gateway::run(config, vec![listener], Arc::new(cores), stopped).await,
+        (Ok(listener), Ok(cores)) => gateway::run(config, vec![listener.into()], Arc::new(cores), stopped).await,
         (Err(e), _) | (_, Err(e)) => Err(e),
     };
     *failure.borrow_mut() = Some(ended.err().map_or_else(|| "ended".to_owned(), |e| e.to_string()));

@@ -703,6 +703,14 @@ impl TcpListener {
         })
     }
 
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// None.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+
     /// The next connection.
     ///
     /// # Errors

@@ -1,14 +1,16 @@
-"""pylibmc (libmemcached), text and binary: pylibmc_steps.py HOST PORT text|binary."""
+"""pylibmc (libmemcached), text and binary: pylibmc_steps.py HOST PORT text|binary, or PATH 0."""
 
 import sys
 
 import pylibmc
-from steps import ALL_BYTES, MIB, TOO_LARGE, Steps, begins
+from steps import ALL_BYTES, MIB, TOO_LARGE, Steps, begins, server
 
 binary = sys.argv[3] == "binary"
+place = server()
+place = place if isinstance(place, str) else "{}:{}".format(*place)
 # Without "cas", gets is not there; timeouts are in milliseconds.
 behaviors = {"cas": True, "tcp_nodelay": True, "connect_timeout": 30_000, "_poll_timeout": 30_000}
-c = pylibmc.Client([f"{sys.argv[1]}:{sys.argv[2]}"], binary=binary, behaviors=behaviors)
+c = pylibmc.Client([place], binary=binary, behaviors=behaviors)
 s = Steps()
 
 s.see("missing", lambda: c.get("missing"), None)
@@ -41,7 +43,7 @@ s.see("get_multi", lambda: c.get_multi([*many, "missing"]) == many, True)
 s.see("with a prefix", lambda: (c.set_multi({"1": b"a", "2": b"b"}, key_prefix="p_"), c.get_multi(["1", "2"], key_prefix="p_")), ([], {"1": b"a", "2": b"b"}))
 s.see("add_multi", lambda: c.add_multi({"many1": b"x", "fresh": b"y"}), ["many1"])
 s.see("delete_multi", lambda: (c.delete_multi(list(many)), c.get_multi(list(many))), (True, {}))
-n = pylibmc.Client([f"{sys.argv[1]}:{sys.argv[2]}"], binary=binary, behaviors={"no_block": True})
+n = pylibmc.Client([place], binary=binary, behaviors={"no_block": True})
 for i in range(1000):
     n.set(f"unblocked{i % 100}", b"%d" % i)
 s.see("unblocked, in order", lambda: n.get_multi([f"unblocked{i}" for i in range(100)]), {f"unblocked{i}": b"%d" % (900 + i) for i in range(100)})

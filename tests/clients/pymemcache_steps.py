@@ -1,15 +1,15 @@
-"""pymemcache, text protocol: pymemcache_steps.py HOST PORT."""
+"""pymemcache, text protocol: pymemcache_steps.py HOST PORT, or PATH 0."""
 
 import sys
 
 from pymemcache import HashClient, PooledClient
 from pymemcache.client.base import Client
 from pymemcache.serde import pickle_serde
-from steps import ALL_BYTES, MIB, TOO_LARGE, Steps, begins
+from steps import ALL_BYTES, MIB, TOO_LARGE, Steps, begins, server
 
-host, port = sys.argv[1], int(sys.argv[2])
+place = server()
 options = {"connect_timeout": 30, "timeout": 30, "no_delay": True}
-c = Client((host, port), **options)
+c = Client(place, **options)
 s = Steps()
 
 s.see("missing", lambda: c.get("missing"), None)
@@ -56,11 +56,11 @@ for i in range(2000):
 s.see("noreply, in order", lambda: c.get_many([f"noreply{i}" for i in range(100)]),
       {f"noreply{i}": b"%d" % (1900 + i) for i in range(100)})
 s.see("key of 250 bytes", lambda: (c.set("k" * 250, b"v", noreply=False), c.get("k" * 250)), (True, b"v"))
-u = Client((host, port), allow_unicode_keys=True, **options)
+u = Client(place, allow_unicode_keys=True, **options)
 s.see("key beyond ASCII", lambda: (u.set("schlüssel", b"v", noreply=False), u.get("schlüssel")), (True, b"v"))
-p = PooledClient((host, port), serde=pickle_serde, max_pool_size=4, **options)
+p = PooledClient(place, serde=pickle_serde, max_pool_size=4, **options)
 s.see("pool, pickled", lambda: (p.set("object", {"a": [1, None]}), p.get("object")), (True, {"a": [1, None]}))
-h = HashClient([(host, port)], **options)
+h = HashClient([place], **options)
 s.see("hash client", lambda: (h.set_many({"h1": b"1", "h2": b"2"}), h.get_many(["h1", "h2"])), ([], {"h1": b"1", "h2": b"2"}))
 s.see("version", lambda: len(c.version()) > 0, True)
 s.see("stats", lambda: {b"pid", b"curr_items", b"get_hits", b"threads"} <= c.stats().keys(), True)

@@ -7,6 +7,12 @@ ALL_BYTES = bytes(range(256))
 TOO_LARGE = b"x" * (3 << 20)
 
 
+def server():
+    """Where to: host and port, or the path of a socket, which comes with port 0."""
+    host, port = sys.argv[1], int(sys.argv[2])
+    return (host, port) if port else host
+
+
 class Steps:
     """Prints a line for each step; counts those whose answer is not what is due."""
 

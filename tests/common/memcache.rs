@@ -92,7 +92,7 @@ impl Client {
         self.answer()
     }
 
-    fn answer(&mut self) -> Result<String> {
+    pub fn answer(&mut self) -> Result<String> {
         let line = self.line()?;
         if line.starts_with("SERVER_ERROR") { Err(Error::Refused(line)) } else { Ok(line) }
     }

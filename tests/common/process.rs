@@ -201,8 +201,17 @@ impl Process {
 
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
+        self.memory_of("VmRSS:")
+    }
+
+    /// Resident memory in bytes without that of files, which the kernel has back when it needs it.
+    pub fn own_bytes(&self) -> u64 {
+        self.memory_of("RssAnon:")
+    }
+
+    fn memory_of(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("Linux tells it");
+        let line = status.lines().find_map(|l| l.strip_prefix(name)).expect("Linux tells it");
         let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().expect("a number");
         kib << 10
     }

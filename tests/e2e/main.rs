@@ -32,5 +32,6 @@ mod stories;
 mod supervised;
 mod tools;
 mod transfer;
+mod unix_sockets;
 mod version0;
 mod wire;

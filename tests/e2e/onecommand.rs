@@ -77,6 +77,32 @@ fn restarted_by_sigterm_or_sigint_it_serves_what_it_had() {
 }
 
 #[test]
+fn misses_of_what_expired_or_was_flushed_are_counted_as_such() {
+    let _turn = Turn::shared();
+    let dir = temp_dir();
+    let (_kumofs, address) = start(dir.path(), "gone", &[]);
+    let mut client = connect(address);
+    let retrievals = ["get gone", "get none gone other", "mg gone v", "mg gone T9", "gat 9 gone", "gat 9 none gone"];
+    let mut ask = |line: &str| {
+        client.send(format!("{line}\r\nmn\r\n").as_bytes()).expect("it is sent");
+        while client.answer().expect("an answer") != "MN" {}
+    };
+    for retrieval in retrievals {
+        // What is deleted was there, too, and is no more.
+        for before in ["set gone 0 -1 1\r\nx", "set gone 0 0 1\r\nx\r\nflush_all", "set gone 0 0 1\r\nx\r\ndelete gone"]
+        {
+            ask(before);
+            ask(retrieval);
+        }
+    }
+    let stats = client.stats().expect("an answer");
+    let told =
+        |name: &str| stats.iter().find(|(n, _)| n == name).map(|(_, value)| value.parse::<usize>().expect("a number"));
+    assert_eq!((told("get_expired"), told("get_flushed")), (Some(retrievals.len()), Some(retrievals.len())));
+    assert_eq!((told("get_hits"), told("touch_hits")), (Some(0), Some(0)));
+}
+
+#[test]
 fn kill_9_loses_nothing_acknowledged() {
     let _turn = Turn::shared();
     let mut rng = Rng::announced("kill -9 of kumofs");

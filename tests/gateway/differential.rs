@@ -31,7 +31,7 @@ impl Memcached {
     }
 
     /// One that moves no items about: it holds them then, and a number that is counted at that moment loses its T.
-    fn start_still() -> Option<Memcached> {
+    pub fn start_still() -> Option<Memcached> {
         Memcached::start_with(&["-o", "no_lru_maintainer,no_lru_crawler"])
     }
 

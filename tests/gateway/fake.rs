@@ -17,7 +17,7 @@ use kumofs::proto::rpc::error;
 use kumofs::proto::rpc::frame::Role;
 use kumofs::proto::rpc::msgpack::{Reader, write_array, write_bool, write_nil, write_raw, write_uint};
 use kumofs::proto::rpc::v0::{self, set_op, write_seed};
-use kumofs::proto::rpc::v1::{Connect, Connected, Mutate, Mutated, Op, RequestId, Statistics, method};
+use kumofs::proto::rpc::v1::{Connect, Connected, Gone, Mutate, Mutated, Op, RequestId, Statistics, method};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -250,10 +250,10 @@ impl World {
                 }
                 for _ in 0..keys {
                     let dbkey = r.raw().unwrap();
-                    match self.live(dbkey) {
+                    match self.live(dbkey).ok_or_else(|| self.why_gone(dbkey)) {
                         _ if many && self.servers[server].mode == Mode::LeaveOut => write_bool(&mut result, false),
-                        Some(dbval) => write_raw(&mut result, dbval),
-                        None => write_nil(&mut result),
+                        Ok(dbval) => write_raw(&mut result, dbval),
+                        Err(gone) => gone.write(&mut result),
                     }
                 }
                 incoming.reply.success(|out| out.extend_from_slice(&result));
@@ -274,6 +274,11 @@ impl World {
     fn live(&self, dbkey: &[u8]) -> Option<&Vec<u8>> {
         let dbval = self.store.get(dbkey)?;
         mutation::live(record::parse(dbval)?.body, 0, unix_secs()).map(|_| dbval)
+    }
+
+    fn why_gone(&self, dbkey: &[u8]) -> Gone {
+        let is_there = self.store.get(dbkey).and_then(|dbval| record::parse(dbval)?.body).is_some();
+        if is_there { Gone::Expired } else { Gone::Absent }
     }
 
     fn next_version(&mut self) -> u64 {
@@ -299,6 +304,12 @@ impl World {
             Decision::Store(Answer::Number(number)) => Mutated::Number(version, number),
             Decision::Store(Answer::Told(bits, expiry)) => Mutated::Told(bits, expiry, &dbval),
             Decision::Store(Answer::Value) => Mutated::Value(&dbval),
+            Decision::Refuse(Mutated::NotFound) if matches!(mutate.op, Op::Fetch | Op::GetAndTouch) => {
+                match self.why_gone(mutate.dbkey) {
+                    Gone::Absent => Mutated::NotFound,
+                    gone => Mutated::Gone(gone),
+                }
+            }
             Decision::Refuse(mutated) => mutated,
             Decision::Show(bits, expiry) => Mutated::Told(bits, expiry, &self.store[mutate.dbkey]),
         };
@@ -391,7 +402,7 @@ impl Fake {
                 }
             });
             let cores = Arc::new(Cores::start(setup.gateway_workers).unwrap());
-            gateway::run(config, vec![listener], cores, shutdown).await.unwrap();
+            gateway::run(config, vec![listener.into()], cores, shutdown).await.unwrap();
         };
         let thread = std::thread::spawn(move || event_loop().unwrap().block_on(run()));
         Fake { gateway: ready.recv().unwrap(), changes, stop, thread: Some(thread) }

@@ -11,6 +11,7 @@ use client::Client;
 use fake::{Fake, Mode, Seen, Setup};
 use kumofs::gateway::{Config, Layout};
 use kumofs::proto::rpc::v1::Op;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 use story::{Side, Story};
 
@@ -419,6 +420,48 @@ fn a_key_prefix_is_seen_by_servers_and_not_by_clients() {
     client.ask("get b a\r\ngat 0 a\r\n", "VALUE a 0 1\r\nx\r\nEND\r\nVALUE a 0 1\r\nx\r\nEND\r\n");
     let keys: Vec<Vec<u8>> = fake.with(|world| world.store.keys().cloned().collect());
     assert!(keys.len() == 1 && keys[0].ends_with(b"app:a"), "{keys:?}");
+}
+
+#[test]
+fn a_key_and_its_prefix_have_250_bytes_together_in_all_dialects() {
+    let config = Config { key_prefix: b"app:".to_vec(), ..Config::default() };
+    let (fake, mut client) = start(Setup { config, ..Setup::default() });
+    let (fits, long) = ("k".repeat(246), "k".repeat(247));
+    client.ask(
+        format!("set {fits} 0 0 1\r\nx\r\nget a {fits}\r\n"),
+        format!("STORED\r\nVALUE {fits} 0 1\r\nx\r\nEND\r\n"),
+    );
+    client.ask(format!("ms {fits} 1\r\ny\r\nmg {fits} k v\r\n"), format!("HD\r\nVA 1 k{fits}\r\ny\r\n"));
+    // What was to be stored is no command.
+    let refused = "CLIENT_ERROR bad command line format\r\n";
+    client.ask(format!("set {long} 0 0 7\r\nversion\r\nmn\r\n"), format!("{refused}MN\r\n"));
+    client.ask(format!("ms {long} 7\r\nversion\r\nmn\r\n"), format!("{refused}MN\r\n"));
+    for line in ["get a {}", "gat 0 a {}", "delete {}", "incr {} 1", "touch {} 0", "mg {} v", "md {}", "ma {}", "me {}"]
+    {
+        client.ask(format!("{}\r\nmn\r\n", line.replace("{}", &long)), format!("{refused}MN\r\n"));
+    }
+    // A base64 key counts by what it stands for, which may be anything.
+    client.ask("ms AAkg/w== 1 b\r\nz\r\nmg AAkg/w== b k v\r\n", "HD\r\nVA 1 kAAkg/w== b\r\nz\r\n");
+
+    let packet = |opcode: u8, key: &[u8]| {
+        let len = key.len() as u8;
+        [&[0x80, opcode, 0, len, 0, 0, 0, 0, 0, 0, 0, len][..], &[0; 12], key].concat()
+    };
+    let mut binary = Client::connect(fake.gateway).0;
+    binary
+        .write_all(&[packet(0x00, fits.as_bytes()), packet(0x00, b"\0\t \xff"), packet(0x00, long.as_bytes())].concat())
+        .unwrap();
+    for (data, status) in [(&b"y"[..], 0), (b"z", 0), (b"Invalid arguments", 4)] {
+        let mut head = [0; 24];
+        binary.read_exact(&mut head).unwrap();
+        assert_eq!((head[0], head[7]), (0x81, status));
+        let mut body = vec![0; usize::from(head[11])];
+        binary.read_exact(&mut body).unwrap();
+        assert!(body.ends_with(data), "{}", body.escape_ascii());
+    }
+    assert_eq!(binary.read(&mut [0]).unwrap(), 0);
+    let keys: Vec<Vec<u8>> = fake.with(|world| world.store.keys().cloned().collect());
+    assert!(keys.len() == 2 && keys.iter().all(|key| key[8..].starts_with(b"app:")), "{keys:?}");
 }
 
 #[test]

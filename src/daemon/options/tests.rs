@@ -173,10 +173,9 @@ fn defaults_are_the_documented_ones() {
     let g = read::<GatewayOptions>(GATEWAY).unwrap();
     assert_eq!((g.get_retry, g.set_retry, g.delete_retry, g.renew_threshold), (5, 20, 20, 4));
     let k = read::<KumofsOptions>("").unwrap();
-    assert_eq!(
-        (k.listen.to_string().as_str(), k.data.to_str(), k.servers),
-        ("127.0.0.1:11211", Some("./kumofs-data"), 3)
-    );
+    let on: Vec<String> = k.listeners().iter().map(ListenOn::to_string).collect();
+    assert_eq!((on, k.data.to_str(), k.servers), (vec!["127.0.0.1:11211".to_owned()], Some("./kumofs-data"), 3));
+    assert_eq!((k.unix_mode, s.unix_mode, g.unix_mode), (Mode(0o700), Mode(0o700), Mode(0o700)));
 }
 
 #[test]
@@ -319,6 +318,36 @@ fn numbers_and_strings_are_both_fine_where_both_are_written() {
     let o = read::<GatewayOptions>(&format!("{GATEWAY} --config {}", path.display())).unwrap();
     assert_eq!(o.listeners().iter().map(ListenOn::to_string).collect::<Vec<_>>(), ["11311", "0.0.0.0:5"]);
     assert_eq!((o.max_value, o.common.clock_interval.as_millis()), (Size(4096), 250));
+}
+
+#[test]
+fn clients_may_be_served_at_many_places_wherever_those_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kumo.toml");
+    std::fs::write(
+        &path,
+        "memproto-text = [11311, 'unix:/run/a']
+unix-mode = '0770'
+",
+    )
+    .unwrap();
+    let by_file = format!("{GATEWAY} --config {}", path.display());
+    let places = |o: &GatewayOptions| o.listeners().iter().map(ListenOn::to_string).collect::<Vec<_>>();
+    let o = read::<GatewayOptions>(&by_file).unwrap();
+    assert_eq!((places(&o), o.unix_mode), (vec!["11311".to_owned(), "unix:/run/a".to_owned()], Mode(0o770)));
+    let environment = [("KUMO_MEMPROTO_TEXT", "unix:/run/b, 5"), ("KUMO_UNIX_MODE", "0777")];
+    let o = read_with::<GatewayOptions>(&by_file, &environment).unwrap();
+    assert_eq!((places(&o), o.unix_mode), (vec!["unix:/run/b".to_owned(), "5".to_owned()], Mode(0o777)));
+    let o = read::<GatewayOptions>(&format!("{by_file} -t 7 -b unix:c -t 8 -b 7")).unwrap();
+    assert_eq!(places(&o), ["7", "8", "unix:c"]);
+    std::fs::write(
+        &path,
+        "unix-mode = 0o770
+",
+    )
+    .unwrap();
+    let said = error::<GatewayOptions>(&by_file);
+    assert!(said.ends_with("unix-mode must be a string, not a whole number"), "{said}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod tests;
 pub use encode::encode;
 
 use super::text::{Parsed, StaleKey, Then};
-use super::{Create, Keys, Limits, Request, StatsTopic, Trouble, Verb};
+use super::{Create, Detail, Keys, Limits, Request, StatsTopic, Trouble, Verb};
 use crate::logic::counter::Direction;
 
 /// The first byte of every request; of no command of the text protocol.
@@ -169,7 +169,7 @@ pub fn parse<'a>(buf: &'a [u8], limits: &Limits) -> (Head, Parsed<'a>) {
     if packet.extras_len + packet.key_len > packet.body_len {
         return close(Trouble::NoCommand);
     }
-    if packet.key_len > Limits::KEY_BYTES {
+    if packet.key_len > limits.key_bytes {
         return close(Trouble::BadFormat);
     }
     match packet.is_well_formed() {
@@ -196,6 +196,12 @@ pub fn parse<'a>(buf: &'a [u8], limits: &Limits) -> (Head, Parsed<'a>) {
         return refused(head, Some(Trouble::TooLarge), used_bytes, then);
     }
     (head, Parsed::Request { request: request(&packet, extras, key, data), used_bytes })
+}
+
+/// What a stat is about; of a detail, what follows the one space.
+fn stats_topic(key: &[u8]) -> StatsTopic {
+    let detail = key.strip_prefix(b"detail ").and_then(Detail::named).map(StatsTopic::Detail);
+    detail.or_else(|| StatsTopic::named(key)).unwrap_or(StatsTopic::Other)
 }
 
 /// The number at a place in the extras, whose length was checked.
@@ -244,7 +250,7 @@ fn request<'a>(packet: &Packet, extras: &[u8], key: &'a [u8], data: &'a [u8]) ->
             Request::GetAndTouch { exptime, keys: Keys::one(key), with_cas: true }
         }
         FLUSH => Request::FlushAll { delay: exptime(extras, 0), noreply },
-        STAT => Request::Stats(StatsTopic::named(key).unwrap_or(StatsTopic::Other)),
+        STAT => Request::Stats(stats_topic(key)),
         QUIT => Request::Quit,
         NOOP => Request::Noop,
         VERSION => Request::Version,

@@ -187,7 +187,7 @@ fn mode(command: Command, token: Option<&[u8]>) -> Option<Mode> {
 }
 
 /// Reads the line of a command, without its first word.
-pub(super) fn parse(command: Command, rest: &[u8]) -> Result<Line<'_>, Refusal> {
+pub(super) fn parse<'a>(command: Command, rest: &'a [u8], limits: &Limits) -> Result<Line<'a>, Refusal> {
     let mut words = Words(rest);
     let Some(key) = words.next() else {
         return Err(if command == Command::Debug { Trouble::BadFormat } else { Trouble::NoCommand }.into());
@@ -197,7 +197,7 @@ pub(super) fn parse(command: Command, rest: &[u8]) -> Result<Line<'_>, Refusal> 
     }
     let form = Form { command, quiet: false, base64: false, value: false };
     if command == Command::Debug {
-        return debug(form, key, words);
+        return debug(form, key, words, limits);
     }
     let length = if command == Command::Set { Some(words.next().ok_or(Trouble::BadFormat)?) } else { None };
     let flags = words.0.trim_ascii_spaces();
@@ -210,18 +210,29 @@ pub(super) fn parse(command: Command, rest: &[u8]) -> Result<Line<'_>, Refusal> 
         Some(length) => Some(super::text::data_length(length).ok_or(Trouble::BadFormat)?),
         None => None,
     };
-    let meta = check(Meta { form, key, flags, data: b"" })
-        .map_err(|trouble| Refusal { trouble, swallow_bytes: data_bytes.map_or(0, |bytes| bytes as u64 + 2) })?;
+    let refused = |trouble| Refusal { trouble, swallow_bytes: data_bytes.map_or(0, |bytes| bytes as u64 + 2) };
+    let meta = check(Meta { form, key, flags, data: b"" }).map_err(refused)?;
+    if !is_allowed(&meta, limits) {
+        return Err(refused(Trouble::BadFormat));
+    }
     Ok(Line { meta, data_bytes })
 }
 
+/// Whether a key may be so, with what is put before it.
+fn is_allowed(meta: &Meta<'_>, limits: &Limits) -> bool {
+    if meta.form.base64 { base64::decoded_len(meta.key) <= limits.key_bytes } else { limits.allow(meta.key) }
+}
+
 /// `me`: of its flags, only a `b` that is the first counts.
-fn debug<'a>(form: Form, key: &'a [u8], mut words: Words<'a>) -> Result<Line<'a>, Refusal> {
+fn debug<'a>(form: Form, key: &'a [u8], mut words: Words<'a>, limits: &Limits) -> Result<Line<'a>, Refusal> {
     let base64 = words.next() == Some(b"b");
     if base64 && !base64::is_valid(key) {
         return Err(Trouble::BadFormat.into());
     }
     let meta = Meta { form: Form { base64, ..form }, key, flags: b"", data: b"" };
+    if !is_allowed(&meta, limits) {
+        return Err(Trouble::BadFormat.into());
+    }
     Ok(Line { meta, data_bytes: None })
 }
 

@@ -81,6 +81,8 @@ pub enum Trouble {
     ReassignDisabled,
     /// `stats cachedump`.
     CachedumpDisabled,
+    /// `stats detail` with another word, or none.
+    DetailUsage,
     /// `watch`.
     WatchDisabled,
     /// A flag of a meta command.
@@ -121,6 +123,7 @@ impl Trouble {
             Trouble::CrawlerDisabled => b"CLIENT_ERROR lru crawler disabled\r\n",
             Trouble::ReassignDisabled => b"CLIENT_ERROR slab reassignment disabled\r\n",
             Trouble::CachedumpDisabled => b"CLIENT_ERROR stats cachedump not allowed\r\n",
+            Trouble::DetailUsage => b"CLIENT_ERROR usage: stats detail on|off|dump\r\n",
             Trouble::WatchDisabled => b"CLIENT_ERROR watch commands not allowed\r\n",
             Trouble::Meta(fault) => fault.line(),
             Trouble::TooLarge => b"SERVER_ERROR object too large for cache\r\n",

@@ -1,6 +1,6 @@
 //! What clients ask for. Keys and data borrow from the buffer that was parsed.
 
-use super::Meta;
+use super::{Limits, Meta, has_controls};
 use crate::logic::counter::Direction;
 use memchr::memchr;
 
@@ -161,10 +161,35 @@ pub enum StatsTopic {
     Conns,
     /// `stats reset`: sets the counters to zero, answered by [`Reply::Reset`](super::Reply::Reset).
     Reset,
+    /// `stats detail`: what was asked for by prefix.
+    Detail(Detail),
     /// `stats kumofs`: what memcached has no names for.
     Kumofs,
     /// One that there is not.
     Other,
+}
+
+/// What `stats detail` is told to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Detail {
+    /// Count from now on.
+    On,
+    /// Count no more; what was counted stays.
+    Off,
+    /// Tell what was counted.
+    Dump,
+}
+
+impl Detail {
+    /// By its name.
+    pub(super) fn named(name: &[u8]) -> Option<Detail> {
+        Some(match name {
+            b"on" => Detail::On,
+            b"off" => Detail::Off,
+            b"dump" => Detail::Dump,
+            _ => return None,
+        })
+    }
 }
 
 impl StatsTopic {
@@ -198,14 +223,17 @@ impl<'a> Keys<'a> {
         Keys { area: key, left: 1 }
     }
 
-    /// The words of `area`; `None` when one of them is longer than `max_key_bytes`.
-    pub(super) fn split(area: &'a [u8], max_key_bytes: usize) -> Option<Keys<'a>> {
+    /// The words of `area`; `None` when one of them is longer than keys may be, or holds a control character.
+    pub(super) fn split(area: &'a [u8], limits: &Limits) -> Option<Keys<'a>> {
         let area = area.trim_ascii_spaces();
+        if has_controls(area) {
+            return None;
+        }
         let mut left = 0;
         let mut rest = area;
         while !rest.is_empty() {
             let end = memchr(b' ', rest).unwrap_or(rest.len());
-            if end > max_key_bytes {
+            if end > limits.key_bytes {
                 return None;
             }
             left += 1;
@@ -268,7 +296,7 @@ mod tests {
     use super::*;
 
     fn split(area: &[u8]) -> Vec<&[u8]> {
-        let keys = Keys::split(area, 250).unwrap();
+        let keys = Keys::split(area, &Limits::default()).unwrap();
         let (len, keys) = (keys.len(), keys.collect::<Vec<_>>());
         assert_eq!(len, keys.len());
         keys
@@ -278,7 +306,7 @@ mod tests {
     fn keys_come_in_order_with_repetitions() {
         assert_eq!(split(b"a"), [b"a"]);
         assert_eq!(split(b"  a   bb a "), [&b"a"[..], b"bb", b"a"]);
-        assert_eq!(split(b" a\tb \xff"), [&b"a\tb"[..], b"\xff"]);
+        assert_eq!(split(b" ab \xff"), [&b"ab"[..], b"\xff"]);
         assert!(split(b"").is_empty());
         assert!(split(b"    ").is_empty());
     }
@@ -289,7 +317,10 @@ mod tests {
         assert_eq!(split(&longest), [&longest[..]]);
         let mut area = b"a ".to_vec();
         area.extend([b'k'; 251]);
-        assert_eq!(Keys::split(&area, 250), None);
+        assert_eq!(Keys::split(&area, &Limits::default()), None);
+        let prefixed = Limits { key_bytes: 249, ..Limits::default() };
+        assert_eq!(Keys::split(&longest, &prefixed), None);
+        assert_eq!(Keys::split(b"a b\tc", &Limits::default()), None);
     }
 
     #[test]

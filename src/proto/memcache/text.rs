@@ -13,7 +13,7 @@ mod tests;
 pub use encode::encode;
 
 use super::request::Spaces;
-use super::{Keys, Limits, Request, StatsTopic, Trouble, Verb, meta};
+use super::{Detail, Keys, Limits, Request, StatsTopic, Trouble, Verb, meta};
 use crate::logic::counter::Direction;
 use crate::logic::decimal::{parse_i64, parse_u32, parse_u64};
 use memchr::{memchr, memchr2};
@@ -125,7 +125,7 @@ pub fn parse<'a>(buf: &'a [u8], limits: &Limits) -> Parsed<'a> {
     let Some((line, used_bytes)) = find_line(buf) else {
         return unfinished(buf, limits);
     };
-    match parse_line(line) {
+    match parse_line(line, limits) {
         Ok(Line::Whole(request)) => Parsed::Request { request, used_bytes },
         Ok(Line::Store(store)) => finish_store(store, buf, used_bytes, limits),
         Ok(Line::Meta(line)) => finish_meta(line, buf, used_bytes, limits),
@@ -269,30 +269,30 @@ fn last_word(text: &[u8]) -> &[u8] {
     text.rsplit(|b| *b == b' ').find(|word| !word.is_empty()).unwrap_or_default()
 }
 
-fn parse_line(line: &[u8]) -> Result<Line<'_>, Refusal> {
+fn parse_line<'a>(line: &'a [u8], limits: &Limits) -> Result<Line<'a>, Refusal> {
     let (command, rest) = split_word(line);
     let request = match command {
-        b"get" | b"bget" => get(rest, false),
-        b"set" => return store(rest, Verb::Set),
-        b"gets" => get(rest, true),
-        b"gat" => get_and_touch(rest, false),
-        b"gats" => get_and_touch(rest, true),
-        b"add" => return store(rest, Verb::Add),
-        b"replace" => return store(rest, Verb::Replace),
-        b"append" => return store(rest, Verb::Append),
-        b"prepend" => return store(rest, Verb::Prepend),
-        b"cas" => return cas(rest),
-        b"incr" => count(rest, Direction::Up),
-        b"decr" => count(rest, Direction::Down),
-        b"delete" => delete(rest),
-        b"touch" => touch(rest),
+        b"get" | b"bget" => get(rest, false, limits),
+        b"set" => return store(rest, Verb::Set, limits),
+        b"gets" => get(rest, true, limits),
+        b"gat" => get_and_touch(rest, false, limits),
+        b"gats" => get_and_touch(rest, true, limits),
+        b"add" => return store(rest, Verb::Add, limits),
+        b"replace" => return store(rest, Verb::Replace, limits),
+        b"append" => return store(rest, Verb::Append, limits),
+        b"prepend" => return store(rest, Verb::Prepend, limits),
+        b"cas" => return cas(rest, limits),
+        b"incr" => count(rest, Direction::Up, limits),
+        b"decr" => count(rest, Direction::Down, limits),
+        b"delete" => delete(rest, limits),
+        b"touch" => touch(rest, limits),
         b"flush_all" => flush_all(rest),
-        b"mg" => return Ok(Line::Meta(meta::parse(meta::Command::Get, rest)?)),
-        b"ms" => return Ok(Line::Meta(meta::parse(meta::Command::Set, rest)?)),
-        b"md" => return Ok(Line::Meta(meta::parse(meta::Command::Delete, rest)?)),
-        b"ma" => return Ok(Line::Meta(meta::parse(meta::Command::Arithmetic, rest)?)),
+        b"mg" => return Ok(Line::Meta(meta::parse(meta::Command::Get, rest, limits)?)),
+        b"ms" => return Ok(Line::Meta(meta::parse(meta::Command::Set, rest, limits)?)),
+        b"md" => return Ok(Line::Meta(meta::parse(meta::Command::Delete, rest, limits)?)),
+        b"ma" => return Ok(Line::Meta(meta::parse(meta::Command::Arithmetic, rest, limits)?)),
         b"mn" => Ok(Request::Noop),
-        b"me" => return Ok(Line::Meta(meta::parse(meta::Command::Debug, rest)?)),
+        b"me" => return Ok(Line::Meta(meta::parse(meta::Command::Debug, rest, limits)?)),
         b"verbosity" => verbosity(rest),
         b"stats" => stats(rest),
         b"version" => Ok(Request::Version),
@@ -303,45 +303,50 @@ fn parse_line(line: &[u8]) -> Result<Line<'_>, Refusal> {
     request.map(Line::Whole)
 }
 
-fn key(word: &[u8], noreply: bool) -> Result<&[u8], Refusal> {
-    if word.len() <= Limits::KEY_BYTES { Ok(word) } else { Err(Trouble::BadFormat.unless(noreply)) }
+fn key<'a>(word: &'a [u8], limits: &Limits, noreply: bool) -> Result<&'a [u8], Refusal> {
+    if limits.allow(word) { Ok(word) } else { Err(Trouble::BadFormat.unless(noreply)) }
 }
 
-fn get(rest: &[u8], with_cas: bool) -> Result<Request<'_>, Refusal> {
-    let keys = Keys::split(rest, Limits::KEY_BYTES).ok_or(Trouble::BadFormat)?;
+fn get<'a>(rest: &'a [u8], with_cas: bool, limits: &Limits) -> Result<Request<'a>, Refusal> {
+    let keys = Keys::split(rest, limits).ok_or(Trouble::BadFormat)?;
     if keys.len() == 0 {
         return Err(Trouble::NoCommand.into());
     }
     Ok(Request::Get { keys, with_cas })
 }
 
-fn get_and_touch(rest: &[u8], with_cas: bool) -> Result<Request<'_>, Refusal> {
+fn get_and_touch<'a>(rest: &'a [u8], with_cas: bool, limits: &Limits) -> Result<Request<'a>, Refusal> {
     let (word, rest) = split_word(rest);
     if word.is_empty() {
         return Err(Trouble::NoCommand.into());
     }
     let exptime = parse_i64(word).ok_or(Trouble::InvalidExptime)?;
-    let keys = Keys::split(rest, Limits::KEY_BYTES).ok_or(Trouble::BadFormat)?;
+    let keys = Keys::split(rest, limits).ok_or(Trouble::BadFormat)?;
     Ok(Request::GetAndTouch { exptime, keys, with_cas })
 }
 
-fn store(rest: &[u8], verb: Verb) -> Result<Line<'_>, Refusal> {
+fn store<'a>(rest: &'a [u8], verb: Verb, limits: &Limits) -> Result<Line<'a>, Refusal> {
     let words = Words::counted(rest, 4..=5)?;
-    store_line(&words, |_| Some(verb))
+    store_line(&words, limits, |_| Some(verb))
 }
 
-fn cas(rest: &[u8]) -> Result<Line<'_>, Refusal> {
+fn cas<'a>(rest: &'a [u8], limits: &Limits) -> Result<Line<'a>, Refusal> {
     let words = Words::counted(rest, 5..=6)?;
-    store_line(&words, |words| parse_u64(words.words[4]).map(Verb::Cas))
+    store_line(&words, limits, |words| parse_u64(words.words[4]).map(Verb::Cas))
 }
 
 /// The line of a store. A further word that is not `noreply` is ignored, as in memcached.
-fn store_line<'a>(words: &Words<'a>, verb: impl Fn(&Words<'a>) -> Option<Verb>) -> Result<Line<'a>, Refusal> {
+fn store_line<'a>(
+    words: &Words<'a>,
+    limits: &Limits,
+    verb: impl Fn(&Words<'a>) -> Option<Verb>,
+) -> Result<Line<'a>, Refusal> {
     let noreply = words.noreply();
     let bad_format = || Trouble::BadFormat.unless(noreply);
     let [key_word, flags, exptime, length, ..] = words.words;
+    let refused = |refusal| Refusal { swallow_bytes: swallowed(key_word, length), ..refusal };
     Ok(Line::Store(StoreLine {
-        key: key(key_word, noreply)?,
+        key: key(key_word, limits, noreply).map_err(refused)?,
         flags: parse_u32(flags).ok_or_else(bad_format)?,
         exptime: parse_i64(exptime).ok_or_else(bad_format)?,
         data_bytes: data_length(length).ok_or_else(bad_format)?,
@@ -350,22 +355,28 @@ fn store_line<'a>(words: &Words<'a>, verb: impl Fn(&Words<'a>) -> Option<Verb>) 
     }))
 }
 
+/// How much is dropped behind the line of a store whose key is refused. memcached, which refuses only keys that are too long, takes
+/// the data for commands; where it would have stored it, that would be news.
+fn swallowed(key: &[u8], length: &[u8]) -> u64 {
+    if key.len() > Limits::KEY_BYTES { 0 } else { data_length(length).map_or(0, |bytes| bytes as u64 + 2) }
+}
+
 /// The length of a store's data.
 pub(super) fn data_length(word: &[u8]) -> Option<usize> {
     let length = parse_i64(word).filter(|length| *length <= MAX_LENGTH)?;
     usize::try_from(length).ok()
 }
 
-fn count(rest: &[u8], direction: Direction) -> Result<Request<'_>, Refusal> {
+fn count<'a>(rest: &'a [u8], direction: Direction, limits: &Limits) -> Result<Request<'a>, Refusal> {
     let words = Words::counted(rest, 2..=3)?;
     let noreply = words.noreply();
-    let key = key(words.words[0], noreply)?;
+    let key = key(words.words[0], limits, noreply)?;
     let delta = parse_u64(words.words[1]).ok_or_else(|| Trouble::InvalidDelta.unless(noreply))?;
     Ok(Request::Count { direction, key, delta, cas: 0, create: None, noreply })
 }
 
 /// `delete KEY [0] [noreply]`: the 0 is left from a time when deletes could be delayed.
-fn delete(rest: &[u8]) -> Result<Request<'_>, Refusal> {
+fn delete<'a>(rest: &'a [u8], limits: &Limits) -> Result<Request<'a>, Refusal> {
     let words = Words::counted(rest, 1..=3)?;
     let zero = words.len > 1 && words.words[1] == b"0";
     let noreply = words.len > 1 && words.noreply();
@@ -377,13 +388,13 @@ fn delete(rest: &[u8]) -> Result<Request<'_>, Refusal> {
     if !valid {
         return Err(Trouble::DeleteUsage.unless(noreply));
     }
-    Ok(Request::Delete { key: key(words.words[0], noreply)?, cas: 0, noreply })
+    Ok(Request::Delete { key: key(words.words[0], limits, noreply)?, cas: 0, noreply })
 }
 
-fn touch(rest: &[u8]) -> Result<Request<'_>, Refusal> {
+fn touch<'a>(rest: &'a [u8], limits: &Limits) -> Result<Request<'a>, Refusal> {
     let words = Words::counted(rest, 2..=3)?;
     let noreply = words.noreply();
-    let key = key(words.words[0], noreply)?;
+    let key = key(words.words[0], limits, noreply)?;
     let exptime = parse_i64(words.words[1]).ok_or_else(|| Trouble::InvalidExptime.unless(noreply))?;
     Ok(Request::Touch { key, exptime, noreply })
 }
@@ -410,6 +421,11 @@ fn verbosity(rest: &[u8]) -> Result<Request<'_>, Refusal> {
 fn stats(rest: &[u8]) -> Result<Request<'_>, Refusal> {
     let topic = match split_word(rest).0 {
         b"cachedump" => return Err(Trouble::CachedumpDisabled.into()),
+        b"detail" => {
+            let words = Words::split(rest);
+            let detail = Detail::named(words.words[1]).ok_or(Trouble::DetailUsage)?;
+            StatsTopic::Detail(detail)
+        }
         name => StatsTopic::named(name).ok_or(Trouble::NoCommand)?,
     };
     Ok(Request::Stats(topic))

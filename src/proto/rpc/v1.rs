@@ -4,7 +4,7 @@
 //! of connection buffers.
 
 use super::frame::write_request;
-use super::msgpack::{DecodeError, Reader, write_array, write_nil, write_raw, write_uint};
+use super::msgpack::{DecodeError, Head, Reader, write_array, write_nil, write_raw, write_uint};
 use crate::logic::address::Address;
 
 mod backup;
@@ -415,6 +415,39 @@ impl<'a> Mutate<'a> {
     }
 }
 
+/// Why a retrieval finds nothing: in answers to Get and MultiGet in place of a value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gone {
+    /// nil: it was never stored, or deleted.
+    Absent,
+    /// 1: its time is over.
+    Expired,
+    /// 2: it was flushed.
+    Flushed,
+}
+
+impl Gone {
+    /// Appends it.
+    pub fn write(self, out: &mut Vec<u8>) {
+        match self {
+            Gone::Absent => write_nil(out),
+            Gone::Expired => out.push(1),
+            Gone::Flushed => out.push(2),
+        }
+    }
+
+    /// What has such a head, if it is one.
+    #[inline]
+    pub fn of(head: Head) -> Option<Gone> {
+        Some(match head {
+            Head::Nil => Gone::Absent,
+            Head::UInt(1) => Gone::Expired,
+            Head::UInt(2) => Gone::Flushed,
+            _ => return None,
+        })
+    }
+}
+
 /// Result of [`method::MUTATE`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mutated<'a> {
@@ -426,6 +459,8 @@ pub enum Mutated<'a> {
     Exists,
     /// `[3]`: nothing is there.
     NotFound,
+    /// `[3, why]`: nothing is there for fetch or get-and-touch, and something was.
+    Gone(Gone),
     /// `[4]`: incr or decr on something that is no number.
     NotNumber,
     /// `[5]`: the value would exceed the server's largest.
@@ -455,7 +490,7 @@ impl<'a> Mutated<'a> {
         Some(match self {
             Mutated::NotStored => 1,
             Mutated::Exists => 2,
-            Mutated::NotFound => 3,
+            Mutated::NotFound | Mutated::Gone(_) => 3,
             Mutated::NotNumber => 4,
             Mutated::TooLarge => 5,
             Mutated::Done(_) | Mutated::Number(..) | Mutated::Value(_) | Mutated::Told(..) | Mutated::Unknown => {
@@ -474,6 +509,10 @@ impl<'a> Mutated<'a> {
             Mutated::NotStored => out.extend_from_slice(&[0x91, 1]),
             Mutated::Exists => out.extend_from_slice(&[0x91, 2]),
             Mutated::NotFound => out.extend_from_slice(&[0x91, 3]),
+            Mutated::Gone(gone) => {
+                out.extend_from_slice(&[0x92, 3]);
+                gone.write(out);
+            }
             Mutated::NotNumber => out.extend_from_slice(&[0x91, 4]),
             Mutated::TooLarge => out.extend_from_slice(&[0x91, 5]),
             Mutated::Number(version, number) => {
@@ -504,6 +543,7 @@ impl<'a> Mutated<'a> {
             (1, 1) => Mutated::NotStored,
             (2, 1) => Mutated::Exists,
             (3, 1) => Mutated::NotFound,
+            (3, 2) => Mutated::Gone(Gone::of(r.head()?).ok_or(DecodeError::Type)?),
             (4, 1) => Mutated::NotNumber,
             (5, 1) => Mutated::TooLarge,
             (6, 3) => Mutated::Number(r.u64()?, r.u64()?),
@@ -578,6 +618,8 @@ mod tests {
             NotStored,
             Exists,
             NotFound,
+            Gone(super::Gone::Expired),
+            Gone(super::Gone::Flushed),
             NotNumber,
             TooLarge,
             Number(7, u64::MAX),
@@ -590,7 +632,9 @@ mod tests {
             outcome.write(&mut out);
             assert_eq!(Mutated::read(&out), Ok(outcome));
             assert_eq!(outcome.refusal().is_some(), outcome.refusal() == Some(out[1]));
-            assert_eq!(outcome.refusal().and_then(Mutated::of_refusal), outcome.refusal().map(|_| outcome));
+            // Remembered it is not told why.
+            let remembered = if let Gone(_) = outcome { NotFound } else { outcome };
+            assert_eq!(outcome.refusal().and_then(Mutated::of_refusal), outcome.refusal().map(|_| remembered));
             for cut in 0..out.len() {
                 assert!(Mutated::read(&out[..cut]).is_err());
             }

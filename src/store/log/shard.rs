@@ -19,6 +19,8 @@ use std::sync::Arc;
 
 /// Staged bytes that are written without waiting for a commit, so that a batch of large values does not pile up.
 const STAGE_BYTES: usize = 1 << 20;
+/// How many records a scan has memory bring ahead.
+const AHEAD: usize = 16;
 /// Bytes written between two looks at the room on the device; less where segments are small.
 const ROOM_CHECK_BYTES: u64 = 1 << 20;
 
@@ -54,6 +56,13 @@ struct Data {
 impl Data {
     fn segment(&self, slot: u32) -> Option<&Arc<Segment>> {
         self.segments.get(slot as usize)?.as_ref()
+    }
+
+    /// Has memory bring the beginning of the record at a place.
+    fn prefetch(&self, place: Place) {
+        if let Some(segment) = self.segment(place.slot) {
+            segment.prefetch(place.offset);
+        }
     }
 
     /// The record at a place, not verified, and its checksum's seed.
@@ -300,10 +309,7 @@ impl Shard for LogShard {
     fn prefetch(&self, positions: &[u64]) {
         // The finds do not depend on each other, so the processor waits for many of them at a time.
         for entry in positions.iter().filter_map(|hash| self.index.find(*hash, |_| true)) {
-            let place = entry.place();
-            if let Some(segment) = self.data.segment(place.slot) {
-                segment.prefetch(place.offset);
-            }
+            self.data.prefetch(entry.place());
         }
     }
 
@@ -361,7 +367,11 @@ impl Shard for LogShard {
         loop {
             let table = table_of(from);
             let rest = self.gather(table, from, budget.saturating_sub(visited).max(1) - 1, wanted);
-            for entry in &self.gathered {
+            for (n, entry) in self.gathered.iter().enumerate() {
+                // Records lie anywhere, and most of a scan would be waiting for memory.
+                if let Some(ahead) = self.gathered.get(n + AHEAD) {
+                    self.data.prefetch(ahead.place());
+                }
                 match self.data.read_intact(entry.place(), &mut self.scratch) {
                     Some(raw) => visit(raw.dbkey(), Ok(Record { epoch: raw.header.epoch, dbval: raw.dbval() })),
                     None => {

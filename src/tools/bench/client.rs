@@ -6,17 +6,15 @@
 
 use super::answers::{Answer, Answers};
 use super::load::{Load, Request, Source};
+use super::wire::{Connected, Place, Wire};
 use hdrhistogram::Histogram;
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::ReadBuf;
 
 /// Pause before a connection is made anew.
 const RECONNECT_DELAY: Duration = Duration::from_millis(20);
@@ -98,7 +96,7 @@ impl Tally {
 #[derive(Debug)]
 pub struct Run {
     /// Where they connect to.
-    pub target: SocketAddr,
+    pub target: Place,
     /// What they ask.
     pub load: Load,
     /// Requests that each keeps in flight.
@@ -144,8 +142,8 @@ impl Client {
     }
 
     /// Works until the run is over and everything sent is answered, beginning on a connection that is already made.
-    pub async fn work(mut self, connected: std::net::TcpStream) {
-        let mut next = TcpStream::from_std(connected);
+    pub async fn work(mut self, connected: Connected) {
+        let mut next = connected.into_wire();
         loop {
             let ended = match next {
                 Ok(stream) => self.session(stream).await,
@@ -157,7 +155,7 @@ impl Client {
                 return;
             }
             tokio::time::sleep(RECONNECT_DELAY).await;
-            next = TcpStream::connect(self.run.target).await.and_then(|s| s.set_nodelay(true).map(|()| s));
+            next = self.run.target.connect().await;
         }
     }
 
@@ -182,7 +180,7 @@ impl Client {
     }
 
     /// One connection's life. `Ok`: the run is over.
-    async fn session(&mut self, mut stream: TcpStream) -> Result<(), String> {
+    async fn session(&mut self, mut stream: Wire) -> Result<(), String> {
         let mut now = Instant::now();
         loop {
             if self.out.is_empty() && !self.over(now) {
@@ -191,7 +189,7 @@ impl Client {
             if self.in_flight.is_empty() {
                 return Ok(());
             }
-            poll_fn(|cx| self.poll_exchange(Pin::new(&mut stream), cx)).await?;
+            poll_fn(|cx| self.poll_exchange(&mut stream, cx)).await?;
             now = Instant::now();
             self.settle(now)?;
         }
@@ -216,9 +214,9 @@ impl Client {
 
     /// Writes what is encoded and reads what is there; ready when something was read, or when more can be encoded.
     /// Reading goes on while writing is stuck: else two full buffers would wait for each other.
-    fn poll_exchange(&mut self, mut stream: Pin<&mut TcpStream>, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+    fn poll_exchange(&mut self, stream: &mut Wire, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
         while self.written < self.out.len() {
-            match stream.as_mut().poll_write(cx, &self.out[self.written..]) {
+            match stream.poll_write(cx, &self.out[self.written..]) {
                 Poll::Ready(Ok(n)) => self.written += n,
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(format!("writing to {}: {e}", self.run.target))),
                 Poll::Pending => break,
@@ -282,7 +280,7 @@ impl Client {
 
 /// Drives clients, each with its connection, until they are done, or until the run is given up: `drain` after its
 /// deadline, or when no good answer has come for `patience`.
-pub async fn drive(run: &Run, clients: Vec<(Client, std::net::TcpStream)>, drain: Duration, patience: Duration) {
+pub async fn drive(run: &Run, clients: Vec<(Client, Connected)>, drain: Duration, patience: Duration) {
     let tasks: Vec<_> = clients.into_iter().map(|(client, stream)| tokio::spawn(client.work(stream))).collect();
     let all = async {
         for task in tasks {

@@ -12,16 +12,17 @@ mod client;
 mod cpu;
 mod load;
 mod report;
+mod wire;
 
 use clap::Parser;
 use client::{Client, Run, Tally};
 use load::{Chance, Load, Op, Source};
 use report::{Figures, Measured, Target};
 use std::io::{IsTerminal, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
+use wire::{Connected, Place};
 
 /// How long answers are waited for when a timed run has ended.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -42,7 +43,7 @@ const FILL_DEPTH: u32 = 32;
 #[command(name = "kumobench", version, args_override_self = true)]
 pub struct Options {
     /// The server
-    #[arg(value_name = "ADDR:PORT")]
+    #[arg(value_name = "ADDR:PORT|unix:PATH")]
     pub target: String,
     /// What to ask for
     #[arg(long, value_enum, default_value = "get")]
@@ -82,7 +83,7 @@ pub struct Options {
     #[arg(long)]
     no_fill: bool,
     /// A second server, measured in turn with the first
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT|unix:PATH")]
     compare: Option<String>,
     /// Processes of the server, whose CPU time per operation is shown
     #[arg(long, value_name = "P,...", value_delimiter = ',')]
@@ -105,20 +106,20 @@ pub enum BenchError {
     #[error("{0}")]
     Options(String),
     /// The server's name means nothing.
-    #[error("cannot resolve {0}: {1}; write it as HOST:PORT")]
+    #[error("cannot resolve {0}: {1}; write it as HOST:PORT or unix:PATH")]
     Resolve(String, String),
     /// Nobody answers there.
     #[error("cannot connect to {0}: {1}; {2}")]
-    Connect(SocketAddr, std::io::Error, &'static str),
+    Connect(Place, std::io::Error, &'static str),
     /// A watched process is not there.
     #[error("no process {0}: it must run when the measurement begins")]
     NoProcess(u32),
     /// Storing the keys failed.
     #[error("cannot store the keys at {0}: {1}")]
-    Fill(SocketAddr, String),
+    Fill(Place, String),
     /// A whole round without one good answer.
     #[error("no good answer from {0}: {1}")]
-    NoAnswer(SocketAddr, String),
+    NoAnswer(Place, String),
     /// The system refuses what a measurement needs.
     #[error("{0}: {1}")]
     System(&'static str, std::io::Error),
@@ -141,7 +142,7 @@ fn parse_share(text: &str) -> Result<f64, String> {
 /// A server under load.
 struct Side {
     name: String,
-    addr: SocketAddr,
+    place: Place,
     pids: Vec<u32>,
     rounds: Vec<Figures>,
     first_error: Option<String>,
@@ -150,12 +151,11 @@ struct Side {
 impl Side {
     fn new(name: &str, pids: &[u32]) -> Result<Side, BenchError> {
         let unresolved = |why: String| BenchError::Resolve(name.to_owned(), why);
-        let mut addrs = name.to_socket_addrs().map_err(|e| unresolved(e.to_string()))?;
-        let addr = addrs.next().ok_or_else(|| unresolved("no address".to_owned()))?;
+        let place = Place::resolve(name).map_err(|e| unresolved(e.to_string()))?;
         let missing = pids.iter().zip(cpu::usages(pids)).find(|(_, usage)| usage.is_none());
         match missing {
             Some((pid, _)) => Err(BenchError::NoProcess(*pid)),
-            None => Ok(Side { name: name.to_owned(), addr, pids: pids.to_vec(), rounds: vec![], first_error: None }),
+            None => Ok(Side { name: name.to_owned(), place, pids: pids.to_vec(), rounds: vec![], first_error: None }),
         }
     }
 }
@@ -222,7 +222,7 @@ fn fill(side: &Side, load: &Load) -> Result<(), BenchError> {
         return Ok(());
     }
     let why = tally.first_error.unwrap_or_else(|| "not all were answered".to_owned());
-    Err(BenchError::Fill(side.addr, why))
+    Err(BenchError::Fill(side.place.clone(), why))
 }
 
 fn measure_round(side: &mut Side, load: &Load, options: &Options, round: u32) -> Result<(), BenchError> {
@@ -241,7 +241,7 @@ fn measure_round(side: &mut Side, load: &Load, options: &Options, round: u32) ->
     let after = cpu::usages(&side.pids);
     if tally.latency.is_empty() {
         let why = tally.first_error.unwrap_or_else(|| format!("none in {} s", options.duration));
-        return Err(BenchError::NoAnswer(side.addr, why));
+        return Err(BenchError::NoAnswer(side.place.clone(), why));
     }
     tally.longest_gap = tally.longest_gap.max(idle);
     let processes_lost = before.iter().zip(&after).filter(|(b, a)| b.is_none() || a.is_none()).count();
@@ -263,10 +263,10 @@ fn drive(
     duration: Option<Duration>,
     label: &str,
 ) -> Result<(Tally, Duration), BenchError> {
-    let streams = sources.iter().map(|_| connect(side.addr)).collect::<Result<Vec<_>, _>>()?;
+    let streams = sources.iter().map(|_| connect(&side.place)).collect::<Result<Vec<_>, _>>()?;
     let start = Instant::now();
     let run = Arc::new(Run {
-        target: side.addr,
+        target: side.place.clone(),
         load: load.clone(),
         depth: depth as usize,
         start,
@@ -307,18 +307,13 @@ fn drive(
     Ok((total, idle))
 }
 
-fn connect(addr: SocketAddr) -> Result<TcpStream, BenchError> {
-    let prepared = TcpStream::connect_timeout(&addr, CONNECT_TIMEOUT).and_then(|stream| {
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        Ok(stream)
-    });
-    prepared.map_err(|e| {
+fn connect(place: &Place) -> Result<Connected, BenchError> {
+    place.connect_within(CONNECT_TIMEOUT).map_err(|e| {
         let advice = match e.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE) => "allow more open files (ulimit -n)",
             _ => "is the server running?",
         };
-        BenchError::Connect(addr, e, advice)
+        BenchError::Connect(place.clone(), e, advice)
     })
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 /// How a fake server misbehaves.
 #[derive(Clone, Copy, PartialEq)]

@@ -2,7 +2,7 @@ use super::*;
 use crate::proto::memcache::Reply;
 use crate::proto::memcache::style::{self, Style};
 
-const LIMITS: Limits = Limits { value_bytes: 10, get_line_bytes: 100 };
+const LIMITS: Limits = Limits { value_bytes: 10, get_line_bytes: 100, key_bytes: 250 };
 
 /// A packet; its opaque is `opaq`.
 fn packet(opcode: u8, extras: &[u8], key: &[u8], data: &[u8], cas: u64) -> Vec<u8> {

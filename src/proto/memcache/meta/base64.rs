@@ -28,6 +28,11 @@ pub fn is_valid(text: &[u8]) -> bool {
     digits_of(text).is_some()
 }
 
+/// How many bytes `text` stands for, if it is base64.
+pub fn decoded_len(text: &[u8]) -> usize {
+    digits_of(text).map_or(0, |digits| digits.len() * 3 / 4)
+}
+
 /// Appends what `text` stands for; `None`, and nothing, when it is not base64.
 pub fn decode(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     for group in digits_of(text)?.chunks(4) {

@@ -2,7 +2,7 @@ use super::*;
 use crate::proto::memcache::text::{self, Parsed, StaleKey, Then};
 use crate::proto::memcache::{Limits, Request};
 
-const LIMITS: Limits = Limits { value_bytes: 1000, get_line_bytes: 8192 };
+const LIMITS: Limits = Limits { value_bytes: 1000, get_line_bytes: 8192, key_bytes: 250 };
 
 fn meta(line: &[u8]) -> Meta<'_> {
     match text::parse(line, &LIMITS) {

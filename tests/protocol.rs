@@ -15,7 +15,7 @@ use kumofs::proto::rpc::msgpack::{write_array, write_raw, write_uint};
 use kumofs::proto::rpc::v1::{
     Caller, Compare, Compared, Connect, Connected, Join, Lag, List, Mutate, Mutated, Numbers, Op, Peer, ReplicateHead,
     ReportHead, RequestId, Statistics, Terms, method, term, told, write_digests, write_entry, write_get,
-    write_multi_get_head,
+    write_get_if_modified, write_multi_get_head,
 };
 use kumofs::proto::rpc::vote::{Ask, Voted};
 use kumofs::proto::rpc::{error, v0};
@@ -126,6 +126,7 @@ impl Written {
         let join = Join { disk_id: 7, incarnation: 8, workers: 2, stream: server(19801), epoch: None };
         self.add("Join", |out| join.write(out, MSGID));
         self.add("Get", |out| write_get(out, MSGID, EPOCH, dbkey));
+        self.add("GetIfModified", |out| write_get_if_modified(out, MSGID, EPOCH, dbkey, VERSION.0));
         self.add("MultiGet", |out| {
             write_multi_get_head(out, MSGID, EPOCH, 1);
             write_raw(out, dbkey);

@@ -67,6 +67,7 @@ async fn bring_up() -> Rc<Cluster> {
     };
     let cluster = Rc::new(Cluster::new(shape, SEED));
     cluster.compacts.set(false);
+    cluster.caches.set(false);
     cluster.everybody().into_iter().for_each(|who| cluster.start(who));
     sleep(Duration::from_secs(2)).await;
     cluster.command(Command::Attach).await.expect("the manager attaches the servers");

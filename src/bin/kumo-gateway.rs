@@ -2,6 +2,7 @@
 
 use kumofs::daemon::options::GatewayOptions;
 use kumofs::daemon::{Host, cores, run, sockets};
+use kumofs::gateway::cache::Limits as CacheLimits;
 use kumofs::gateway::{self, Config, Layout};
 use kumofs::net::cores::{Cores, event_loop};
 use kumofs::proto::binlog::Happened;
@@ -14,11 +15,17 @@ fn main() -> ExitCode {
 }
 
 fn serve(options: GatewayOptions, host: &mut Host<'_>) -> Result<(), String> {
-    let listeners = sockets::clients(&options.listeners(), options.unix_mode)?;
+    let listeners = sockets::clients(&options.listeners(), options.unix_mode, options.share_port)?;
     let managers = sockets::others(&options.managers(), None)?;
     let happened = Happened::GatewayStart { manager1: managers[0], manager2: managers.get(1).copied() };
     host.binary_log().log(&happened);
     let value_bytes = usize::try_from(options.max_value.0).map_err(|_| "values cannot be so large here")?;
+    // More than there are addresses is as much as there are.
+    let clamped = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let local_cache = options.local_cache.map_or(CacheLimits::OFF, |spec| CacheLimits {
+        bytes: clamped(spec.bytes),
+        least_value: clamped(spec.least_value),
+    });
     let config = Config {
         managers,
         limits: Limits { value_bytes, ..Limits::default() },
@@ -29,6 +36,7 @@ fn serve(options: GatewayOptions, host: &mut Host<'_>) -> Result<(), String> {
         renew_threshold: options.renew_threshold,
         async_set: options.async_replicate_set,
         async_delete: options.async_replicate_delete,
+        local_cache,
         key_prefix: options.key_prefix.into_bytes(),
         connect_timeout: options.common.connect_timeout,
         binary_log: host.binary_log(),

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 fn serve(options: ServerOptions, host: &mut Host<'_>) -> Result<(), String> {
     let (listener, address) = sockets::node(&options.listen)?;
     let (stream_listener, stream) = sockets::beside(address, options.stream_listen)?;
-    let clients = sockets::clients(&options.listeners(), options.unix_mode)?;
+    let clients = sockets::clients(&options.listeners(), options.unix_mode, false)?;
     let managers = sockets::others(&options.managers(), Some(address))?;
     let workers = u16::try_from(options.common.workers(cores())).map_err(|_| "too many threads; choose fewer")?;
     let spec = &options.store;

@@ -12,7 +12,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(options: KumofsOptions, host: &mut Host<'_>) -> Result<(), String> {
-    let clients = sockets::clients(&options.listeners(), options.unix_mode)
+    let clients = sockets::clients(&options.listeners(), options.unix_mode, false)
         .map_err(|e| format!("{e}; --listen names another place"))?;
     let config = Config {
         servers: u16::try_from(options.servers).map_err(|_| "too many servers")?,

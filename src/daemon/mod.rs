@@ -1,12 +1,13 @@
 //! What the daemons have in common: options, logs, signals, and how they start and end.
 //!
 //! A daemon's main function calls [`run`] with the type of its options and what it does with them. Options:
-//! [`options`] lists them, [`cmdline`] reads them, [`values`] and [`store_spec`] read what they take. Logs: [`log`] is
+//! [`options`] lists them, [`cmdline`] reads them, [`values`], [`store_spec`] and [`cache_spec`] read what they take. Logs: [`log`] is
 //! for people, [`binlog`] for programs, both written through [`queue`]. [`detach`] leaves the terminal, [`sockets`]
 //! listens, [`supervisor`] tells systemd how the daemon stands.
 
 pub mod argv;
 pub mod binlog;
+pub mod cache_spec;
 pub mod cmdline;
 pub mod detach;
 pub mod log;

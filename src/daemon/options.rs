@@ -4,6 +4,7 @@
 //! kumofs's, it is the one of its 0.4 releases.
 
 use super::argv::Shorts;
+use super::cache_spec::CacheSpec;
 use super::cmdline::Options;
 use super::log::Format;
 use super::store_spec::StoreSpec;
@@ -389,9 +390,12 @@ pub struct GatewayOptions {
     /// who may connect to sockets of the file system, as for chmod
     #[arg(long, value_name = "MODE", default_value_t = UNIX_MODE)]
     pub unix_mode: Mode,
-    /// accepted for kumofs's sake; values are not cached here
-    #[arg(long, value_name = "SPEC")]
-    pub local_cache: Option<String>,
+    /// let another gateway that is started so listen on the same ports: the next one starts before this one ends
+    #[arg(long)]
+    pub share_port: bool,
+    /// keep values that are asked for again and again, in memory of this size, and ask only whether they have changed
+    #[arg(long, value_name = "SIZE[#minsiz=SIZE]")]
+    pub local_cache: Option<CacheSpec>,
     /// store flags in kumofs's own layout, for clusters shared with it
     #[arg(long)]
     pub memproto_save_flag: bool,
@@ -479,8 +483,7 @@ impl DaemonOptions for GatewayOptions {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let cache = self.local_cache.iter();
-        cache.map(|_| "--local-cache: values are not cached here, ignored".to_owned()).collect()
+        self.local_cache.iter().filter_map(CacheSpec::warning).collect()
     }
 }
 

@@ -42,8 +42,8 @@ impl Clients {
 }
 
 /// Listens for clients everywhere they are served. A host without IPv6 does without `::1`. To sockets of the file system those
-/// may connect that `mode` says.
-pub fn clients(places: &[ListenOn], mode: Mode) -> Result<Vec<Clients>, String> {
+/// may connect that `mode` says; ports may be `shared` with other processes that share them.
+pub fn clients(places: &[ListenOn], mode: Mode, shared: bool) -> Result<Vec<Clients>, String> {
     let mut listeners = Vec::new();
     for place in places {
         let port = match place {
@@ -56,7 +56,7 @@ pub fn clients(places: &[ListenOn], mode: Mode) -> Result<Vec<Clients>, String> 
             ListenOn::At(at) => at.port,
         };
         let addresses = listen::resolve_clients(&place.to_string(), port).map_err(line)?;
-        listeners.extend(listen::bind_all(&addresses).map_err(line)?.into_iter().map(Clients::Tcp));
+        listeners.extend(listen::bind_all(&addresses, shared).map_err(line)?.into_iter().map(Clients::Tcp));
     }
     Ok(listeners)
 }
@@ -135,7 +135,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = format!("unix:{}", dir.path().join("socket").display());
         let places = ["0", "127.0.0.3:0", &socket].map(|place| place.parse().unwrap());
-        let listeners = clients(&places, Mode(0o700)).unwrap();
+        let listeners = clients(&places, Mode(0o700), false).unwrap();
         let shown = names(&listeners);
         assert!(shown.starts_with("127.0.0.1:") && shown.contains(" and 127.0.0.3:"), "{shown}");
         assert!(shown.ends_with(&format!(" and {socket}")), "{shown}");

@@ -1,6 +1,7 @@
 //! What servers answer: finds the operation, and gives the client its answer.
 
 use super::assembly::Found;
+use super::cache::Known;
 use super::failures;
 use super::meta;
 use super::op::{Ask, Home, WHOLE};
@@ -12,7 +13,7 @@ use super::v0::{self, Stage, Step};
 use super::view::{Dialect, View};
 use super::worker::State;
 use crate::logic::epoch::Epoch;
-use crate::logic::record::HASH_LEN;
+use crate::logic::record::{HASH_LEN, dbkey_hash};
 use crate::logic::rule::{Rule, on};
 use crate::net::time::unix_secs;
 use crate::proto::memcache::{Reply, Style, Trouble, style, text};
@@ -63,7 +64,12 @@ impl State {
 
     fn take_result(&mut self, place: u32, latest: bool, result: &[u8]) -> Result<(), DecodeError> {
         let layout = self.shared.config.layout;
+        let known;
         let answer = match self.ops.at(place).ask {
+            Ask::Get if self.cache.is_on() => {
+                known = self.ops.at(place).known.clone();
+                self.take_get(place, known.as_deref(), result)?
+            }
             Ask::Get => outcome::of_get(result, layout, unix_secs)?,
             Ask::Mutate(change) => outcome::of_mutation(change, result, layout)?,
             Ask::Batch => return self.take_batch(place, result),
@@ -79,6 +85,46 @@ impl State {
             self.finish(place, answer);
         }
         Ok(())
+    }
+
+    /// The same for a get, where values are cached. `known`: what it was asked about.
+    fn take_get<'a>(
+        &mut self,
+        place: u32,
+        known: Option<&'a Known>,
+        result: &'a [u8],
+    ) -> Result<Answer<'a>, DecodeError> {
+        let (op, cache) = (self.ops.at(place), &mut self.cache);
+        let mut r = Reader::new(result);
+        let dbval = match r.head()? {
+            Head::Raw(len) => {
+                let dbval = r.take(len)?;
+                cache.offer(op.hash, op.dbkey(), dbval);
+                self.counters.add(Figure::CacheMisses, 1);
+                Ok(dbval)
+            }
+            Head::Bool(true) => {
+                let dbval = known.ok_or(DecodeError::Type)?.dbval();
+                self.counters.add(Figure::CacheHits, 1);
+                self.counters.add(Figure::CacheSavedBytes, dbval.len() as u64);
+                Ok(dbval)
+            }
+            head => {
+                cache.forget(op.hash, op.dbkey());
+                Err(Gone::of(head).ok_or(DecodeError::Type)?)
+            }
+        };
+        self.count_cached();
+        match dbval {
+            Ok(dbval) => outcome::of_judged(dbval, self.shared.config.layout, unix_secs),
+            Err(gone) => Ok(Answer::Missing(gone)),
+        }
+    }
+
+    /// Takes note of how much is cached.
+    fn count_cached(&self) {
+        self.counters.set(Figure::CacheItems, self.cache.items() as u64);
+        self.counters.set(Figure::CacheBytes, self.cache.bytes() as u64);
     }
 
     fn take_v0_result(&mut self, place: u32, result: &[u8]) -> Result<(), DecodeError> {
@@ -133,6 +179,7 @@ impl State {
         };
         let is_next = client.answers.is_next(number)
             && client.answers.assembly(number).is_some_and(|a| a.is_worth_writing(op.keys(), result.len()));
+        let cache = &mut self.cache;
         let (mut hits, mut misses) = (0, 0);
         let key_at = HASH_LEN + self.shared.config.key_prefix.len();
         let (prefixes, counters, worker) = (&self.shared.prefixes, &self.counters, self.number);
@@ -142,7 +189,14 @@ impl State {
             r.array_of(op.keys())?;
             for part in op.parts() {
                 let answer = match r.head()? {
-                    Head::Raw(len) => outcome::of_judged(r.take(len)?, layout, unix_secs)?,
+                    Head::Raw(len) => {
+                        let dbval = r.take(len)?;
+                        if cache.is_on() {
+                            let dbkey = assembly.dbkey(part);
+                            cache.offer(dbkey_hash(dbkey).unwrap_or_default(), dbkey, dbval);
+                        }
+                        outcome::of_judged(dbval, layout, unix_secs)?
+                    }
                     Head::Bool(false) => {
                         assembly.leave_alone(part);
                         continue;
@@ -175,6 +229,10 @@ impl State {
             client.conn.write(|out| pool.counted(out, |out, _| read(&mut Some(out))))?;
         } else {
             read(&mut None)?;
+        }
+        if self.cache.is_on() {
+            self.count(Figure::CacheMisses, hits);
+            self.count_cached();
         }
         self.count(Figure::GetHits, hits);
         self.count(Figure::GetMisses, misses);
@@ -234,6 +292,10 @@ impl State {
                 }
                 None => {}
             }
+        }
+        let undone = matches!(&answer, Answer::Reply(Reply::Trouble(trouble)) if *trouble != Trouble::Unknown);
+        if !self.order.is_empty() && op.is_mutation() && op.attempt > 0 && !undone {
+            self.order.note_change(op);
         }
         let next = if op.in_line { self.order.leave(op) } else { None };
         self.ops.end(place);

@@ -12,9 +12,11 @@ use super::stats::Figure;
 use super::worker::{State, Worker};
 use crate::net::conn::{Conn, Ended, Received, Then, read_until_ended};
 use crate::net::front::Arrival;
-use crate::net::stream::Stream;
+use crate::net::stream::{ReadHalf, Stream};
 use crate::proto::memcache::{Reply, Request, Style, Trouble, binary, meta, style, text};
 use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 
 /// Keys of a client that may be under way, or answered and not given out.
@@ -25,6 +27,9 @@ pub const WINDOW_BYTES: usize = 4 << 20;
 pub const BACKLOG_BYTES: usize = 1 << 20;
 /// Bytes of requests under way, of all clients of a worker, from which commands wait.
 pub const WORKER_BYTES: usize = 64 << 20;
+
+/// How long a gateway that ends waits for a client to hang up, too.
+const SEE_OFF: Duration = Duration::from_millis(100);
 
 /// The size of a client's values, as far as seen.
 #[derive(Clone, Copy, Debug)]
@@ -498,5 +503,19 @@ async fn serve(worker: Rc<Worker>, stream: Stream) {
         conn.closed().await;
     }
     conn.close();
+    if worker.state.borrow().drained.is_some() {
+        see_off(read).await;
+    }
     worker.state.borrow_mut().client_gone(home);
+}
+
+/// Waits until a client has seen that the gateway ends. Commands that it sends before are not executed; left unread, they
+/// would have the system reset the connection, maybe before the client has read its answers.
+async fn see_off(mut read: ReadHalf) {
+    let all = async {
+        let mut rest = [0; 1024];
+        while matches!(read.read(&mut rest).await, Ok(1..)) {}
+    };
+    // A client that is idle sees it when it comes back.
+    let _ = tokio::time::timeout(SEE_OFF, all).await;
 }

@@ -103,6 +103,7 @@ impl State {
         let (place, op) = self.ops.begin(home, Ask::Get, self.now_ms);
         (op.style, op.with_cas) = (style, with_cas);
         op.set_key(&self.shared.config.key_prefix, key);
+        op.known = self.cache.find(op.hash, op.dbkey());
         client.begin(1, op.bytes.len());
         self.launch(place);
     }
@@ -120,7 +121,10 @@ impl State {
             let server = self.view.reader(hash, 0).filter(|s| self.view.dialect(*s) == Dialect::V1);
             let in_order = self.order.is_empty() || !self.order.has(home, hash);
             match server.and_then(|server| self.links.to(server, hash)) {
-                Some(link) if in_order => by_link[link as usize].push(part),
+                // What is known may be asked about alone only.
+                Some(link) if in_order && !self.cache.has(hash, assembly.dbkey(part)) => {
+                    by_link[link as usize].push(part)
+                }
                 _ => alone.push(part),
             }
         }

@@ -2,6 +2,7 @@
 
 use super::link::Links;
 use super::op::{Ask, Home, Op};
+use super::order::Overtaken;
 use super::outcome::Answer;
 use super::pending::Request;
 use super::retry::{delay_ms, give_up_after_ms};
@@ -18,6 +19,10 @@ use crate::proto::rpc::v1::{self, method, write_multi_get_head};
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+/// How long servers that hand over are given to answer what they still have, in milliseconds: many times what that takes, and
+/// little beside how long it takes to part with one that hangs.
+const ANSWER_MS: u64 = 250;
+
 /// The link for an operation; `None`: nobody serves the key.
 #[inline]
 fn route(op: &Op, view: &View, links: &Links) -> Option<u32> {
@@ -27,42 +32,71 @@ fn route(op: &Op, view: &View, links: &Links) -> Option<u32> {
 }
 
 impl State {
-    /// Takes over a newer view: what is under way with servers that no longer are the ones to ask is asked anew, and
-    /// what waits goes at once.
+    /// Takes over a newer view: what waits goes at once. What is under way with servers that are no longer the ones to ask is
+    /// asked anew: when they have answered, as those do that hand over, or at once where they are silent.
     pub fn adopt(&mut self, view: Arc<View>) {
         self.read_clock();
         self.view = view;
         self.refusals = 0;
         self.links.adopt(&self.view, self.now_ms);
         self.waiting.clear();
-        for (place, generation) in self.ops.select(|_| true) {
-            let (view, links) = (&self.view, &self.links);
-            let Some(op) = self.ops.get(place, generation) else { continue };
-            if op.ask != Ask::Batch {
+        let under_way = self.ops.select(|_| true);
+        for (place, generation) in under_way.iter().copied() {
+            if let Some(op) = self.ops.get(place, generation).filter(|op| op.ask != Ask::Batch) {
                 // It may be refused yet, and later ones must not come before it.
                 self.order.enter(place, op);
             }
+        }
+        for (place, generation) in under_way {
+            let Some(op) = self.ops.get(place, generation) else { continue };
             let Some(link) = op.link else {
                 self.resend(place);
                 continue;
             };
-            if op.ask != Ask::Batch && route(op, view, links) == Some(link) {
-                continue;
-            }
-            let still = self.links.at(link).is_some_and(|link| !link.has_left());
-            if still && self.ops.at(place).ask == Ask::Batch {
-                // Each server of a batch refuses it whole, by its epoch, or answers it whole.
-                continue;
-            }
-            self.note_loss(place, link);
-            if self.cannot_repeat(place, link) {
-                self.finish(place, Answer::trouble(Trouble::Unknown));
-            } else {
-                self.ops.at(place).link = None;
-                self.resend(place);
+            if self.is_astray(place) {
+                if self.links.at(link).is_some_and(|link| link.is_answering(self.now_ms)) {
+                    self.recall_ms = self.now_ms + ANSWER_MS;
+                } else {
+                    self.recall(place, link);
+                }
             }
         }
         self.ring_clock();
+    }
+
+    /// Whether an operation is under way with a server that is not, or no longer, the one to ask.
+    fn is_astray(&mut self, place: u32) -> bool {
+        let State { ops, view, links, .. } = self;
+        let op = ops.at(place);
+        let Some(link) = op.link else { return false };
+        match op.ask {
+            // Each server of a batch refuses it whole, by its epoch, or answers it whole.
+            Ask::Batch => links.at(link).is_none_or(|link| link.has_left()),
+            _ => route(op, view, links) != Some(link),
+        }
+    }
+
+    /// Waits no longer for the answer to an operation's attempt, and sends it by the newest view.
+    fn recall(&mut self, place: u32, link: u32) {
+        self.note_loss(place, link);
+        if self.cannot_repeat(place, link) {
+            self.finish(place, Answer::trouble(Trouble::Unknown));
+        } else {
+            self.ops.at(place).link = None;
+            self.resend(place);
+        }
+    }
+
+    /// Those who were to hand over have had their time: what they have not answered is asked of their successors.
+    pub fn recall_late(&mut self) {
+        self.recall_ms = u64::MAX;
+        let number = self.view.number();
+        for (place, generation) in self.ops.select(|op| op.link.is_some() && op.epoch < number) {
+            let Some(link) = self.ops.get(place, generation).and_then(|op| op.link) else { continue };
+            if self.is_astray(place) {
+                self.recall(place, link);
+            }
+        }
     }
 
     fn speaks_v0(&mut self, link: u32) -> bool {
@@ -98,13 +132,13 @@ impl State {
         !self.order.may_go(op)
     }
 
-    /// Whether a read that is tried again would see a change that its client asked for behind it.
-    fn is_overtaken(&mut self, place: u32) -> bool {
-        let State { ops, order, .. } = self;
-        let may_be_done = |place: u32| {
-            ops.get_at(place).is_some_and(|other| other.is_mutation() && (other.uncertain || other.link.is_some()))
+    fn overtaken(&self, place: u32) -> Overtaken {
+        let standing = |place: u32| match self.ops.get_at(place).filter(|other| other.is_mutation()) {
+            Some(other) if other.uncertain => Overtaken::Yes,
+            Some(other) if other.link.is_some() => Overtaken::Perhaps,
+            _ => Overtaken::No,
         };
-        ops.get_at(place).is_some_and(|op| order.is_overtaken(op, may_be_done))
+        self.ops.get_at(place).map_or(Overtaken::No, |op| self.order.overtaken(op, standing))
     }
 
     /// Sends an operation by the newest view.
@@ -117,11 +151,17 @@ impl State {
             return self.unreachable(place);
         }
         let retried = self.ops.get_at(place).is_some_and(|op| op.in_line && op.attempt > 0 && op.is_read());
-        if retried && !self.speaks_v0(link_place) && self.is_overtaken(place) {
-            // A fetch may have made its client the one to renew the value.
-            let uncertain = self.ops.at(place).uncertain;
-            let trouble = if uncertain { Trouble::Unknown } else { Trouble::TryAgain };
-            return self.finish(place, Answer::trouble(trouble));
+        if retried && !self.speaks_v0(link_place) {
+            match self.overtaken(place) {
+                Overtaken::No => {}
+                Overtaken::Perhaps => return self.put_off(place, Trouble::TryAgain),
+                Overtaken::Yes => {
+                    // A fetch may have made its client the one to renew the value.
+                    let uncertain = self.ops.at(place).uncertain;
+                    let trouble = if uncertain { Trouble::Unknown } else { Trouble::TryAgain };
+                    return self.finish(place, Answer::trouble(trouble));
+                }
+            }
         }
         let Some(link) = self.links.at(link_place) else { return };
         let op = self.ops.at(place);
@@ -132,7 +172,7 @@ impl State {
             return self.finish(place, Answer::trouble(Trouble::NotServed));
         }
         op.attempt += 1;
-        op.link = Some(link_place);
+        (op.link, op.epoch) = (Some(link_place), epoch);
         if !op.uncertain {
             // All earlier attempts, if any, were refused: none of them was executed, or will be.
             op.first_epoch = epoch;
@@ -162,7 +202,7 @@ impl State {
         }
         let Some(link) = self.links.at(link_place) else { return };
         let op = self.ops.at(place);
-        (op.attempt, op.link) = (1, Some(link_place));
+        (op.attempt, op.link, op.epoch) = (1, Some(link_place), epoch);
         let request = Request::Attempt { op: place, generation: op.generation, attempt: 1 };
         let assembly = self.clients.get(op.home).and_then(|c| c.answers.assembly(op.home.number?));
         let (Some(assembly), Some(msgid)) = (assembly, link.ask(request, now_ms)) else {
@@ -244,7 +284,9 @@ impl State {
         let op = self.ops.at(place);
         let (home, began_ms, order, parts) = (op.home, op.began_ms, op.order, op.parts().collect::<Vec<_>>());
         for part in parts {
-            self.ask_part(Home { part, ..home }, began_ms, |op| op.order = order, trouble);
+            // It was asked for once, as all of the batch.
+            let set = |op: &mut Op| (op.order, op.attempt) = (order, 1);
+            self.ask_part(Home { part, ..home }, began_ms, set, trouble);
         }
         self.end_batch(place);
     }
@@ -256,6 +298,7 @@ impl State {
         let (place, op) = self.ops.begin(home, Ask::Get, began_ms);
         let dbkey = assembly.dbkey(home.part);
         op.set_dbkey(dbkey);
+        op.known = self.cache.find(op.hash, dbkey);
         set(op);
         client.begin(1, op.bytes.len());
         match trouble {
@@ -321,9 +364,17 @@ impl State {
             let (generation, attempt) = (op.generation, op.attempt);
             return self.attempt_lost(place, generation, attempt, true);
         }
-        let newer = Reader::new(result).u64().ok().filter(|epoch| *epoch > self.view.number());
-        if number == error::SERVER && newer.is_some() {
+        let theirs = Reader::new(result).u64().ok().filter(|_| number == error::SERVER);
+        if theirs.is_some_and(|theirs| theirs > self.view.number()) {
             self.fetch_epoch(link_place);
+        } else if theirs.is_some() && self.ops.at(place).epoch < self.view.number() {
+            // It named an epoch that was over; by the one that is known now it goes without a pause.
+            let op = self.ops.at(place);
+            op.link = None;
+            if op.ask != Ask::Batch {
+                self.order.enter(place, op);
+            }
+            return self.resend(place);
         } else {
             self.note_refusal();
         }

@@ -18,14 +18,15 @@ use super::worker::{State, Worker};
 use crate::logic::address::Address;
 use crate::logic::record::worker_of;
 use crate::net::conn::{Conn, Ended, Received, Then, read_loop};
+use crate::net::dial::dial;
 use crate::net::pipe::Doors;
-use crate::net::sock::TcpStream;
 use crate::net::stream::Stream;
 use crate::proto::rpc::frame::{self, Frame, Scanner};
 use crate::proto::rpc::msgpack::Reader;
 use crate::proto::rpc::v1::{Connect, Peer};
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// A server that is silent for so long, in milliseconds, while answers are awaited is asked for a sign of life.
 pub const PING_MS: u64 = 500;
@@ -88,6 +89,11 @@ impl Link {
     /// Whether its server is no longer in the view, or taken for dead.
     pub fn has_left(&self) -> bool {
         self.left_ms.is_some()
+    }
+
+    /// Whether what it owes may be expected to come: it is not silent, and says what became of each request.
+    pub fn is_answering(&self, now_ms: u64) -> bool {
+        matches!(self.stage, Stage::Up(_)) && self.dialect == Dialect::V1 && now_ms < self.active_ms + PING_MS
     }
 
     /// Whether requests can be written, if need be by opening a connection.
@@ -349,21 +355,19 @@ fn read_success(bytes: &[u8]) -> Option<(u32, &[u8], usize)> {
 }
 
 /// A server in this process is reached by a pipe, any other by a socket.
-async fn connect(doors: &Doors, address: Address, server_worker: u16) -> io::Result<Stream> {
+async fn connect(doors: &Doors, address: Address, server_worker: u16, limit: Duration) -> io::Result<Stream> {
     match doors.connect(address, server_worker) {
         Some(pipe) => Ok(pipe.into()),
-        None => TcpStream::connect(address.socket_addr()).await.map(Stream::from),
+        None => dial(address.socket_addr(), limit).await.map(Stream::from),
     }
 }
 
 /// A link's task: connects, reads until the connection ends.
 async fn serve_link(worker: Rc<Worker>, place: u32, connection: u32, address: Address, server_worker: u16) {
     let shared = worker.state.borrow().shared.clone();
-    let connected =
-        tokio::time::timeout(shared.config.connect_timeout, connect(&shared.config.doors, address, server_worker))
-            .await;
-    let why = match connected {
-        Ok(Ok(stream)) => {
+    let limit = shared.config.connect_timeout;
+    let why = match connect(&shared.config.doors, address, server_worker, limit).await {
+        Ok(stream) => {
             let (conn, read) = Conn::new(stream, &worker.turn);
             if !worker.state.borrow_mut().link_up(place, connection, &conn) {
                 return conn.close();
@@ -377,8 +381,7 @@ async fn serve_link(worker: Rc<Worker>, place: u32, connection: u32, address: Ad
                 Ended::Failed(e) => e.to_string(),
             }
         }
-        Ok(Err(e)) => e.to_string(),
-        Err(_) => "no connection in time".to_owned(),
+        Err(e) => e.to_string(),
     };
     worker.state.borrow_mut().link_down(place, connection, &why);
 }

@@ -1,16 +1,16 @@
 //! Keeping in touch with the managers: they tell the newest epoch, or, where they are kumofs 0.4, the hash spaces.
 //!
 //! Each manager has a task that connects, asks, takes what is pushed, and connects again when that ends, after a pause
-//! that grows and differs between gateways. A manager that does not know CONNECT is spoken to in version 0 on the next
+//! that grows and differs between gateways ([`crate::logic::backoff`]). A manager that does not know CONNECT is spoken to in version 0 on the next
 //! connection. Asking is repeated now and then, so that a push that got lost costs a second and no more.
 //!
 //! An epoch of another cluster than ours is not taken over, unless all managers that are there tell one: then the
 //! cluster was made anew, and ours is no more.
 
-use super::retry::Chance;
 use super::view::View;
 use super::worker::{FlushError, Request, Shared};
 use crate::logic::address::Address;
+use crate::logic::backoff::{Backoff, Bounds};
 use crate::logic::epoch::Epoch;
 use crate::net::rpc::{CallError, Event, Handler, Incoming, Limits, RpcConn};
 use crate::net::time::Instant;
@@ -32,8 +32,9 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is asked at most.
 const ASK_PAUSE: Duration = Duration::from_millis(20);
-/// Shortest and longest pause before connecting again.
-const CONNECT_PAUSE_MS: (u64, u64) = (50, 1_000);
+/// Pauses before connecting again: a fleet of gateways that loses its manager comes back one by one. None of them needs it in
+/// haste, because servers, too, tell of new epochs.
+const CONNECT_PAUSES: Bounds = Bounds { shortest_ms: 50, first_ms: 500, longest_ms: 1_000 };
 /// How often in a row CONNECT is left unanswered until the manager is taken for one that does not know it, and for how
 /// long.
 const LOST_CONNECTS: u32 = 2;
@@ -92,8 +93,7 @@ pub async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiver<Requ
 /// Connects to a manager again and again.
 async fn keep(managers: Rc<Managers>, number: usize) {
     let (shared, manager) = (&managers.shared, &managers.all[number]);
-    let mut chance = Chance(shared.incarnation.wrapping_add(number as u64));
-    let mut pause_ms = CONNECT_PAUSE_MS.0;
+    let mut backoff = Backoff::new(CONNECT_PAUSES, shared.incarnation.wrapping_add(number as u64));
     let mut lost_connects = 0;
     let mut version = Version::One;
     let mut said = false;
@@ -111,7 +111,8 @@ async fn keep(managers: Rc<Managers>, number: usize) {
                 let ended = managers.serve(manager, &conn, version).await;
                 conn.close();
                 if manager.link.take().is_some() {
-                    (pause_ms, said) = (CONNECT_PAUSE_MS.0, false);
+                    backoff.worked();
+                    said = false;
                 }
                 ended
             }
@@ -129,9 +130,7 @@ async fn keep(managers: Rc<Managers>, number: usize) {
             tracing::warn!("manager {} is not reached: {why}; trying again", manager.address);
         }
         if version == Version::One {
-            let jitter_ms = u64::from(chance.draw()) % pause_ms;
-            tokio::time::sleep(Duration::from_millis(pause_ms + jitter_ms)).await;
-            pause_ms = (pause_ms * 2).min(CONNECT_PAUSE_MS.1);
+            tokio::time::sleep(backoff.failed()).await;
         }
     }
 }
@@ -290,4 +289,46 @@ fn read_hash_spaces(array: &[u8]) -> Result<View, DecodeError> {
     let mut r = Reader::new(array);
     r.array_of(2)?;
     Ok(View::of_hash_spaces(read_seed(&mut r)?, read_seed(&mut r)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLEET: u64 = 500;
+
+    /// When each gateway of a fleet tries to connect, in milliseconds since all of them lost their manager, which is back after
+    /// `down_ms`.
+    fn attempts(bounds: Bounds, down_ms: u64) -> Vec<Vec<u64>> {
+        let gateway = |seed: u64| {
+            let mut backoff = Backoff::new(bounds, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let mut at = vec![backoff.failed().as_millis() as u64];
+            while at.last().is_some_and(|last| *last < down_ms) {
+                at.push(at.last().copied().unwrap_or(0) + backoff.failed().as_millis() as u64);
+            }
+            at
+        };
+        (0..FLEET).map(gateway).collect()
+    }
+
+    /// The most attempts within 10 ms.
+    fn crowd(attempts: &[Vec<u64>]) -> usize {
+        let mut by_time = std::collections::BTreeMap::new();
+        attempts.iter().flatten().for_each(|at| *by_time.entry(at / 10).or_insert(0) += 1);
+        by_time.into_values().max().unwrap_or(0)
+    }
+
+    /// All of a fleet tried again between 50 and 100 ms after the manager had gone: a hundred connections in 10 ms.
+    #[test]
+    fn a_fleet_that_lost_its_manager_does_not_come_back_at_once() {
+        for down_ms in [0, 100, 1_000, 3_000, 10_000, 60_000] {
+            let attempts = attempts(CONNECT_PAUSES, down_ms);
+            let last = attempts.iter().filter_map(|at| at.last()).max().copied().unwrap_or(0);
+            assert!(last <= down_ms + 1_000, "down for {down_ms} ms, and all are back after {last} ms");
+            let crowd = crowd(&attempts);
+            assert!(crowd <= 30, "down for {down_ms} ms, and {crowd} attempts in 10 ms");
+        }
+        let hasty = Bounds { shortest_ms: 50, first_ms: 100, longest_ms: 1_000 };
+        assert!(crowd(&attempts(hasty, 0)) > 80, "the figure tells one from the other");
+    }
 }

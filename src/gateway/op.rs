@@ -3,12 +3,14 @@
 //! One table per worker. Places are reused with their memory, so that a command costs no allocation; a generation tells
 //! the operations that had a place one after the other.
 
+use super::cache::Known;
 use super::v0::Stage;
 use crate::logic::record::{self, HASH_LEN};
 use crate::logic::ring;
 use crate::proto::memcache::{Style, Trouble};
 use crate::proto::rpc::v1::{self, Mutate, RequestId, Terms};
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 /// A place keeps its memory up to this many bytes.
 const KEPT_BYTES: usize = 4096;
@@ -82,6 +84,8 @@ pub struct Op {
     pub attempt: u32,
     /// The epoch when it was first sent: the first time that it may have been executed.
     pub first_epoch: u64,
+    /// The epoch that the latest attempt named.
+    pub epoch: u64,
     /// When it began, in the worker's milliseconds.
     pub began_ms: u64,
     /// The link that has the latest attempt, while one is under way.
@@ -100,6 +104,8 @@ pub struct Op {
     pub stage: Stage,
     /// The dbval to write, once it was computed from what was read.
     pub computed: Vec<u8>,
+    /// Of a get, the value that is known already, if the key has it still.
+    pub known: Option<Rc<Known>>,
     /// How many replicas were asked without success, where reads may fall back.
     pub fallback: u32,
 }
@@ -137,6 +143,7 @@ impl Op {
         (self.style, self.terms) = (Style::Text, Terms::default());
         (self.options, self.arg, self.attempt, self.retries, self.fallback) = (0, 0, 0, 0, 0);
         (self.link, self.trouble, self.stage, self.key_end, self.flags_len) = (None, None, Stage::Start, 0, 0);
+        self.known = None;
         if self.computed.capacity() > 0 {
             self.computed = Vec::new();
         }
@@ -210,7 +217,10 @@ impl Op {
                 let (options, dbkey, arg, dbval) = (self.options, self.dbkey(), self.arg, self.dbval());
                 Mutate { epoch, id, op, options, dbkey, arg, dbval, terms: self.terms }.write(out, msgid);
             }
-            _ => v1::write_get(out, msgid, epoch, self.dbkey()),
+            _ => match &self.known {
+                Some(known) => v1::write_get_if_modified(out, msgid, epoch, self.dbkey(), known.version()),
+                None => v1::write_get(out, msgid, epoch, self.dbkey()),
+            },
         }
     }
 }

@@ -22,10 +22,29 @@ fn key(home: Home, hash: u64) -> Key {
     (home.client, home.generation, hash)
 }
 
+/// A line.
+#[derive(Default)]
+struct Line {
+    ops: VecDeque<InLine>,
+    /// The place in the order of the last change that left the line, or passed it, and may have been executed.
+    changed: u64,
+}
+
+/// Whether a read that is tried again would see a change that its client asked for behind it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Overtaken {
+    /// It would not.
+    No,
+    /// Such a change is under way: its answer will tell.
+    Perhaps,
+    /// One may have been executed, and is not executed again then (doc/guarantees.md, "Exactly once").
+    Yes,
+}
+
 /// The lines of operations.
 #[derive(Default)]
 pub struct Order {
-    lines: HashMap<Key, VecDeque<InLine>>,
+    lines: HashMap<Key, Line>,
 }
 
 impl Order {
@@ -45,28 +64,42 @@ impl Order {
         if std::mem::replace(&mut op.in_line, true) {
             return;
         }
-        let line = self.lines.entry(key(op.home, op.hash)).or_default();
+        let line = &mut self.lines.entry(key(op.home, op.hash)).or_default().ops;
         let at = line.partition_point(|other| other.order <= op.order);
         line.insert(at, InLine { order: op.order, sequence: op.sequence, place });
     }
 
     /// Whether it is the turn of an operation: it stands in no line, or is the first in it.
     pub fn may_go(&self, op: &Op) -> bool {
-        let first = || self.lines.get(&key(op.home, op.hash)).and_then(VecDeque::front);
+        let first = || self.lines.get(&key(op.home, op.hash)).and_then(|line| line.ops.front());
         !op.in_line || first().is_none_or(|first| first.sequence == op.sequence)
     }
 
-    /// Whether a later change in an operation's line may have been executed. It is not executed again then
-    /// (doc/guarantees.md, "Exactly once"), so a read tried again now would see it.
-    pub fn is_overtaken(&self, op: &Op, mut may_be_done: impl FnMut(u32) -> bool) -> bool {
-        let line = self.lines.get(&key(op.home, op.hash)).filter(|_| op.in_line);
-        line.is_some_and(|line| line.iter().any(|other| other.order > op.order && may_be_done(other.place)))
+    /// What is to be said of an operation that is tried again, if later ones in its line stand as `standing` says.
+    pub fn overtaken(&self, op: &Op, mut standing: impl FnMut(u32) -> Overtaken) -> Overtaken {
+        let Some(line) = self.lines.get(&key(op.home, op.hash)).filter(|_| op.in_line) else { return Overtaken::No };
+        let mut worst = if line.changed > op.order { Overtaken::Yes } else { Overtaken::No };
+        for other in line.ops.iter().filter(|other| other.order > op.order) {
+            match standing(other.place) {
+                Overtaken::Yes => return Overtaken::Yes,
+                Overtaken::Perhaps if worst == Overtaken::No => worst = Overtaken::Perhaps,
+                Overtaken::Perhaps | Overtaken::No => {}
+            }
+        }
+        worst
+    }
+
+    /// A change is done that may have been executed, in its line or beside it.
+    pub fn note_change(&mut self, op: &Op) {
+        if let Some(line) = self.lines.get_mut(&key(op.home, op.hash)) {
+            line.changed = line.changed.max(op.order);
+        }
     }
 
     /// The operation is done. Returns the place of the one whose turn it is now, if that changed.
     pub fn leave(&mut self, op: &Op) -> Option<u32> {
         let key = key(op.home, op.hash);
-        let line = self.lines.get_mut(&key)?;
+        let line = &mut self.lines.get_mut(&key)?.ops;
         let at = line.iter().position(|other| other.sequence == op.sequence)?;
         line.remove(at);
         let next = line.front().map(|first| first.place);
@@ -81,6 +114,7 @@ impl Order {
 mod tests {
     use super::super::op::{Ask, Ops};
     use super::*;
+    use crate::proto::rpc::v1::Op as Op1;
 
     #[test]
     fn operations_on_one_key_go_one_after_the_other() {
@@ -105,5 +139,33 @@ mod tests {
         assert_eq!(order.leave(ops.at(first)), Some(third));
         assert_eq!(order.leave(ops.at(third)), None);
         assert!(order.is_empty());
+    }
+
+    /// A get was refused, and the set that its client had sent behind it was answered before the get's pause was over: the
+    /// get was sent again all the same, and found the set's value.
+    #[test]
+    fn a_read_waits_for_later_changes_and_is_not_tried_behind_them() {
+        let (mut ops, mut order) = (Ops::new(0), Order::default());
+        let home = Home { client: 3, ..Home::default() };
+        let mut begin = |ask| {
+            let (place, op) = ops.begin(home, ask, 0);
+            op.set_key(b"", b"a");
+            place
+        };
+        let set = Ask::Mutate(Op1::Set);
+        let [before, get, after] = [begin(set), begin(Ask::Get), begin(set)];
+        for place in [before, get, after] {
+            order.enter(place, ops.at(place));
+        }
+        let standing = |now| move |place| if place == after { now } else { Overtaken::Yes };
+        for now in [Overtaken::No, Overtaken::Perhaps, Overtaken::Yes] {
+            assert_eq!(order.overtaken(ops.at(get), standing(now)), now, "what is in front does not count");
+        }
+        order.note_change(ops.at(before));
+        order.leave(ops.at(before));
+        assert_eq!(order.overtaken(ops.at(get), standing(Overtaken::No)), Overtaken::No);
+        order.note_change(ops.at(after));
+        order.leave(ops.at(after));
+        assert_eq!(order.overtaken(ops.at(get), |_| Overtaken::No), Overtaken::Yes);
     }
 }

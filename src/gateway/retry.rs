@@ -29,24 +29,10 @@ pub fn give_up_after_ms(limit: u32) -> u64 {
     PATIENCE_MS + u64::from(limit) * LAST_DELAY_MS
 }
 
-/// A cheap source of chance (SplitMix64); the seed decides.
-#[derive(Clone, Debug)]
-pub struct Chance(pub u64);
-
-impl Chance {
-    /// The next number.
-    pub fn draw(&mut self) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) as u32
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logic::backoff::Chance;
 
     #[test]
     fn pauses_grow_and_differ() {

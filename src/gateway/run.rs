@@ -1,5 +1,6 @@
 //! What the gateway daemon does: listens, keeps in touch with the managers, hands clients to workers, stops.
 
+use super::cache;
 use super::prefixes::Prefixes;
 use super::stats::{Baseline, Counters, Places};
 use super::value::Layout;
@@ -11,6 +12,7 @@ use crate::logic::address::Address;
 use crate::net::chance::random_u64;
 use crate::net::cores::Cores;
 use crate::net::front::Front;
+use crate::net::listen;
 use crate::net::pipe::Doors;
 use crate::net::time::Instant;
 use crate::proto::memcache::Limits;
@@ -23,6 +25,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// How long stopping waits for what is under way.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long stopping waits for one more client that has connected already.
+const LAST_CLIENTS: Duration = Duration::from_millis(1);
 
 /// What the operator asked for (`doc/guide.md`, "kumo-gateway").
 #[derive(Clone, Debug)]
@@ -45,6 +50,8 @@ pub struct Config {
     pub async_set: bool,
     /// Deletes are acknowledged before all replicas have them (`-Ad`).
     pub async_delete: bool,
+    /// How much is cached (`-lc`).
+    pub local_cache: cache::Limits,
     /// Put before every key (`-k`).
     pub key_prefix: Vec<u8>,
     /// How long a connection to a server or manager may take (`-Ys`).
@@ -67,6 +74,7 @@ impl Default for Config {
             renew_threshold: 4,
             async_set: false,
             async_delete: false,
+            local_cache: cache::Limits::OFF,
             key_prefix: Vec::new(),
             connect_timeout: Duration::from_secs(1),
             binary_log: BinaryLog::default(),
@@ -122,12 +130,12 @@ pub async fn run(
     let turn = Rc::new(Cell::new(0));
     let accepting: Vec<_> = fronts
         .into_iter()
-        .map(|front| tokio::task::spawn_local(accept(front, mailboxes.clone(), turn.clone())))
+        .map(|front| tokio::task::spawn_local(accept(front, mailboxes.clone(), turn.clone(), shutdown.clone())))
         .collect();
     // An error means that nobody can ask for the end any more, which is one.
     let _ = shutdown.wait_for(|stop| *stop).await;
     for task in accepting {
-        task.abort();
+        // One that panicked accepts nobody either.
         let _ = task.await;
     }
     drain(&mailboxes).await;
@@ -138,16 +146,31 @@ pub async fn run(
 }
 
 /// Hands clients to the workers in turn.
-async fn accept(front: Front, workers: Rc<Vec<mpsc::UnboundedSender<Mail>>>, turn: Rc<Cell<usize>>) {
-    loop {
-        match front.accept().await {
-            Ok(client) => {
-                let worker = turn.replace(turn.get().wrapping_add(1)) % workers.len();
-                // A worker that is gone has stopped, and the gateway with it.
-                let _ = workers[worker].send(Mail::Client(client));
-            }
-            Err(e) => tracing::warn!("cannot serve a client: {e}"),
+async fn accept(
+    front: Front,
+    workers: Rc<Vec<mpsc::UnboundedSender<Mail>>>,
+    turn: Rc<Cell<usize>>,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let hand_over = |client| match client {
+        Ok(client) => {
+            let worker = turn.replace(turn.get().wrapping_add(1)) % workers.len();
+            // A worker that is gone has stopped, and the gateway with it.
+            let _ = workers[worker].send(Mail::Client(client));
         }
+        Err(e) => tracing::warn!("cannot serve a client: {e}"),
+    };
+    loop {
+        tokio::select! {
+            biased;
+            _ = shutdown.wait_for(|stop| *stop) => break,
+            client = front.accept() => hand_over(client),
+        }
+    }
+    // Closing the listener resets those that wait behind it: they are to see an end in order, like all others.
+    for _ in 0..listen::BACKLOG {
+        let Ok(client) = tokio::time::timeout(LAST_CLIENTS, front.accept()).await else { return };
+        hand_over(client);
     }
 }
 

@@ -62,6 +62,11 @@ figures! {
     TotalItems "Values stored.";
     BytesRead "Bytes from clients.";
     BytesWritten "Bytes to clients.";
+    CacheHits "Values answered from the cache, after their servers said that they are unmodified.";
+    CacheMisses "Values that had to travel, where there is a cache.";
+    CacheSavedBytes "Bytes of values that need not travel.";
+    CacheItems "Values cached now.";
+    CacheBytes "Bytes that the cache takes now.";
     Retries "Times that an operation had to wait and be sent again.";
     Failures "Operations given up: answered with SERVER_ERROR.";
 }
@@ -82,6 +87,12 @@ impl Counters {
     pub fn add(&self, figure: Figure, n: u64) {
         let counter = &self.0[figure as usize];
         counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Sets a figure that is not counted.
+    #[inline]
+    pub fn set(&self, figure: Figure, n: u64) {
+        self.0[figure as usize].store(n, Relaxed);
     }
 
     /// The figure now.
@@ -202,7 +213,9 @@ impl Shared {
 
     fn reset_figures(&self) {
         // What is, is not reset; what was counted, is.
-        for figure in Figure::ALL.iter().filter(|f| **f != Figure::CurrConnections) {
+        let is_counted =
+            |figure: &&Figure| !matches!(figure, Figure::CurrConnections | Figure::CacheItems | Figure::CacheBytes);
+        for figure in Figure::ALL.iter().filter(is_counted) {
             self.baseline.0[*figure as usize].store(self.total(*figure), Relaxed);
         }
     }
@@ -408,6 +421,14 @@ fn ours(shared: &Shared, told: &mut Told) {
     told.stat("kumo_retries", shared.figure(Figure::Retries));
     told.stat("kumo_failures", shared.figure(Figure::Failures));
     told.stat("kumo_max_keys_under_way", MAX_KEYS);
+    let (hits, misses) = (shared.figure(Figure::CacheHits), shared.figure(Figure::CacheMisses));
+    told.stat("kumo_cache_limit_bytes", config.local_cache.bytes);
+    told.stat("kumo_cache_bytes", shared.figure(Figure::CacheBytes));
+    told.stat("kumo_cache_items", shared.figure(Figure::CacheItems));
+    told.stat("kumo_cache_hits", hits);
+    told.stat("kumo_cache_misses", misses);
+    told.stat("kumo_cache_hit_rate", format_args!("{:.4}", hits as f64 / (hits + misses).max(1) as f64));
+    told.stat("kumo_cache_saved_bytes", shared.figure(Figure::CacheSavedBytes));
     told.stat("kumo_detail_untold", shared.prefixes.untold());
     told.stat("kumo_get_retry", config.get_retry);
     told.stat("kumo_set_retry", config.set_retry);

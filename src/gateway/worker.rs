@@ -4,16 +4,17 @@
 //! the process. Nothing in it waits.
 
 use super::answers::Pool;
+use super::cache::Cache;
 use super::client::{self, Clients};
 use super::holdings;
 use super::link::Links;
 use super::op::Ops;
 use super::order::Order;
 use super::prefixes::Prefixes;
-use super::retry::Chance;
 use super::run::Config;
 use super::stats::{Baseline, Counters, Figure, Places};
 use super::view::View;
+use crate::logic::backoff::Chance;
 use crate::net::conn::Scratch;
 use crate::net::front::Arrival;
 use crate::net::time::Instant;
@@ -135,6 +136,8 @@ pub struct State {
     pub next_in_line: Vec<(u32, u32)>,
     /// Buffers for answers.
     pub pool: Pool,
+    /// Values that need not travel again.
+    pub cache: Cache,
     /// For pauses.
     pub chance: Chance,
     /// Refusals since the managers were last asked for the hash space.
@@ -145,6 +148,8 @@ pub struct State {
     pub by_link: Vec<Vec<u32>>,
     /// Told when the last client is gone, once that is waited for.
     pub drained: Option<oneshot::Sender<()>>,
+    /// When answers of servers that are no longer to be asked are not waited for any more.
+    pub recall_ms: u64,
     clock_sleeps: Cell<bool>,
     next_check_ms: u64,
 }
@@ -195,6 +200,9 @@ impl State {
                 self.send(place);
             }
         }
+        if self.now_ms >= self.recall_ms {
+            self.recall_late();
+        }
         if self.ops.len() == 0 && self.links.idle() {
             self.waiting.clear();
             self.clock_sleeps.set(true);
@@ -206,7 +214,8 @@ impl State {
             self.check_operations();
         }
         let retry_ms = self.waiting.peek().map_or(u64::MAX, |Reverse((due_ms, ..))| *due_ms);
-        Some(Duration::from_millis(self.next_check_ms.min(retry_ms).saturating_sub(self.now_ms).max(1)))
+        let next_ms = self.next_check_ms.min(retry_ms).min(self.recall_ms);
+        Some(Duration::from_millis(next_ms.saturating_sub(self.now_ms).max(1)))
     }
 }
 
@@ -232,6 +241,7 @@ pub async fn run(number: u16, shared: Arc<Shared>, mut mail: mpsc::UnboundedRece
             order: Order::default(),
             next_in_line: Vec::new(),
             pool: Pool::default(),
+            cache: Cache::new(shared.config.local_cache.share(shared.counters.len())),
             chance: Chance(seed),
             refusals: 0,
             starved: Vec::new(),
@@ -239,6 +249,7 @@ pub async fn run(number: u16, shared: Arc<Shared>, mut mail: mpsc::UnboundedRece
             drained: None,
             clock_sleeps: Cell::new(false),
             next_check_ms: 0,
+            recall_ms: u64::MAX,
             shared,
         }),
         clock: Notify::new(),

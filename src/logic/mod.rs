@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod arcs;
+pub mod backoff;
 pub mod budget;
 pub mod clock;
 pub mod counter;

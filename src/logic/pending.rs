@@ -99,6 +99,11 @@ impl<R> Pending<R> {
         self.place(write).and_then(|place| self.writes.get(place)).is_some_and(|write| write.missing > 0)
     }
 
+    /// Whether a write is pending to a ring position that `is` accepts.
+    pub fn any(&self, is: impl Fn(u64) -> bool) -> bool {
+        self.writes.iter().any(|write| write.missing > 0 && is(write.hash))
+    }
+
     /// Keeps an answer until `write` is stable. Gives it back if it is already.
     pub fn hold(&mut self, write: u64, answer: R) -> Option<R> {
         match self.get(write) {

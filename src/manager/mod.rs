@@ -8,6 +8,7 @@
 pub mod broken;
 pub mod change;
 mod flushing;
+mod handover;
 mod links;
 pub mod persist;
 pub mod ranges;

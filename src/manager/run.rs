@@ -458,7 +458,8 @@ impl Manager {
             if actions.is_empty() {
                 return;
             }
-            if actions.iter().any(|action| matches!(action, Action::Spread | Action::Keep)) && !self.save() {
+            let durable = |action: &Action| matches!(action, Action::Spread | Action::HandOver | Action::Keep);
+            if actions.iter().any(durable) && !self.save() {
                 return;
             }
             for action in actions {
@@ -470,6 +471,10 @@ impl Manager {
                     Action::Spread => {
                         let everybody = self.links.borrow().all();
                         self.tell(&everybody);
+                    }
+                    Action::HandOver => {
+                        let epoch = self.state.borrow().epoch().clone();
+                        tokio::task::spawn_local(self.clone().hand_over(epoch));
                     }
                     // Done above, before anything was said.
                     Action::Keep => {}

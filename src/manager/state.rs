@@ -73,6 +73,8 @@ pub enum Level {
 pub enum Action {
     /// A newer epoch is in force: sync it to disk, and then tell partners, servers and gateways.
     Spread,
+    /// The same of one that removes nobody but who asked for it: servers can get ready for it before they are told.
+    HandOver,
     /// This manager's vote has changed: sync it to disk before anything else that was said since.
     Keep,
     /// Tell the partners how many servers are heard here ([`State::hears`]).
@@ -477,7 +479,7 @@ impl State {
     }
 
     /// Makes a decided epoch the one that this manager goes by.
-    fn put_in_force(&mut self, now: Now, next: Epoch) {
+    fn put_in_force(&mut self, now: Now, next: Epoch, tell: Action) {
         let before = std::mem::replace(&mut self.epoch, Rc::new(next));
         let active = before.servers.iter().filter(|s| s.removed.is_none());
         let removed = active.filter(|s| !self.is_recorded(s.address, s.incarnation)).map(|s| s.incarnation);
@@ -499,7 +501,17 @@ impl State {
         if self.vote.number <= self.epoch.number {
             self.vote = Vote::default();
         }
-        self.actions.push(Action::Spread);
+        self.actions.push(tell);
+    }
+
+    /// Whether the next epoch removes nobody but who is there and asked for it.
+    fn is_orderly(&self, next: &Epoch) -> bool {
+        let stays = |address, incarnation| {
+            next.server(address).is_some_and(|s| s.incarnation == incarnation && s.removed.is_none())
+        };
+        let asked = |address| self.roster.get(address).is_some_and(|seen| seen.leaving && seen.conn.is_some());
+        let mut active = self.epoch.servers.iter().filter(|s| s.removed.is_none());
+        active.all(|s| stays(s.address, s.incarnation) || asked(s.address))
     }
 
     fn log_phase(&mut self, before: Phase) {

@@ -143,6 +143,12 @@ fn lookup(host: &str, port: u16) -> Result<Vec<SocketAddr>, ListenError> {
 /// # Errors
 /// When the address is in use, is not this host's, or the system refuses.
 pub fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    bind_as(address, false)
+}
+
+/// The same; a `shared` port may be listened on by other processes of the same user that share it, too, and the system gives
+/// each connection to one of them.
+fn bind_as(address: SocketAddr, shared: bool) -> Result<TcpListener, ListenError> {
     let attempt = || -> io::Result<TcpListener> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         if address.is_ipv6() {
@@ -150,6 +156,9 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
         }
         // A restart must not wait for the connections of the former process to leave TIME_WAIT.
         socket.set_reuse_address(true)?;
+        if shared {
+            socket.set_reuse_port(true)?;
+        }
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
@@ -163,14 +172,15 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 }
 
 /// Listens on all addresses. Where their port is 0, the system chooses one, the same for all. On a host without IPv6,
-/// `::1` is left out when there is another address.
+/// `::1` is left out when there is another address. A `shared` port may be listened on by other processes of the same user,
+/// as long as all of them share it.
 ///
 /// # Errors
 /// As [`bind`].
-pub fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ListenError> {
+pub fn bind_all(addresses: &[SocketAddr], shared: bool) -> Result<Vec<TcpListener>, ListenError> {
     let mut last = None;
     for _ in 0..PORT_ATTEMPTS {
-        match bind_once(addresses) {
+        match bind_once(addresses, shared) {
             // The system chose a port for the first address that the second cannot have: choose again.
             Err(ListenError::InUse(taken)) if !addresses.contains(&taken) => last = Some(ListenError::InUse(taken)),
             other => return other,
@@ -194,14 +204,14 @@ pub async fn accept(listener: &sock::TcpListener) -> (sock::TcpStream, SocketAdd
     }
 }
 
-fn bind_once(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ListenError> {
+fn bind_once(addresses: &[SocketAddr], shared: bool) -> Result<Vec<TcpListener>, ListenError> {
     let mut listeners: Vec<TcpListener> = Vec::with_capacity(addresses.len());
     for &address in addresses {
         let mut address = address;
         if let (0, Some(first)) = (address.port(), listeners.first()) {
             address.set_port(first.local_addr().map_err(|source| ListenError::Io { address, source })?.port());
         }
-        match bind(address) {
+        match bind_as(address, shared) {
             Ok(listener) => listeners.push(listener),
             Err(ListenError::NotOurs(_) | ListenError::Io { .. })
                 if address.ip() == Ipv6Addr::LOCALHOST && addresses.len() > 1 => {}
@@ -249,13 +259,21 @@ mod tests {
     }
 
     #[test]
+    fn a_port_is_shared_with_who_shares_it() {
+        let first = bind_all(&["127.0.0.1:0".parse().unwrap()], true).unwrap();
+        let at = first[0].local_addr().unwrap();
+        assert!(bind_all(&[at], true).is_ok());
+        assert!(matches!(bind_all(&[at], false), Err(ListenError::InUse(a)) if a == at));
+    }
+
+    #[test]
     fn a_foreign_address_is_told_as_such() {
         assert!(matches!(bind("192.0.2.1:0".parse().unwrap()), Err(ListenError::NotOurs(_))));
     }
 
     #[test]
     fn port_zero_is_the_same_port_for_both_families() {
-        let listeners = bind_all(&loopback(0)).unwrap();
+        let listeners = bind_all(&loopback(0), false).unwrap();
         let ports: Vec<u16> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
         assert!(ports.iter().all(|p| *p == ports[0] && *p != 0), "{ports:?}");
     }

@@ -8,6 +8,7 @@
 //! Memory is bounded by [`Limits`]: a message longer than `frame` is malformed; no request is read while more than
 //! `unsent` bytes wait to be sent; a peer to which four times as much waits does not read, and is hung up on.
 
+use super::dial::dial;
 use super::sock::TcpStream;
 use crate::logic::address::Address;
 use crate::proto::rpc::error;
@@ -518,7 +519,7 @@ impl Drop for PendingCall {
 }
 
 async fn connect(to: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
-    let stream = time::timeout(timeout, TcpStream::connect(to)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let stream = dial(to, timeout).await?;
     prepare(&stream);
     Ok(stream)
 }

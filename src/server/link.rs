@@ -7,11 +7,13 @@
 use super::version0::Passed;
 use super::worker::{Answer, State, Worker};
 use crate::logic::address::Address;
+use crate::logic::backoff::{Backoff, Bounds};
 use crate::logic::clock::ClockTime;
 use crate::logic::lease::{Held, RENEW_MICROS};
 use crate::logic::outlog::Outlog;
 use crate::logic::record;
 use crate::net::conn::{Conn, Received, Then, read_loop};
+use crate::net::dial::dial;
 use crate::net::sock::TcpStream;
 use crate::proto::rpc::frame::{self, Frame, Role, Scanner, write_request};
 use crate::proto::rpc::msgpack::{Reader, write_array, write_raw, write_uint};
@@ -23,9 +25,8 @@ use std::time::Duration;
 
 /// Bytes of entries in one message; a longer single entry goes alone.
 const BATCH_BYTES: usize = 1 << 20;
-/// The first and the longest pause before connecting again.
-const RECONNECT_MIN: Duration = Duration::from_millis(5);
-const RECONNECT_MAX: Duration = Duration::from_millis(200);
+/// Pauses before connecting again: the first is nothing beside the silence that is promised.
+const RECONNECT: Bounds = Bounds { shortest_ms: 1, first_ms: 5, longest_ms: 200 };
 /// How long a refused batch waits to be sent again, in microseconds.
 const REFUSED_MICROS: u64 = 2_000;
 /// After so long without an answer, or without a connection, the managers are told.
@@ -437,20 +438,19 @@ impl Worker {
             state.links.get(place).map(Link::target)
         };
         let Some(wanted) = target(&self) else { return };
-        let mut pause = RECONNECT_MIN;
+        let seed = wanted.id.life.wrapping_add(wanted.id.number << 16 | u64::from(self.number));
+        let mut backoff = Backoff::new(RECONNECT, seed);
         // The place may be given to another link, even one between the same two; that has its own task.
         while target(&self) == Some(wanted) {
-            let connecting = TcpStream::connect(wanted.address.socket_addr());
-            if let Ok(Ok(stream)) = tokio::time::timeout(self.shared.config.connect_timeout, connecting).await
+            if let Ok(stream) = dial(wanted.address.socket_addr(), self.shared.config.connect_timeout).await
                 && target(&self) == Some(wanted)
                 && self.run_link(place, wanted, stream).await
             {
-                pause = RECONNECT_MIN;
+                backoff.worked();
             }
             if target(&self) == Some(wanted) {
                 let _ = self.shared.lost.send((wanted.address, Duration::ZERO));
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RECONNECT_MAX);
+                tokio::time::sleep(backoff.failed()).await;
             }
         }
     }

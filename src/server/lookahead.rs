@@ -32,7 +32,7 @@ fn of_request(method: u32, params: &[u8], out: &mut Vec<u64>) -> Result<(), Deco
     let mut r = Reader::new(params);
     r.array()?;
     match method {
-        method::GET | method::MUTATE => out.push(hash_of(first_raw(&mut r)?)?),
+        method::GET | method::GET_IF_MODIFIED | method::MUTATE => out.push(hash_of(first_raw(&mut r)?)?),
         method::MULTI_GET => {
             r.u64()?;
             for _ in 0..r.array()?.min(POSITIONS) {

@@ -1,19 +1,19 @@
 //! A server's connections to its managers, and what comes from there: epochs, phases of a replace, backups.
 //!
 //! With managers of ours a server says who it is (Join) and gets epochs; with those of kumofs 0.4 it gets hash spaces,
-//! which are treated as an epoch without a number.
+//! which are treated as an epoch without a number. [`kept`] is what they say of an epoch before they tell it, [`behind`] what
+//! a server does when others know more.
 
 use super::copy::Job;
 use super::dropping;
-use super::epoch_file::save_epoch;
 use super::shared::{Mail, Shared, View, moving};
 use super::vote::Ballots;
 use crate::logic::address::Address;
+use crate::logic::backoff::{Backoff, Bounds};
 use crate::logic::clock::ClockTime;
 use crate::logic::epoch::{Epoch, Phase, ServerEntry};
 use crate::logic::paxos::Answer;
 use crate::logic::ring::HashSpace;
-use crate::logic::rule::{Rule, on};
 use crate::net::chance::random_u64;
 use crate::net::rpc::{CallError, Event, Handler, Incoming, Limits, Reply, RpcConn};
 use crate::net::time::Instant;
@@ -21,7 +21,7 @@ use crate::proto::rpc::error;
 use crate::proto::rpc::frame::Role;
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_uint};
 use crate::proto::rpc::v0::{self, method};
-use crate::proto::rpc::v1::{self, Join};
+use crate::proto::rpc::v1::{self, Join, Prepare};
 use crate::proto::rpc::vote::{Ask, Voted};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -31,16 +31,22 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
+mod behind;
+mod kept;
+
 /// How long a manager may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The first and the longest pause before connecting again.
-const RECONNECT_MIN: Duration = Duration::from_millis(20);
-const RECONNECT_MAX: Duration = Duration::from_millis(500);
+/// Pauses before connecting again: a manager needs its servers soon, to hear that they live and for their votes.
+const RECONNECT: Bounds = Bounds { shortest_ms: 5, first_ms: 20, longest_ms: 500 };
+/// How often in a row a manager hangs up on Join until it is taken for one that does not know it.
+const LOST_JOINS: u32 = 3;
 /// How often a server that is being filled asks whether all have copied to it.
 const SOURCED_PAUSE: Duration = Duration::from_millis(50);
 /// How long a server that is told to end waits until an epoch removes it, and how often it looks.
-const LEAVE_LIMIT: Duration = Duration::from_secs(1);
+const LEAVE_LIMIT: Duration = Duration::from_secs(4);
 const LEAVE_PAUSE: Duration = Duration::from_millis(5);
+/// How long it then answers on.
+const LEAVE_LINGER: Duration = Duration::from_millis(50);
 
 /// The control plane of a server.
 pub struct Control {
@@ -54,6 +60,8 @@ pub struct Control {
     copying: Cell<Option<ClockTime>>,
     deleting: Cell<Option<ClockTime>>,
     ballots: RefCell<Ballots>,
+    /// An epoch that is on disk and is not acted by yet, as the life saw it that it was kept in.
+    kept: RefCell<Option<(u64, Arc<View>)>>,
     /// The server is about to end: the life that an epoch removes is its last.
     leaving: Cell<bool>,
 }
@@ -69,6 +77,7 @@ impl Control {
             copying: Cell::new(None),
             deleting: Cell::new(None),
             ballots: RefCell::new(ballots),
+            kept: RefCell::default(),
             leaving: Cell::new(false),
         })
     }
@@ -97,6 +106,10 @@ impl Control {
         {
             tokio::time::sleep(LEAVE_PAUSE).await;
         }
+        if self.shared.view().me.is_none() {
+            // What gateways still send here, until they have heard of that epoch, is to be refused and not cut off.
+            tokio::time::sleep(LEAVE_LINGER).await;
+        }
     }
 
     /// Ends the connections to the managers, and makes none any more: the server is ending.
@@ -105,8 +118,10 @@ impl Control {
     }
 
     async fn keep_manager(self: Rc<Self>, manager: Address) {
-        let mut pause = RECONNECT_MIN;
+        let seed = self.shared.incarnation().wrapping_add(u64::from(manager.port()));
+        let mut backoff = Backoff::new(RECONNECT, seed);
         let mut version1 = true;
+        let mut lost_joins = 0;
         let mut refused = false;
         loop {
             if self.shared.draining.load(Ordering::Relaxed) {
@@ -117,13 +132,20 @@ impl Control {
             let timeout = self.shared.config.connect_timeout;
             let connected = RpcConn::connect_node(to, own, timeout, Limits::default(), self.handler(manager)).await;
             if let Ok(conn) = connected {
-                match self.greet(manager, &conn, version1).await {
+                let greeted = self.greet(manager, &conn, version1).await;
+                let lost = version1 && matches!(greeted, Err(CallError::Lost));
+                lost_joins = if lost { lost_joins + 1 } else { 0 };
+                match greeted {
                     Ok(()) => {
-                        pause = RECONNECT_MIN;
+                        backoff.worked();
                         refused = false;
                     }
-                    // An old manager answers error 5 to Join, or hangs up.
+                    // An old manager answers error 5 to Join.
                     Err(CallError::Refused(error::PROTOCOL, _)) => version1 = false,
+                    // Or it hangs up before that is read. Who is in an epoch has managers of ours, and no other.
+                    Err(CallError::Lost) if lost_joins >= LOST_JOINS && self.shared.view().is_version0() => {
+                        version1 = false;
+                    }
                     Err(CallError::Refused(error::SERVER, _)) => {
                         if !std::mem::replace(&mut refused, true) {
                             let why = "most likely they belong to different clusters; its log says more";
@@ -143,10 +165,9 @@ impl Control {
                     tracing::info!("lost node 0 {manager}");
                 }
             } else {
-                version1 = true;
+                (version1, lost_joins) = (true, 0);
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RECONNECT_MAX);
+            tokio::time::sleep(backoff.failed()).await;
         }
     }
 
@@ -262,27 +283,6 @@ impl Control {
         }
     }
 
-    async fn catch_up(self: Rc<Self>) {
-        loop {
-            self.shared.behind.notified().await;
-            let known = self.shared.view().epoch.number;
-            let managers: Vec<RpcConn> = self.managers.borrow().iter().filter(|m| m.2).map(|m| m.1.clone()).collect();
-            for conn in managers {
-                let ask = |out: &mut Vec<u8>| {
-                    write_array(out, 1);
-                    write_uint(out, known);
-                };
-                let Ok(result) = conn.call(v1::method::GET_EPOCH, ask, PATIENCE).await else { continue };
-                if let Ok(bytes) = Reader::new(&result).raw()
-                    && self.take_epoch(bytes).is_err()
-                {
-                    conn.hang_up();
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
     fn handler(self: &Rc<Self>, manager: Address) -> Handler {
         let control = self.clone();
         Rc::new(move |conn, event| match event {
@@ -312,6 +312,10 @@ impl Control {
                     });
                     return;
                 }
+                Err(e) => Err(e),
+            },
+            v1::method::PREPARE => match Prepare::read(&request.params) {
+                Ok(prepare) => return self.prepare(manager, &prepare, request.reply),
                 Err(e) => Err(e),
             },
             v1::method::VOTE => match Ask::read(&request.params) {
@@ -384,13 +388,7 @@ impl Control {
         if epoch.number <= known.epoch.number || shared.draining.load(Ordering::Relaxed) {
             return;
         }
-        let kept =
-            if on(Rule::DurableEpoch) { save_epoch(shared.store.disk(), shared.store.dir(), &epoch) } else { Ok(()) };
-        if let Err(e) = kept {
-            tracing::error!("cannot keep epoch {}: {e}", epoch.number);
-            return;
-        }
-        let view = View::new(epoch, shared.config.address, shared.incarnation());
+        let Some(view) = self.keep(epoch) else { return };
         let life = shared.incarnation();
         // Also when it never heard of the epoch that had admitted it.
         let named = view.epoch.server(shared.config.address).is_some_and(|s| s.incarnation == life);
@@ -406,9 +404,8 @@ impl Control {
         }
     }
 
-    fn act_on(self: &Rc<Self>, view: View) {
+    fn act_on(self: &Rc<Self>, view: Arc<View>) {
         let shared = &self.shared;
-        let view = Arc::new(view);
         *shared.view.lock().expect("no holder panics") = view.clone();
         for worker in 0..shared.mailboxes.len() {
             shared.tell(worker, Mail::Adopt(view.clone()));
@@ -549,7 +546,7 @@ impl Control {
         let entry = |address| ServerEntry { address, disk_id: 0, incarnation: 0, workers: 1, removed: None, claim: 0 };
         let servers = addresses.into_iter().map(entry).collect();
         let epoch = Epoch { servers, whs, rhs, phase, ..Epoch::default() };
-        self.act_on(View::new(epoch, self.shared.config.address, self.shared.incarnation()));
+        self.act_on(Arc::new(View::new(epoch, self.shared.config.address, self.shared.incarnation())));
     }
 
     fn hash_space_sync(self: &Rc<Self>, r: &mut Reader<'_>) -> Result<bool, DecodeError> {

@@ -41,6 +41,7 @@ pub mod version0;
 pub mod vote;
 pub mod worker;
 pub mod write;
+mod yielding;
 
 pub use run::run;
 pub use shared::{Config, Shared};

@@ -200,7 +200,7 @@ impl Worker {
         let done = match request.method {
             // Requests of one connection are executed in their order, also when an early one has to wait.
             _ if state.has_parked(request.conn) => Done::Park,
-            method::GET => self.get(state, shard, request)?,
+            method::GET | method::GET_IF_MODIFIED => self.get(state, shard, request)?,
             method::MULTI_GET => self.multi_get(state, shard, request)?,
             method::MUTATE => {
                 let mutate = Mutate::read(request.params)?;
@@ -240,7 +240,7 @@ impl Worker {
                 None => self.park(state, request),
             }
         } else if let Some(until) = request.until_micros {
-            let is_get = matches!(request.method, method::GET | method::MULTI_GET);
+            let is_get = matches!(request.method, method::GET | method::GET_IF_MODIFIED | method::MULTI_GET);
             state.measures.waited(is_get, (state.now_micros + PARKED_MICROS).saturating_sub(until));
         }
         Ok(())
@@ -298,8 +298,10 @@ impl Worker {
         request: &Request<'_>,
     ) -> Result<Done, DecodeError> {
         let mut r = Reader::new(request.params);
-        r.array_of(2)?;
+        let is_conditional = request.method == method::GET_IF_MODIFIED;
+        r.array_of(if is_conditional { 3 } else { 2 })?;
         let (epoch, dbkey) = (r.u64()?, r.raw()?);
+        let known = if is_conditional { Some(ClockTime(r.u64()?)) } else { None };
         let hash = hash_of(dbkey)?;
         if epoch != state.view.epoch.number && on(Rule::Fence) {
             return Ok(self.other_epoch(state, request, epoch));
@@ -310,25 +312,26 @@ impl Worker {
             return Ok(Done::Park);
         }
         Counters::add(&self.shared.counters[usize::from(self.number)].gets, 1);
-        let dbval = match state.look_up(shard, dbkey, 0) {
-            Look::Value { dbval, .. } => Ok(dbval),
+        let told = match state.look_up(shard, dbkey, 0) {
+            Look::Value { version, .. } if known == Some(version) => Told::Unmodified,
+            Look::Value { dbval, .. } => Told::Value(dbval),
             Look::Missing { gone, .. } => {
                 self.count_miss();
-                Err(gone)
+                Told::Missing(gone)
             }
             Look::Expired { .. } if !on(Rule::ExpiryIsWritten) => Err(Gone::Expired),
             Look::Expired { version } => {
                 self.count_miss();
                 let write = self.delete_expired(state, shard, hash, dbkey, version);
-                return Ok(answer_after(state, request, write, Err(Gone::Expired)));
+                return Ok(answer_after(state, request, write, Told::Missing(Gone::Expired)));
             }
             Look::Unreadable(e) => return Ok(self.unreadable(state, hash, dbkey, &e)),
         };
         state.leased_until = state.leased_until.min(leased);
         match state.unstable_write(hash) {
-            None => request.conn.write(|out| write_value(out, request.msgid, dbval)),
-            // The value seen now is the one to be told once it is stable, even if it is overwritten by then.
-            Some(write) => return Ok(answer_after(state, request, Some(write), dbval)),
+            None => request.conn.write(|out| told.write(out, request.msgid)),
+            // What is seen now is to be told once it is stable, even if it is overwritten by then.
+            Some(write) => return Ok(answer_after(state, request, Some(write), told)),
         }
         Ok(Done::Yes)
     }
@@ -491,27 +494,42 @@ impl State {
     }
 }
 
-/// Answers Get with `dbval` once `write` is stable; without a write, that it could not be executed.
-fn answer_after(state: &mut State, request: &Request<'_>, write: Option<u64>, dbval: Result<&[u8], Gone>) -> Done {
+/// What a get is told.
+#[derive(Clone, Copy)]
+enum Told<'a> {
+    /// The dbval.
+    Value(&'a [u8]),
+    /// There is none.
+    Missing(Gone),
+    /// Who asks has it already.
+    Unmodified,
+}
+
+impl Told<'_> {
+    /// Appends the answer.
+    fn write(self, out: &mut Vec<u8>, msgid: u32) {
+        write_success(out, msgid);
+        match self {
+            Told::Value(dbval) => write_raw(out, dbval),
+            Told::Missing(gone) => gone.write(out),
+            Told::Unmodified => write_bool(out, true),
+        }
+    }
+}
+
+/// Answers Get so once `write` is stable; without a write, that it could not be executed.
+fn answer_after(state: &mut State, request: &Request<'_>, write: Option<u64>, told: Told<'_>) -> Done {
     let Some(write) = write else {
         request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
         return Done::Yes;
     };
     let mut bytes = Vec::new();
-    write_value(&mut bytes, request.msgid, dbval);
+    told.write(&mut bytes, request.msgid);
     let answer = Answer { conn: request.conn.clone(), msgid: request.msgid, outcome: Outcome::Bytes(bytes) };
     if let Some(answer) = state.pending.hold(write, answer) {
         answer.send();
     }
     Done::Yes
-}
-
-fn write_value(out: &mut Vec<u8>, msgid: u32, dbval: Result<&[u8], Gone>) {
-    write_success(out, msgid);
-    match dbval {
-        Ok(dbval) => write_raw(out, dbval),
-        Err(gone) => gone.write(out),
-    }
 }
 
 /// The ring position in a dbkey. Gateways of ours are believed that it is the hash of the key.

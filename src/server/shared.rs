@@ -124,6 +124,8 @@ impl Counters {
 pub enum Mail {
     /// A newer epoch.
     Adopt(Arc<View>),
+    /// Get ready for a newer epoch, which is to be told soon. Told when nothing is under way of what others are to have.
+    Yield(Arc<View>, oneshot::Sender<()>),
     /// Act no more, and tell the others, so that they need not wait for leases to run out. Told when that is sent.
     Leave(oneshot::Sender<()>),
     /// A connection to serve, from a role of this process.

@@ -93,6 +93,7 @@ impl Worker {
             state.view = old;
             return;
         }
+        state.yielding = None;
         let begins = view.me.is_some() && (old.me.is_none() || !same_life(&old, &view));
         state.begin_or_end_fill(begins);
         let refuse = |answer: Answer| answer.refuse(view.epoch.number);

@@ -219,6 +219,8 @@ pub struct State {
     waiting: BTreeSet<*const Conn>,
     /// Something happened that parked requests may wait for.
     pub unpark: bool,
+    /// The next epoch is about to be told.
+    pub(super) yielding: Option<super::yielding::Yielding>,
     /// Takeover under way.
     pub takeover: super::takeover::Takeover,
     /// What earlier lives left unstable.
@@ -295,6 +297,7 @@ impl Worker {
         match mail {
             Mail::Adopt(_) if self.state.borrow().has_left => {}
             Mail::Adopt(view) => self.adopt(view),
+            Mail::Yield(view, done) => self.start_yielding(view, done),
             Mail::Leave(done) => self.leave(done),
             Mail::Serve(pipe) => self.serve(pipe.into()),
             Mail::ServeFrom(stream) => match unpack(stream) {
@@ -356,7 +359,8 @@ impl Worker {
         state.note_stable(self);
         let renewal = state.links.renewal_due(now);
         let expired = state.parked.iter().any(|p| p.until_micros <= now);
-        let waiting = state.takeover.is_waiting() || state.unpark || expired || state.commit_failed;
+        let waiting =
+            state.takeover.is_waiting() || state.unpark || expired || state.commit_failed || state.yielding.is_some();
         drop(state);
         self.advance_takeover();
         if renewal || waiting {
@@ -376,6 +380,7 @@ impl Worker {
             counters.served_micros.store(state.now_micros, Ordering::Relaxed);
         }
         state.commit(self);
+        state.advance_yielding();
         state.send_to_members();
         // The look at the clock that every answer of this turn stands behind.
         let now = boot_micros();
@@ -465,6 +470,7 @@ impl State {
             parked_bytes: 0,
             waiting: BTreeSet::new(),
             unpark: false,
+            yielding: None,
             takeover: super::takeover::Takeover::default(),
             left: super::left::Left::default(),
             fill: None,

@@ -46,7 +46,7 @@ impl Worker {
             write_refusal(request.conn, request.msgid, style, state.view.epoch.number);
             return Ok(Done::Yes);
         }
-        if !range.open {
+        if !range.open || state.yields(hash) {
             return Ok(Done::Park);
         }
         if state.links_for(&range.group, hash).any(|link| state.links.backlog(link) > LINK_BYTES) {

@@ -2,7 +2,7 @@
 
 use super::backup::{self, Backup};
 use super::net::{self, TcpListener};
-use super::node::{Node, Process, act_as};
+use super::node::{Dice, Node, Process, act_as};
 use crate::combined::{self, Serving};
 use crate::gateway;
 use crate::logic::address::Address;
@@ -40,6 +40,8 @@ const MANAGER_PORT: u16 = 19700;
 pub const CLIENT_PORT: u16 = 11211;
 const STORE_DIR: &str = "/db";
 const STATE_FILE: &str = "/etc/state";
+/// Room for a few values, however small.
+const CACHE: gateway::cache::Limits = gateway::cache::Limits { bytes: 2 << 10, least_value: 0 };
 /// How long an operator waits for a manager.
 const OPERATOR_PATIENCE: Duration = Duration::from_secs(6);
 
@@ -117,11 +119,14 @@ pub struct Cluster {
     pub shape: Shape,
     /// Stores have short segments and leave no garbage alone, so that seconds of changes keep compaction busy.
     pub compacts: Cell<bool>,
+    /// Of the gateways, every other one caches values, as drawn from a sequence of its own: all else of a seed stays what it
+    /// was before there were caches.
+    pub caches: Cell<bool>,
+    seed: u64,
     managers: Vec<Host>,
     servers: Vec<Host>,
     gateways: Vec<Host>,
     operator: Rc<Node>,
-    seed: u64,
     /// The backups that were asked for.
     pub backups: RefCell<Vec<Backup>>,
 }
@@ -158,10 +163,11 @@ impl Cluster {
             servers: hosts("server", 2, shape.servers),
             gateways: hosts("gateway", 3, shape.gateways),
             operator: Node::new("operator", ip(4, 0), seed ^ 0x0e),
-            seed,
             backups: RefCell::default(),
             shape,
             compacts: Cell::new(true),
+            caches: Cell::new(true),
+            seed,
         }
     }
 
@@ -270,14 +276,13 @@ impl Cluster {
                 let config = self.manager_config(number, disk);
                 Process::start(&host.node, run_manager(config, failure))
             }
-            Who::Gateway(_) => {
-                let managers = self.manager_addresses();
-                Process::start(&host.node, run_gateway(gateway_config(managers), clients_of(host), failure))
+            Who::Gateway(number) => {
+                Process::start(&host.node, run_gateway(self.gateway_config(number), clients_of(host), failure))
             }
             Who::Server(number) | Who::Member(_, number) => {
                 let config = self.server_config(number);
                 let gateway = (self.shape.combined && number < self.shape.gateways)
-                    .then(|| (gateway_config(self.manager_addresses()), clients_of(host)));
+                    .then(|| (self.gateway_config(number), clients_of(host)));
                 match act_as(&host.node, || self.open_store(disk, STORE_DIR)) {
                     Ok(store) => {
                         *host.store.borrow_mut() = Some(store.clone());
@@ -337,6 +342,12 @@ impl Cluster {
         config.state = Some(STATE_FILE.into());
         config.disk = manager::run::DiskHandle(Arc::new(disk));
         config
+    }
+
+    fn gateway_config(&self, number: usize) -> gateway::Config {
+        let caches = Dice::new(self.seed ^ 0xcac4e ^ (number as u64) << 40).one_in(2) && self.caches.get();
+        let local_cache = if caches { CACHE } else { gateway::cache::Limits::OFF };
+        gateway::Config { managers: self.manager_addresses(), local_cache, ..gateway::Config::default() }
     }
 
     fn server_config(&self, number: usize) -> server::Config {
@@ -556,10 +567,6 @@ async fn run_manager(config: manager::Config, failure: Failure) {
         Err(e) => Err(e.to_string()),
     };
     *failure.borrow_mut() = Some(ended.err().unwrap_or_else(|| "ended".to_owned()));
-}
-
-fn gateway_config(managers: Vec<Address>) -> gateway::Config {
-    gateway::Config { managers, ..gateway::Config::default() }
 }
 
 /// Where a gateway on a host serves clients.

@@ -292,6 +292,21 @@ impl Cluster {
         self.until("all servers are active", |s| s.active() == servers && s.not_attached.is_empty());
     }
 
+    /// How often servers stood still for longer than their leases, because the machine is busy: each time they drop their
+    /// connections, and the answers with them.
+    pub fn standstills(&self) -> u64 {
+        self.servers.iter().map(|s| s.log_since(0).matches("stood still").count() as u64).sum()
+    }
+
+    /// Starts a gateway with the options of gateway `i`, which runs, and waits until it serves.
+    pub fn start_beside_gateway(&self, i: usize) -> Process {
+        let before = &self.gateways[i];
+        let mark = before.mark();
+        let mut next = before.start_another();
+        next.wait_for("connect success", mark);
+        next
+    }
+
     /// Waits until a manager says that a replace begun after `marks` is over.
     pub fn until_replaced(&self, marks: &[u64]) {
         self.until_logged("replace finished", marks);
@@ -352,6 +367,9 @@ pub fn manager_host(i: usize) -> usize {
 pub fn server_host(i: usize) -> usize {
     11 + i
 }
+
+/// Options of a gateway that caches values, however small.
+pub const CACHING: &[&str] = &["-lc", "8m#minsiz=0"];
 
 pub fn gateway_host(i: usize) -> usize {
     101 + i

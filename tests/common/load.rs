@@ -72,6 +72,8 @@ struct Tally {
     refused: AtomicU64,
     unanswered: AtomicU64,
     longest_gap_us: AtomicU64,
+    /// The same since it was last asked for.
+    recent_gap_us: AtomicU64,
     wrong: Mutex<Vec<String>>,
 }
 
@@ -150,12 +152,20 @@ impl Load {
         super::eventually("writes are acknowledged", || (self.tally.acknowledged.load(SeqCst) >= goal).then_some(()));
     }
 
+    /// The longest time without an acknowledgement since this was last asked.
+    pub fn take_longest_gap(&self) -> Duration {
+        let us = self.tally.recent_gap_us.swap(0, SeqCst);
+        self.tally.longest_gap_us.fetch_max(us, SeqCst);
+        Duration::from_micros(us)
+    }
+
     /// Stops, reads every key once more through every gateway, and panics if anything was ever wrong.
     #[track_caller]
     pub fn finish(mut self, name: &str) -> Report {
         self.stop.store(true, SeqCst);
         let broken = self.threads.drain(..).map(JoinHandle::join).filter(Result::is_err).count();
         assert_eq!(broken, 0, "clients panicked");
+        self.take_longest_gap();
         for gateway in &self.gateways {
             self.read_all(*gateway);
         }
@@ -252,7 +262,7 @@ impl Worker {
                     key.floor.fetch_max(n, SeqCst);
                     self.tally.acknowledged.fetch_add(1, SeqCst);
                     let gap_us = acknowledged.elapsed().as_micros() as u64;
-                    self.tally.longest_gap_us.fetch_max(gap_us, SeqCst);
+                    self.tally.recent_gap_us.fetch_max(gap_us, SeqCst);
                     acknowledged = Instant::now();
                 }
                 Err(e) => {

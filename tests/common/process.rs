@@ -60,6 +60,15 @@ impl Process {
         self.child = Some(child.unwrap_or_else(|e| panic!("{} cannot be started: {e}", self.name)));
     }
 
+    /// One more with the same options, in the same place, with the same log.
+    pub fn start_another(&self) -> Process {
+        let (name, args, dir) = (self.name.clone(), self.args.clone(), self.dir.clone());
+        let (program, log, network) = (self.program.clone(), self.log.clone(), self.network.clone());
+        let mut another = Process { name, program, args, dir, log, child: None, network };
+        another.restart();
+        another
+    }
+
     pub fn args_mut(&mut self) -> &mut Vec<String> {
         &mut self.args
     }

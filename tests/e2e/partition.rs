@@ -237,6 +237,25 @@ fn processes_die_and_hang_and_an_order_explains_what_all_clients_saw() {
     schedule(&mut cluster, None, OF_PROCESSES, &mut rng, "deaths and hanging");
 }
 
+/// What is decided is a fact, whoever tells it. A server that heard of epochs from managers alone held up the writes of its
+/// keys until it was taken for dead.
+#[test]
+fn a_server_that_no_manager_reaches_learns_of_an_epoch_from_the_others() {
+    let _turn = Turn::alone();
+    World::run(|world| {
+        let mut cluster = Cluster::start_in(world.clone(), 1, 3, 1);
+        let (server, manager) = (server_host(0), manager_host(0));
+        let mark = cluster.servers[0].mark();
+        world.cut(server, manager);
+        world.cut(manager, server);
+        cluster.order(&["rate", "1000000000"]);
+        let line = cluster.servers[0].wait_for(" epoch ", mark);
+        assert!(!line.contains("not in it"), "it was removed before it heard of the epoch before that: {line}");
+        let mut client = cluster.client();
+        (0..20).for_each(|i| client.set(&format!("k{i}"), b"v").expect("it is stored"));
+    });
+}
+
 #[test]
 fn links_break_in_all_ways_and_an_order_explains_what_all_clients_saw() {
     let _turn = Turn::alone();

@@ -15,6 +15,8 @@ use kumofs::proto::rpc::msgpack::{write_array, write_nil, write_raw};
 use kumofs::proto::rpc::v0::{self, method};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 /// Serves one connection: `answer` appends what is answered to a message; false: it hangs up then.
 pub fn serve(mut stream: TcpStream, answer: impl Fn(&[u8], &mut Vec<u8>) -> bool) {
@@ -31,6 +33,15 @@ pub fn serve(mut stream: TcpStream, answer: impl Fn(&[u8], &mut Vec<u8>) -> bool
             }
         }
     }
+}
+
+/// The same of one that does not even answer what it does not know: it hangs up.
+fn answer_or_hang_up(message: &[u8], own: SocketAddr, space: &HashSpace, out: &mut Vec<u8>) -> bool {
+    let goes_on = answer(message, own, space, out);
+    if !goes_on {
+        out.clear();
+    }
+    goes_on
 }
 
 /// Appends what the manager answers; false: it hangs up then.
@@ -136,4 +147,39 @@ fn our_servers_and_gateway_under_a_kumofs_0_4_manager() {
     assert_eq!(client.incr("n", 1).expect("an answer"), Some(42));
     assert!(client.delete("n").expect("an answer"));
     assert_eq!(client.get("n").expect("an answer"), None);
+}
+
+/// A server introduced itself again and again to a manager that hangs up on what it does not know, and never spoke to it
+/// otherwise.
+#[test]
+fn a_manager_that_hangs_up_on_what_it_does_not_know_is_spoken_to_in_version_0() {
+    let _turn = Turn::shared();
+    let (hosts, dir) = (Hosts::claim(), temp_dir());
+    let manager = TcpListener::bind((hosts.host(1), 0)).expect("a listener");
+    let own = manager.local_addr().expect("it is bound");
+    let server = SocketAddr::from((hosts.host(11), 19800));
+    let nodes = vec![Node { address: Address::new(server), active: true }];
+    let space = HashSpace { nodes, timestamp: ClockTime(1_234_567 << 32 | 1) };
+    let connections = Arc::new(AtomicUsize::new(0));
+    let accepted = connections.clone();
+    std::thread::spawn(move || {
+        for stream in manager.incoming().flatten() {
+            accepted.fetch_add(1, SeqCst);
+            let space = space.clone();
+            std::thread::spawn(move || serve(stream, |message, out| answer_or_hang_up(message, own, &space, out)));
+        }
+    });
+    let store = dir.path().join("store").display().to_string();
+    let args = ["-v", "-l", &server.to_string(), "-m", &own.to_string(), "-s", &store, "-TR", "1"].map(str::to_owned);
+    let mut process = Process::start("server", &program("kumo-server"), &args, &dir.path().join("server"));
+    process.wait_for("new node 0", 0);
+    let address = SocketAddr::from((hosts.host(101), 11211));
+    let args = ["-v", "-t", &address.to_string(), "-m", &own.to_string()].map(str::to_owned);
+    let mut gateway = Process::start("gateway", &program("kumo-gateway"), &args, &dir.path().join("gateway"));
+    gateway.wait_for("connect success", 0);
+    let mut client = eventually("the gateway listens", || Client::connect(address).ok());
+    client.set("k", b"v").expect("it is stored");
+    assert_eq!(client.get("k").expect("an answer"), Some(b"v".to_vec()));
+    let connections = connections.load(SeqCst);
+    assert!(connections <= 10, "{connections} connections: a few attempts each, and one that stays");
 }

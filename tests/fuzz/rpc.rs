@@ -102,6 +102,12 @@ fn messages(method: u32, params: &[u8]) {
                 assert_eq!(v1::Join::read(params_of(&out)), Ok(join));
             }
         }
+        v1::method::PREPARE => {
+            if let Ok(prepare) = v1::Prepare::read(params) {
+                prepare.write(&mut out, 1);
+                assert_eq!(v1::Prepare::read(params_of(&out)), Ok(prepare));
+            }
+        }
         v1::method::MUTATE => {
             if let Ok(mutate) = v1::Mutate::read(params) {
                 mutate.write(&mut out, 1);
@@ -255,6 +261,7 @@ pub fn message_seeds() -> Vec<Vec<u8>> {
     let join =
         v1::Join { disk_id: 1, incarnation: 2, workers: 3, stream: address(19900), epoch: Some(epoch(3).encode()) };
     request(&|out| join.write(out, 1));
+    request(&|out| v1::Prepare { epoch: &epoch(4).encode(), yields: true }.write(out, 1));
     let id = v1::RequestId { sequence: 1 << 50, attempt: 3, first_epoch: 4, floor: 300 };
     let mutate = v1::Mutate {
         epoch: 7,
@@ -275,6 +282,7 @@ pub fn message_seeds() -> Vec<Vec<u8>> {
         v1::write_entry(out, b"12345678l", 7, b"01234567", &[]);
     });
     request(&|out| v1::write_get(out, 1, 7, b"12345678k"));
+    request(&|out| v1::write_get_if_modified(out, 1, 7, b"12345678k", 1 << 60));
     request(&|out| {
         v1::write_multi_get_head(out, 1, 7, 2);
         write_raw(out, b"12345678k");

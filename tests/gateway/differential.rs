@@ -5,6 +5,8 @@
 
 use crate::client::Client;
 use crate::fake::{Fake, Setup};
+use kumofs::gateway::Config;
+use kumofs::gateway::cache::Limits;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,6 +15,8 @@ use std::time::Duration;
 
 /// Rounds of a run in the gate; each is a few commands at once.
 const ROUNDS: u64 = 1500;
+/// Values of any size are cached.
+const CACHE: Limits = Limits { bytes: 1 << 20, least_value: 0 };
 
 fn rounds() -> u64 {
     std::env::var("KUMO_FUZZ_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS)
@@ -193,8 +197,17 @@ fn play(packets: &[Packet], on: &mut (impl Read + Write), last: &mut HashMap<Vec
 
 #[test]
 fn random_binary_commands_are_answered_as_by_memcached() {
+    compare_binary(Config::default());
+}
+
+#[test]
+fn random_binary_commands_are_answered_as_by_memcached_where_values_are_cached() {
+    compare_binary(Config { local_cache: CACHE, ..Config::default() });
+}
+
+fn compare_binary(config: Config) {
     let Some(memcached) = Memcached::start_still() else { return };
-    let fake = Fake::start(Setup { server_workers: 2, ..Setup::default() });
+    let fake = Fake::start(Setup { server_workers: 2, config, ..Setup::default() });
     let (mut ours, mut theirs) = (Client::connect(fake.gateway).0, memcached.connect());
     let (mut our_cas, mut their_cas) = (HashMap::new(), HashMap::new());
     for seed in 1..=rounds() {
@@ -492,8 +505,17 @@ fn is_data(answer: &[u8]) -> bool {
 
 #[test]
 fn random_lines_of_text_and_meta_are_answered_as_by_memcached() {
+    compare_lines(Config::default());
+}
+
+#[test]
+fn random_lines_of_text_and_meta_are_answered_as_by_memcached_where_values_are_cached() {
+    compare_lines(Config { local_cache: CACHE, ..Config::default() });
+}
+
+fn compare_lines(config: Config) {
     let Some(memcached) = Memcached::start_still() else { return };
-    let fake = Fake::start(Setup { server_workers: 2, ..Setup::default() });
+    let fake = Fake::start(Setup { server_workers: 2, config, ..Setup::default() });
     let (mut our_side, mut their_side) = (Client::connect(fake.gateway).0, memcached.connect());
     let (mut our_cas, mut their_cas) = (HashMap::new(), HashMap::new());
     let (mut different, mut history) = (Vec::new(), Vec::new());

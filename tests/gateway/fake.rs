@@ -54,6 +54,7 @@ pub enum Mode {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Seen {
     Get,
+    GetIfModified,
     MultiGet(usize),
     Mutate(Op, RequestId),
     V0(u32),
@@ -132,6 +133,13 @@ impl World {
         held.into_iter().rev().for_each(|incoming| self.serve(server, incoming));
     }
 
+    /// Has a server answer the last of what it holds, and hold the rest.
+    pub fn release_last(&mut self, server: usize) {
+        if let Some(incoming) = self.servers[server].held.pop() {
+            self.serve(server, incoming);
+        }
+    }
+
     /// How many requests a server holds.
     pub fn held(&self, server: usize) -> usize {
         self.servers[server].held.len()
@@ -201,6 +209,7 @@ impl World {
         let mut r = Reader::new(&incoming.params);
         server.seen.push(match incoming.method {
             method::GET => Seen::Get,
+            method::GET_IF_MODIFIED => Seen::GetIfModified,
             method::MULTI_GET => {
                 r.array_of(2).unwrap();
                 r.u64().unwrap();
@@ -236,8 +245,9 @@ impl World {
     fn serve(&mut self, server: usize, incoming: Incoming) {
         let mut r = Reader::new(&incoming.params);
         match incoming.method {
-            method::GET | method::MULTI_GET if self.speaks_v1 => {
-                r.array_of(2).unwrap();
+            method::GET | method::GET_IF_MODIFIED | method::MULTI_GET if self.speaks_v1 => {
+                let is_conditional = incoming.method == method::GET_IF_MODIFIED;
+                r.array_of(if is_conditional { 3 } else { 2 }).unwrap();
                 if r.u64().unwrap() != self.epoch.number {
                     let number = self.epoch.number;
                     return incoming.reply.error_with(error::SERVER, |out| write_uint(out, number));
@@ -250,7 +260,11 @@ impl World {
                 }
                 for _ in 0..keys {
                     let dbkey = r.raw().unwrap();
+                    let known = is_conditional.then(|| ClockTime(r.u64().unwrap()));
                     match self.live(dbkey).ok_or_else(|| self.why_gone(dbkey)) {
+                        Ok(dbval) if known.is_some() && record::version_of(dbval) == known => {
+                            write_bool(&mut result, true);
+                        }
                         _ if many && self.servers[server].mode == Mode::LeaveOut => write_bool(&mut result, false),
                         Ok(dbval) => write_raw(&mut result, dbval),
                         Err(gone) => gone.write(&mut result),

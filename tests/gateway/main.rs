@@ -1,5 +1,6 @@
 //! The gateway over a made-up cluster that misbehaves on demand, seen by its clients.
 
+mod cache;
 mod client;
 mod differential;
 mod fake;

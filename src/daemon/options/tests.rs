@@ -362,7 +362,7 @@ fn what_means_nothing_is_named_in_warnings() {
         ]
     );
     assert_eq!(o.garbage_min().as_secs(), 5);
-    let gateway = read::<GatewayOptions>("-m m -lc 64m").unwrap();
-    assert_eq!(gateway.warnings(), ["--local-cache: values are not cached here, ignored"]);
+    let gateway = read::<GatewayOptions>("-m m -lc *#bnum=4k").unwrap();
+    assert_eq!(gateway.warnings(), ["--local-cache: bnum without meaning, ignored"]);
     assert!(read::<ServerOptions>(SERVER).unwrap().warnings().is_empty());
 }

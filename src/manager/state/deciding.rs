@@ -260,7 +260,8 @@ impl State {
                 if let Some(ticket) = attempt.ticket.filter(|_| text == attempt.proposer.wish()) {
                     self.answer(ticket, Ok(()));
                 }
-                self.put_in_force(now, next);
+                let tell = if self.is_orderly(&next) { Action::HandOver } else { Action::Spread };
+                self.put_in_force(now, next, tell);
             }
             // No voter accepts such a text.
             Err(e) => self.log(Level::Warn, format!("what was decided cannot be read: {e}")),

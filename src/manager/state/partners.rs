@@ -175,7 +175,7 @@ impl State {
             return Err(Refused::Foreign);
         }
         match theirs.number.cmp(&self.epoch.number) {
-            Ordering::Greater => self.put_in_force(now, theirs),
+            Ordering::Greater => self.put_in_force(now, theirs, Action::Spread),
             Ordering::Equal if theirs != *self.epoch => return Err(Refused::Twice(theirs.number)),
             Ordering::Equal | Ordering::Less => {}
         }

@@ -147,7 +147,7 @@ impl World {
                         let alive = self.conns.keys().chain(&self.silent).any(|n| server(*n) == address);
                         self.state.checked(self.now(), self.now().since_start, address, alive);
                     }
-                    Action::Spread | Action::Tell(_) => {
+                    Action::Spread | Action::HandOver | Action::Tell(_) => {
                         self.told += 1;
                         let epoch = Epoch::clone(self.state.epoch());
                         for n in self.conns.keys() {

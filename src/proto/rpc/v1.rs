@@ -12,6 +12,7 @@ mod between;
 mod compare;
 mod held;
 mod page;
+mod prepare;
 mod statistics;
 
 pub use backup::BackedUp;
@@ -19,6 +20,7 @@ pub use between::{Entry, ReplicateHead, ReportHead, read_entry, write_entry};
 pub use compare::{Compare, Compared, List, read_digests, write_digests};
 pub use held::Held;
 pub use page::Page;
+pub use prepare::Prepare;
 pub use statistics::{Caller, Lag, Numbers, Statistics};
 
 /// The version number in [`method::CONNECT`].
@@ -53,6 +55,8 @@ pub mod method {
     pub const GET: u32 = v1(10);
     /// To a server: `[epoch, [dbkey...]]` → for each a dbval, nil: none, false: not in this answer, ask for it alone.
     pub const MULTI_GET: u32 = v1(11);
+    /// To a server: `[epoch, dbkey, version]` → true: the value has this version still; else as Get.
+    pub const GET_IF_MODIFIED: u32 = v1(13);
     /// To a server: see [`super::Mutate`] → [`super::Mutated`].
     pub const MUTATE: u32 = v1(12);
     /// To a member, from a coordinator: see [`super::ReplicateHead`] → `[acknowledged]`.
@@ -83,6 +87,8 @@ pub mod method {
     pub const RESTATE: u32 = v1(44);
     /// To a manager or server, from a manager: see [`super::super::vote::Ask`] → [`super::super::vote::Voted`].
     pub const VOTE: u32 = v1(30);
+    /// To a server, from a manager, before an epoch is told: see [`super::Prepare`] → its number, when that is done.
+    pub const PREPARE: u32 = v1(31);
 }
 
 /// Who opens a connection with [`method::CONNECT`].
@@ -564,6 +570,15 @@ pub fn write_get(out: &mut Vec<u8>, msgid: u32, epoch: u64, dbkey: &[u8]) {
     write_array(out, 2);
     write_uint(out, epoch);
     write_raw(out, dbkey);
+}
+
+/// Appends a whole [`method::GET_IF_MODIFIED`].
+pub fn write_get_if_modified(out: &mut Vec<u8>, msgid: u32, epoch: u64, dbkey: &[u8], version: u64) {
+    write_request(out, msgid, method::GET_IF_MODIFIED);
+    write_array(out, 3);
+    write_uint(out, epoch);
+    write_raw(out, dbkey);
+    write_uint(out, version);
 }
 
 /// Appends the head of a [`method::MULTI_GET`] of `keys` keys; the caller appends each dbkey as raw.

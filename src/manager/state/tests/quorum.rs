@@ -346,12 +346,12 @@ impl Cluster {
                 return;
             }
             let one = &mut self.managers[i];
-            if actions.iter().any(|a| matches!(a, Action::Keep | Action::Spread)) {
+            if actions.iter().any(|a| matches!(a, Action::Keep | Action::Spread | Action::HandOver)) {
                 one.kept = Kept { epoch: Some(Epoch::clone(one.state.epoch())), vote: one.state.vote().clone() };
             }
             for action in actions {
                 match action {
-                    Action::Spread => self.spread(i),
+                    Action::Spread | Action::HandOver => self.spread(i),
                     Action::Tell(conn) => self.tell(i, conn),
                     Action::Ask(voter, question) => {
                         let from = (i, self.managers[i].life);

@@ -3,6 +3,7 @@
 use clap::Parser;
 use kumofs::logic::rule::{self, Rule};
 use kumofs::sim::run::{Plan, Report};
+use kumofs::sim::scenario::left_out::FOUND;
 use kumofs::sim::scenario::{self, Scenario};
 use std::ops::Range;
 use std::process::ExitCode;
@@ -27,9 +28,9 @@ struct Options {
     /// Runs each seed twice and compares
     #[arg(long)]
     twice: bool,
-    /// Leaves out a rule, which must fail: see --table for their names
+    /// Leaves out a rule, which must fail; can be given several times: see --table for their names
     #[arg(long, value_parser = parse_rule)]
-    off: Option<Rule>,
+    off: Vec<Rule>,
     /// Adds flags, expiry, several keys at once, flushes and the meta protocol to what clients of random runs do
     #[arg(long)]
     wide: bool,
@@ -39,7 +40,8 @@ struct Options {
     /// Runs one of the named schedules, or `all` of them, instead of random ones
     #[arg(long)]
     scenario: Option<String>,
-    /// Leaves out each rule in turn, and tells after how many of the seeds that was found
+    /// Leaves out each rule in turn, and tells after how many runs that was found; with --scenario, in the schedules that are
+    /// known to find it quickly
     #[arg(long)]
     table: bool,
 }
@@ -56,14 +58,15 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let wanted = |s: &&Scenario| options.scenario.as_ref().is_some_and(|name| name == "all" || name == s.name);
-    let scenarios: Vec<&Scenario> = scenario::all().into_iter().filter(wanted).collect();
+    let scenarios: Vec<&Scenario> = scenario::all().filter(wanted).collect();
     if let (Some(name), true) = (&options.scenario, scenarios.is_empty()) {
         eprintln!("kumosim: there is no schedule `{name}`; there are:");
-        scenario::all().iter().for_each(|s| eprintln!("  {:<20} {}", s.name, s.story));
+        scenario::all().for_each(|s| eprintln!("  {:<20} {}", s.name, s.story));
         return ExitCode::from(2);
     }
     if options.table {
-        return table(&seeds, options.jobs);
+        let of_schedules = !scenarios.is_empty();
+        return table(&seeds, options.jobs, &if of_schedules { trials_of(&scenarios) } else { all_trials() });
     }
     let (next, failed, stop) = (AtomicU64::new(seeds.start), AtomicU64::new(0), AtomicBool::new(false));
     let (operations, unknown, undecided) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
@@ -72,7 +75,7 @@ fn main() -> ExitCode {
     std::thread::scope(|scope| {
         for _ in 0..options.jobs.max(1) {
             scope.spawn(|| {
-                rule::leave_out(options.off);
+                rule::leave_out(&options.off);
                 while !stop.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= seeds.end {
@@ -125,31 +128,54 @@ fn draw(seed: u64, options: &Options) -> Plan {
     if options.eventful { plan.eventful() } else { plan }
 }
 
-/// Each rule left out in turn: after how many seeds a run failed, and of what.
-fn table(seeds: &Range<u64>, jobs: usize) -> ExitCode {
+/// Rules to be left out together, and the schedule that tries it, if it is one alone.
+type Trial = (Vec<Rule>, Option<&'static Scenario>);
+
+/// Each rule, with the one that it stands behind.
+fn all_trials() -> Vec<Trial> {
+    let of = |rule: &Rule| (std::iter::once(*rule).chain(rule.stands_behind()).collect(), None);
+    Rule::ALL.iter().map(of).collect()
+}
+
+/// What these schedules are known to find.
+fn trials_of(scenarios: &[&'static Scenario]) -> Vec<Trial> {
+    let trial = |(rules, name): &(&[Rule], &str)| {
+        let scenario = scenarios.iter().find(|s| s.name == *name);
+        scenario.map(|scenario| (rules.to_vec(), Some(*scenario)))
+    };
+    FOUND.iter().filter_map(trial).collect()
+}
+
+/// What is left out in each trial: after how many runs one failed, and of what.
+fn table(seeds: &Range<u64>, jobs: usize, trials: &[Trial]) -> ExitCode {
+    let scenarios: Vec<&Scenario> = scenario::all().collect();
     let next = AtomicU64::new(0);
     let missed = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
-                while let Some(left_out) = Rule::ALL.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-                    rule::leave_out(Some(*left_out));
-                    // Random runs and named schedules in turn.
+                while let Some((off, scenario)) = trials.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                    rule::leave_out(off);
+                    let off = off.iter().map(|rule| format!("{rule:?}")).collect::<Vec<_>>().join(" with ");
+                    let mut runs = 0;
                     let found = seeds.clone().find_map(|seed| {
-                        let all = scenario::all();
-                        let named = all[seed as usize % all.len()];
-                        let runs = [(Plan::draw(seed).widened(), "a random run"), (named.plan(seed), named.name)];
-                        runs.into_iter().find_map(|(plan, name)| plan.run(false).failure.map(|f| (seed, name, f)))
+                        let named = scenario.unwrap_or(scenarios[seed as usize % scenarios.len()]);
+                        // Without a schedule of its own: random runs and named schedules in turn.
+                        let random = scenario.is_none().then(|| (Plan::draw(seed).widened(), "a random run"));
+                        random.into_iter().chain([(named.plan(seed), named.name)]).find_map(|(plan, name)| {
+                            runs += 1;
+                            plan.run(false).failure.map(|failure| (name, failure))
+                        })
                     });
                     match found {
-                        Some((seed, name, failure)) => {
+                        Some((name, failure)) => {
                             let what = failure.to_string();
                             let what = what.split(':').next().unwrap_or_default().to_owned();
-                            println!("| {left_out:?} | {} | {name}: {what} |", 2 * (seed - seeds.start + 1));
+                            println!("| {off} | {runs} | {name}: {what} |");
                         }
                         None => {
                             missed.fetch_add(1, Ordering::Relaxed);
-                            println!("| {left_out:?} | not in {} | |", 2 * (seeds.end - seeds.start));
+                            println!("| {off} | not in {runs} | |");
                         }
                     }
                 }

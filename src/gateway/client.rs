@@ -2,13 +2,15 @@
 //!
 //! What a client can make the gateway hold is bounded. No command of its is looked at while [`MAX_KEYS`] keys of its are
 //! under way or unanswered, or fewer where its values are large (about [`WINDOW_BYTES`] of them), or while it leaves
-//! [`BACKLOG_BYTES`] of answers unread. While the requests of all of a worker's clients take [`WORKER_BYTES`], none is.
+//! [`BACKLOG_BYTES`] of answers unread. While the requests of all of a worker's clients take [`WORKER_BYTES`], none is. Large
+//! commands that are not complete yet have a bound of their own ([`super::uploads`]).
 
 use super::answers::{Answers, Pool};
 use super::assembly::Assembly;
 use super::op::Home;
 use super::outcome::Answer;
 use super::stats::Figure;
+use super::uploads::Upload;
 use super::worker::{State, Worker};
 use crate::net::conn::{Conn, Ended, Received, Then, read_until_ended};
 use crate::net::front::Arrival;
@@ -91,6 +93,8 @@ pub struct Client {
     swallow: u64,
     /// What its first byte said that it speaks.
     speaks: Option<Speaks>,
+    /// Whether it may send a large command.
+    pub(super) upload: Upload,
 }
 
 /// What a client speaks.
@@ -259,6 +263,7 @@ impl Clients {
             closing: false,
             swallow: 0,
             speaks: None,
+            upload: Upload::None,
         });
         Home { client: place, generation: *generation, ..Home::default() }
     }
@@ -323,10 +328,16 @@ impl State {
             };
             match parsed {
                 text::Parsed::Incomplete { needed_bytes } => {
+                    if !self.may_upload(home, needed_bytes) {
+                        return self.client_read(Received::wait(used));
+                    }
                     return self.client_read(Received { used, need: needed_bytes, then: Then::Read });
                 }
                 text::Parsed::Request { request, used_bytes } => match self.execute(home, style, request) {
-                    Flow::GoOn => used += used_bytes,
+                    Flow::GoOn => {
+                        used += used_bytes;
+                        self.uploaded(home);
+                    }
                     Flow::Wait => return self.client_read(Received::wait(used)),
                     Flow::Quit => {
                         self.end_client(home);
@@ -335,6 +346,7 @@ impl State {
                 },
                 text::Parsed::Refused { reply, used_bytes, then } => {
                     used += used_bytes;
+                    self.uploaded(home);
                     if let text::Then::Swallow { bytes, stale_key } = then {
                         if let Some(text::StaleKey { key, base64 }) = stale_key {
                             let mut decoded = Vec::new();
@@ -359,6 +371,14 @@ impl State {
                 }
             }
         }
+    }
+
+    /// A client's command is done with: nothing of it is held as it came.
+    #[inline]
+    fn uploaded(&mut self, home: Home) {
+        let Some(client) = self.clients.get(home) else { return };
+        let upload = std::mem::take(&mut client.upload);
+        self.end_upload(upload);
     }
 
     fn client_read(&mut self, received: Received) -> Received {
@@ -471,6 +491,7 @@ impl State {
     }
 
     fn client_gone(&mut self, home: Home) {
+        self.uploaded(home);
         self.clients.remove(home);
         self.count(Figure::CurrConnections, 1u64.wrapping_neg());
         self.tell_drained();

@@ -9,8 +9,8 @@
 //!
 //! 1. [`run`](mod@run): what the daemon does: accepts, keeps in touch with the managers ([`managers`]), stops.
 //! 2. [`worker`]: a worker's state, its mail and its clock.
-//! 3. [`client`]: a client's bytes become operations ([`command`]), its answers leave in order ([`answers`],
-//!    [`assembly`]).
+//! 3. [`client`]: a client's bytes become operations ([`command`]), large ones when there is room ([`uploads`]); its answers
+//!    leave in order ([`answers`], [`assembly`]).
 //! 4. [`flow`]: an operation ([`op`]) is sent, and tried again ([`retry`]) in its client's order ([`order`]).
 //!    [`answered`]: it is answered, and told to the client ([`outcome`]).
 //! 5. [`link`]: a connection to a server, and what is under way on it ([`pending`]).
@@ -38,6 +38,7 @@ mod prefixes;
 mod retry;
 mod run;
 mod stats;
+mod uploads;
 mod v0;
 mod value;
 mod view;

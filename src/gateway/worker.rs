@@ -13,6 +13,7 @@ use super::order::Order;
 use super::prefixes::Prefixes;
 use super::run::Config;
 use super::stats::{Baseline, Counters, Figure, Places};
+use super::uploads::Uploads;
 use super::view::View;
 use crate::logic::backoff::Chance;
 use crate::net::conn::Scratch;
@@ -144,6 +145,8 @@ pub struct State {
     pub refusals: u32,
     /// Clients whose commands wait for memory.
     pub starved: Vec<(u32, u32)>,
+    /// Who may send large commands.
+    pub uploads: Uploads,
     /// For each link, which parts of a retrieval go there: empty between commands, kept for its memory.
     pub by_link: Vec<Vec<u32>>,
     /// Told when the last client is gone, once that is waited for.
@@ -245,6 +248,7 @@ pub async fn run(number: u16, shared: Arc<Shared>, mut mail: mpsc::UnboundedRece
             chance: Chance(seed),
             refusals: 0,
             starved: Vec::new(),
+            uploads: Uploads::default(),
             by_link: Vec::new(),
             drained: None,
             clock_sleeps: Cell::new(false),

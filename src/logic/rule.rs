@@ -9,7 +9,9 @@ pub enum Rule {
     Fence,
     /// What was read is told only while all other members' leases are live.
     Lease,
-    /// ... which is looked at again after the look-up, before anything leaves.
+    /// The clock that this goes by is looked at when a request has come, and not only at the ends of turns.
+    LookFirst,
+    /// Leases are looked at again after the look-up, before anything leaves.
     LookAgain,
     /// A server speaks for a new epoch only when what it granted in older ones has run out or was given back.
     WaitForGrants,
@@ -71,9 +73,10 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Rule; 31] = [
+    pub const ALL: [Rule; 32] = [
         Rule::Fence,
         Rule::Lease,
+        Rule::LookFirst,
         Rule::LookAgain,
         Rule::WaitForGrants,
         Rule::QuietStart,
@@ -104,6 +107,17 @@ impl Rule {
         Rule::CoordinatorJudges,
         Rule::ExpiryIsWritten,
     ];
+
+    /// The rule that stands before this one, and alone keeps what both keep: what leaving out this one does shows where that
+    /// one is left out, too.
+    pub fn stands_behind(self) -> Option<Rule> {
+        match self {
+            Rule::LookFirst => Some(Rule::LookAgain),
+            Rule::LookAgain => Some(Rule::LookFirst),
+            Rule::EpochInStamp => Some(Rule::OneWayRefill),
+            _ => None,
+        }
+    }
 }
 
 /// Whether a rule is kept: always, but in a simulation of what comes of breaking it.
@@ -115,17 +129,18 @@ pub const fn on(_rule: Rule) -> bool {
 
 #[cfg(feature = "sim")]
 thread_local! {
-    static OFF: std::cell::Cell<Option<Rule>> = const { std::cell::Cell::new(None) };
+    /// A bit for each rule that is left out.
+    static OFF: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 /// Whether a rule is kept by this thread's simulation.
 #[cfg(feature = "sim")]
 pub fn on(rule: Rule) -> bool {
-    OFF.get() != Some(rule)
+    OFF.get() & 1 << rule as u32 == 0
 }
 
-/// Has this thread's simulations leave out a rule, or none.
+/// Has this thread's simulations leave out these rules and keep all others.
 #[cfg(feature = "sim")]
-pub fn leave_out(rule: Option<Rule>) {
-    OFF.set(rule);
+pub fn leave_out(rules: &[Rule]) {
+    OFF.set(rules.iter().fold(0, |off, rule| off | 1 << *rule as u32));
 }

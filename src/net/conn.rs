@@ -9,7 +9,7 @@ use super::turn::Turn;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,6 +19,8 @@ const SCRATCH_LEN: usize = 256 << 10;
 /// How much room is made at a time for the rest of a long message.
 const GROW_MIN: usize = 4 << 10;
 const GROW_MAX: usize = 1 << 20;
+/// Bytes that a connection may read, and write, before others of its worker have their turn.
+const TURN_BYTES: usize = 1 << 20;
 
 /// The buffer that all connections of a worker read into.
 pub struct Scratch(RefCell<Box<[u8]>>);
@@ -219,10 +221,15 @@ impl Conn {
     /// Ready when everything is written or the connection is closed.
     fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut output = self.output.borrow_mut();
+        let turn_end = output.written.saturating_add(TURN_BYTES);
         while output.written < output.buffer.len() {
+            if output.written >= turn_end {
+                return yield_turn(cx);
+            }
             let mut writer = self.writer.borrow_mut();
             let Some(open) = writer.as_mut() else { return Poll::Ready(()) };
-            match ready!(Pin::new(open).poll_write(cx, &output.buffer[output.written..])) {
+            let end = output.buffer.len().min(turn_end);
+            match ready!(Pin::new(open).poll_write(cx, &output.buffer[output.written..end])) {
                 Ok(n) if n > 0 => output.written += n,
                 // Nothing taken without an error does not happen on a socket; treat it as closed.
                 Ok(_) | Err(_) => {
@@ -282,9 +289,13 @@ pub async fn read_until_ended(
     let mut kept: Vec<u8> = Vec::new();
     let mut need = 0;
     poll_fn(|cx| {
+        let mut turn_bytes = 0;
         loop {
             if conn.closed.get() {
                 return Poll::Ready(Ended::Closed);
+            }
+            if turn_bytes >= TURN_BYTES {
+                return yield_turn(cx);
             }
             let mut reader = conn.reader.borrow_mut();
             if !reader.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
@@ -306,13 +317,14 @@ pub async fn read_until_ended(
                     Ok(()) => {}
                     Err(e) => return Poll::Ready(Ended::Failed(e)),
                 }
+                turn_bytes += buffer.filled().len();
                 let received = receive(buffer.filled());
                 kept.extend_from_slice(&buffer.filled()[received.used..]);
                 received
             } else {
                 match ready!(poll_read_more(cx, read, &mut kept, need)) {
                     Ok(0) => return Poll::Ready(Ended::Eof),
-                    Ok(_) => {}
+                    Ok(len) => turn_bytes += len,
                     Err(e) => return Poll::Ready(Ended::Failed(e)),
                 }
                 let received = receive(&kept);
@@ -333,6 +345,12 @@ pub async fn read_until_ended(
     .await
 }
 
+/// Goes on when the others that are ready, and those of whom the system has news, have had their turn.
+fn yield_turn<T>(cx: &mut Context<'_>) -> Poll<T> {
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
+    Poll::Pending
+}
+
 /// Reads behind `kept`, whose message needs `need` bytes in all; room is made only as bytes come.
 fn poll_read_more(
     cx: &mut Context<'_>,
@@ -342,9 +360,13 @@ fn poll_read_more(
 ) -> Poll<io::Result<usize>> {
     let missing = need.saturating_sub(kept.len()).clamp(GROW_MIN, GROW_MAX);
     if kept.capacity() - kept.len() < missing {
-        kept.reserve(missing);
+        // Twice as much each time, but not more than the message has.
+        let doubled = need.min(2 * kept.capacity()).max(kept.len() + missing);
+        kept.reserve_exact(doubled - kept.len());
     }
-    let mut buffer = ReadBuf::uninit(kept.spare_capacity_mut());
+    let room = kept.spare_capacity_mut();
+    let len = room.len().min(TURN_BYTES);
+    let mut buffer = ReadBuf::uninit(&mut room[..len]);
     ready!(Pin::new(read).poll_read(cx, &mut buffer))?;
     let filled = buffer.filled().len();
     // SAFETY: `poll_read` filled, so initialised, the first `filled` bytes of the spare capacity.

@@ -319,7 +319,7 @@ impl Worker {
                 self.count_miss();
                 Told::Missing(gone)
             }
-            Look::Expired { .. } if !on(Rule::ExpiryIsWritten) => Told::Gone(Gone::Expired),
+            Look::Expired { .. } if !on(Rule::ExpiryIsWritten) => Told::Missing(Gone::Expired),
             Look::Expired { version } => {
                 self.count_miss();
                 let write = self.delete_expired(state, shard, hash, dbkey, version);

@@ -373,7 +373,7 @@ impl Worker {
         self.retry_parked();
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        state.set_time();
+        state.read_clocks();
         // What members are told serves their clients.
         if state.measures.is_serving() || !state.acks.is_empty() {
             let counters = &self.shared.counters[usize::from(self.number)];
@@ -500,8 +500,14 @@ impl State {
         !self.waiting.is_empty() && self.waiting.contains(&Rc::as_ptr(conn))
     }
 
-    /// Looks at the clocks.
+    /// Looks at the clocks: something has come, or is due.
     pub fn set_time(&mut self) {
+        if on(Rule::LookFirst) {
+            self.read_clocks();
+        }
+    }
+
+    fn read_clocks(&mut self) {
         self.now_micros = boot_micros();
         self.now_secs = unix_secs();
     }

@@ -16,6 +16,8 @@ use tokio::time::timeout;
 
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The number of the first key that is stored once, and left alone.
+pub const BALLAST: usize = 1_000;
 /// Of the times in a history.
 pub const SECOND: u64 = 1_000_000_000;
 
@@ -78,6 +80,26 @@ pub struct Load {
     pub then: Option<(u64, Then)>,
     /// What they do beside the plain commands.
     pub wide: Wide,
+    /// What they do instead of choosing.
+    pub menu: Option<Menu>,
+    /// Keys that are stored before the load begins, and left alone: how many, and of how many bytes.
+    pub ballast: Option<(usize, usize)>,
+}
+
+/// What a client of a gateway does at some millisecond since the load began; `None`: nothing for now.
+pub type Menu = fn(usize, u64) -> Option<Verb>;
+
+/// A command of a [`Menu`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verb {
+    /// get
+    Get,
+    /// set to a value of its own
+    Set,
+    /// add, likewise
+    Add,
+    /// delete
+    Delete,
 }
 
 /// What clients turn to.
@@ -95,7 +117,18 @@ impl Load {
     /// Two clients at each gateway.
     pub fn new(keys: usize, pause_ms: u64, readers: Option<usize>) -> Load {
         let wide = Wide::default();
-        Load { keys, pause_ms, counters: true, readers, readers_change_one_in: 40, clients: 2, then: None, wide }
+        Load {
+            keys,
+            pause_ms,
+            counters: true,
+            readers,
+            readers_change_one_in: 40,
+            clients: 2,
+            then: None,
+            wide,
+            menu: None,
+            ballast: None,
+        }
     }
 
     /// Whether nothing is stored at the end of the run.
@@ -145,6 +178,7 @@ impl Client {
             let key = self.dice.below(load.keys as u64) as usize;
             let reads = load.readers == Some(self.gateway_number) && !self.dice.one_in(load.readers_change_one_in);
             let turned = load.then.filter(|(ms, _)| node::elapsed_micros() >= began + ms * 1000);
+            let asked = load.menu.map(|menu| menu(self.gateway_number, (node::elapsed_micros() - began) / 1000));
             let action = match turned {
                 Some((_, Then::Delete)) if self.dice.one_in(4) => Action::Delete,
                 Some((_, Then::Recache)) => match self.dice.below(20) {
@@ -153,8 +187,15 @@ impl Client {
                     _ => Action::Fetch { vivify_secs: None, recache_secs: None },
                 },
                 Some(_) => Action::Get,
-                None if reads => Action::Get,
-                None => self.choose(key, load.counters),
+                None => match asked {
+                    Some(Some(verb)) => self.obey(verb),
+                    Some(None) => {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                        continue;
+                    }
+                    None if reads => Action::Get,
+                    None => self.choose(key, load.counters),
+                },
             };
             match if turned.is_none() { load.wide.widen(&mut self.wide_dice, action) } else { Asked::One(action) } {
                 Asked::One(action) => drop(self.execute(key, action).await),
@@ -167,6 +208,15 @@ impl Client {
     fn fresh(&mut self) -> Vec<u8> {
         self.values += 1;
         format!("v{}.{}", self.number, self.values).into_bytes()
+    }
+
+    fn obey(&mut self, verb: Verb) -> Action {
+        match verb {
+            Verb::Get => Action::Get,
+            Verb::Set => Action::Set(self.fresh().into()),
+            Verb::Add => Action::Add(self.fresh().into()),
+            Verb::Delete => Action::Delete,
+        }
     }
 
     fn choose(&mut self, key: usize, counters: bool) -> Action {

@@ -34,7 +34,8 @@ use tokio::sync::watch;
 
 /// Where servers serve.
 pub const SERVER_PORT: u16 = 19800;
-const STREAM_PORT: u16 = 19900;
+/// Where servers fetch what is copied to them.
+pub const STREAM_PORT: u16 = 19900;
 const MANAGER_PORT: u16 = 19700;
 /// Where gateways serve clients.
 pub const CLIENT_PORT: u16 = 11211;
@@ -58,6 +59,8 @@ pub enum Who {
     Coordinator(usize),
     /// Another member of a key's group, by number; likewise.
     Member(usize, usize),
+    /// Who was in a key's group when the load began, by number, the coordinator first.
+    AtFirst(usize, usize),
 }
 
 impl fmt::Display for Who {
@@ -68,6 +71,8 @@ impl fmt::Display for Who {
             Who::Gateway(n) => write!(f, "gateway{n}"),
             Who::Coordinator(key) => write!(f, "the coordinator of {}", key_name(*key)),
             Who::Member(key, n) => write!(f, "member {n} of {}", key_name(*key)),
+            Who::AtFirst(key, 0) => write!(f, "the first coordinator of {}", key_name(*key)),
+            Who::AtFirst(key, n) => write!(f, "what was member {} of {} at first", n - 1, key_name(*key)),
         }
     }
 }
@@ -129,6 +134,8 @@ pub struct Cluster {
     operator: Rc<Node>,
     /// The backups that were asked for.
     pub backups: RefCell<Vec<Backup>>,
+    /// The epoch in which the load began.
+    began: RefCell<Epoch>,
 }
 
 fn ip(kind: u8, number: usize) -> IpAddr {
@@ -164,6 +171,7 @@ impl Cluster {
             gateways: hosts("gateway", 3, shape.gateways),
             operator: Node::new("operator", ip(4, 0), seed ^ 0x0e),
             backups: RefCell::default(),
+            began: RefCell::default(),
             shape,
             compacts: Cell::new(true),
             caches: Cell::new(true),
@@ -176,24 +184,30 @@ impl Cluster {
         match self.resolve(who) {
             Who::Manager(n) => &self.managers[n],
             Who::Gateway(n) => &self.gateways[n],
-            Who::Server(n) | Who::Member(_, n) => &self.servers[n],
-            Who::Coordinator(_) => &self.servers[0],
+            Who::Server(n) => &self.servers[n],
+            Who::Coordinator(_) | Who::Member(..) | Who::AtFirst(..) => &self.servers[0],
         }
     }
 
     /// Who someone is.
     pub fn resolve(&self, who: Who) -> Who {
-        let (key, place) = match who {
+        let (epoch, key, place) = match who {
             Who::Gateway(number) if self.shape.combined => return Who::Server(number),
-            Who::Coordinator(key) => (key, 0),
-            Who::Member(key, number) => (key, number + 1),
+            Who::Coordinator(key) => (self.newest_epoch(), key, 0),
+            Who::Member(key, number) => (self.newest_epoch(), key, number + 1),
+            Who::AtFirst(key, place) => (self.began.borrow().clone(), key, place),
             known => return known,
         };
-        let members = self.members(&self.newest_epoch(), &key_name(key));
+        let members = self.members(&epoch, &key_name(key));
         match members.len() {
             0 => Who::Server(place % self.servers.len()),
             n => Who::Server(members[place % n]),
         }
+    }
+
+    /// The load begins.
+    pub fn load_begins(&self) {
+        self.began.replace(self.newest_epoch());
     }
 
     /// The group of a key: numbers of servers, the coordinator first.
@@ -279,7 +293,7 @@ impl Cluster {
             Who::Gateway(number) => {
                 Process::start(&host.node, run_gateway(self.gateway_config(number), clients_of(host), failure))
             }
-            Who::Server(number) | Who::Member(_, number) => {
+            Who::Server(number) => {
                 let config = self.server_config(number);
                 let gateway = (self.shape.combined && number < self.shape.gateways)
                     .then(|| (self.gateway_config(number), clients_of(host)));
@@ -294,7 +308,7 @@ impl Cluster {
                     }
                 }
             }
-            Who::Coordinator(_) => return,
+            Who::Coordinator(_) | Who::Member(..) | Who::AtFirst(..) => return,
         };
         *host.process.borrow_mut() = Some(process);
     }
@@ -495,10 +509,12 @@ impl Cluster {
 pub enum Command {
     /// kumoctl attach.
     Attach,
-    /// kumoctl detach.
-    Detach,
+    /// kumoctl attach-noreplace.
+    AttachOnly,
     /// kumoctl replace.
     Replace,
+    /// kumoctl detach.
+    Detach,
     /// kumoctl full-replace.
     FullReplace,
     /// kumoctl enable-auto-replace.
@@ -521,6 +537,10 @@ impl Command {
         let method = match self {
             Command::Attach => {
                 flag(&mut params, true);
+                method::ATTACH_NEW_SERVERS
+            }
+            Command::AttachOnly => {
+                flag(&mut params, false);
                 method::ATTACH_NEW_SERVERS
             }
             Command::Detach => {

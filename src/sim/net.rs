@@ -5,6 +5,7 @@
 //! power by nothing: then whoever writes to it later is told by RST once the host is back. Connections live in a table of
 //! this thread and are named by numbers, so that streams may be sent to other tasks.
 
+use super::kind::Kind;
 use super::node::{self, Dice};
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -36,6 +37,8 @@ pub struct Link {
     pub slow_ms: u64,
     /// How much longer than usual every packet travels, in milliseconds.
     pub late_ms: u64,
+    /// How much longer than these the packets of one kind travel, in milliseconds.
+    pub late_kind: Option<(Kind, u64)>,
     /// Of 1000 packets so many are lost.
     pub lost: u64,
 }
@@ -291,7 +294,10 @@ impl Net {
             self.ends.get_mut(&from).expect("just seen").stuck.push_back(packet);
             return;
         }
-        let latency_ms = self.latency_ms(ip, to);
+        let bytes = if let Packet::Data(bytes) = &packet { bytes } else { &Vec::new() };
+        let ports = [end.local.port(), end.remote.port()];
+        let late = self.link(ip, to).late_kind.filter(|(kind, _)| kind.is_of(ports, bytes));
+        let latency_ms = self.latency_ms(ip, to) + late.map_or(0, |(_, ms)| ms);
         self.launch(from, packet, latency_ms);
     }
 

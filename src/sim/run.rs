@@ -182,6 +182,7 @@ impl Plan {
 
     async fn live(&self, cluster: &Rc<Cluster>, log: &Rc<Log>) -> Result<(), Failure> {
         self.bring_up(cluster, log).await?;
+        self.store_ballast(cluster, log).await;
         let enough = Rc::new(Cell::new(false));
         let mut clients = Vec::new();
         for gateway in 0..self.shape.gateways {
@@ -195,6 +196,7 @@ impl Plan {
                 clients.push(Process::start(&host, client.run(self.load, enough.clone())));
             }
         }
+        cluster.load_begins();
         log.watch_gaps();
         let mut began = Instant::now();
         let mut epoch = cluster.newest_epoch().number;
@@ -204,6 +206,7 @@ impl Plan {
             match act {
                 Act::AwaitEpoch => began += until_another_epoch(cluster, epoch).await,
                 Act::Ask(gateway, key, action) => self.ask(cluster, log, (*gateway, *key, action.clone())),
+                Act::Insist(command) => began += insist(cluster, *command).await,
                 _ => {}
             }
             epoch = cluster.newest_epoch().number;
@@ -305,6 +308,20 @@ impl Plan {
         self.until_served(cluster, log, SERVES_WITHIN).await?;
         (0..self.shape.servers).for_each(|n| cluster.start(Who::Server(n)));
         Ok(())
+    }
+
+    async fn store_ballast(&self, cluster: &Cluster, log: &Rc<Log>) {
+        let Some((count, bytes)) = self.load.ballast else { return };
+        let ip = cluster.host(Who::Gateway(0)).node.ip;
+        let host = Node::new("ballast", ip, self.seed);
+        host.lives.set(3_000_000);
+        let mut client = Client::new(99, (0, ip), log.clone(), self.seed);
+        let storing = async move {
+            for number in 0..count {
+                client.execute(client::BALLAST + number, Action::Set(vec![b'b'; bytes].into())).await;
+            }
+        };
+        Process::start(&host, storing).ended().await;
     }
 
     /// Waits until every gateway stores and reads every key, for as long as that may take.
@@ -414,6 +431,17 @@ impl Plan {
             trace: Vec::new(),
         }
     }
+}
+
+/// Repeats a command until the newest epoch on any disk is another. Returns how long that took.
+async fn insist(cluster: &Cluster, command: Command) -> Duration {
+    let (began, known) = (Instant::now(), cluster.newest_epoch().number);
+    while cluster.newest_epoch().number == known && began.elapsed() < EPOCH_WITHIN {
+        // One that is refused, or not answered, is repeated like one that has nothing to change.
+        let _ = cluster.command(command).await;
+        sleep(Duration::from_millis(5)).await;
+    }
+    began.elapsed()
 }
 
 /// Waits until the newest epoch on any disk is another than `known`. Returns how long that took.

@@ -1,6 +1,7 @@
 //! What happens to a cluster and when: written down, or drawn from a seed.
 
 use super::cluster::{Cluster, Command, Shape, Who, key_name};
+use super::kind::Kind;
 use super::net;
 use super::node::Dice;
 use crate::check::Action;
@@ -41,6 +42,8 @@ pub enum Act {
     Slow(Who, Who, u64),
     /// Every packet from one to the other travels so many milliseconds longer.
     Delay(Who, Who, u64),
+    /// The packets of one kind travel so many milliseconds longer from one to the other.
+    DelayKind(Who, Who, Kind, u64),
     /// Of 1000 packets so many are lost, in both directions.
     Lose(Who, Who, u64),
     /// All links are as at first.
@@ -63,6 +66,8 @@ pub enum Act {
     Ask(Who, usize, Action),
     /// All that follows waits until the cluster is in another epoch than when the act before this one struck, 3 s at most.
     AwaitEpoch,
+    /// An operator repeats a command until it has made another epoch, for 3 s at most. All that follows waits.
+    Insist(Command),
 }
 
 impl fmt::Display for Act {
@@ -86,6 +91,7 @@ impl fmt::Display for Act {
             Act::Refuse(from, to) => write!(f, "{to} refuses {from}"),
             Act::Slow(one, other, ms) => write!(f, "{one} <-> {other} is slow by {ms} ms"),
             Act::Delay(from, to, ms) => write!(f, "{from} -> {to} takes {ms} ms longer"),
+            Act::DelayKind(from, to, kind, ms) => write!(f, "{from} -> {to} takes {ms} ms longer for {kind:?}"),
             Act::Lose(one, other, n) => write!(f, "{one} <-> {other} loses {n} of 1000"),
             Act::HealAll => write!(f, "heal all links"),
             Act::WallClock(who, secs) => write!(f, "the wall clock of {who} is {secs} s ahead"),
@@ -97,6 +103,7 @@ impl fmt::Display for Act {
             Act::Command(command) => write!(f, "kumoctl {command:?}"),
             Act::Ask(gateway, key, action) => write!(f, "at {gateway}, {}: {action}", key_name(*key)),
             Act::AwaitEpoch => write!(f, "wait for another epoch"),
+            Act::Insist(command) => write!(f, "kumoctl {command:?}, until there is another epoch"),
         }
     }
 }
@@ -154,6 +161,7 @@ impl Act {
             Act::Refuse(from, to) => link(*from, *to, &|l| l.refuses = true),
             Act::Slow(one, other, ms) => both(*one, *other, &|l| l.slow_ms = *ms),
             Act::Delay(from, to, ms) => link(*from, *to, &|l| l.late_ms = *ms),
+            Act::DelayKind(from, to, kind, ms) => link(*from, *to, &|l| l.late_kind = Some((*kind, *ms))),
             Act::Lose(one, other, n) => both(*one, *other, &|l| l.lost = *n),
             Act::HealAll => net::heal_all(),
             Act::WallClock(who, secs) => cluster.host(*who).node.set_wall_offset(*secs),
@@ -170,7 +178,7 @@ impl Act {
             }
             Act::FreeDisk(who) => cluster.set_disk_faults(*who, Faults::default()),
             // For who strikes: see [`super::run`].
-            Act::AwaitEpoch | Act::Ask(..) => {}
+            Act::AwaitEpoch | Act::Ask(..) | Act::Insist(_) => {}
             Act::Command(command) => {
                 let (cluster, command) = (cluster.clone(), *command);
                 tokio::task::spawn_local(async move {

@@ -35,4 +35,5 @@ mod tools;
 mod transfer;
 mod unix_sockets;
 mod version0;
+mod wins;
 mod wire;

@@ -132,3 +132,41 @@ fn clients_wait_for_each_other_when_too_much_is_under_way() {
     clients.iter_mut().for_each(|client| client.expect("STORED\r\n".repeat(3)));
     sending.into_iter().for_each(|thread| thread.join().unwrap());
 }
+
+#[test]
+fn large_values_are_received_as_far_as_there_is_room_for_them() {
+    const LARGEST: usize = 128 << 20;
+    let limits = Limits { value_bytes: LARGEST, ..Limits::default() };
+    let config = Config { limits, ..Config::default() };
+    let (fake, mut small) = start(Setup { config, ..Setup::default() });
+    let mebibyte = vec![b'x'; 1 << 20];
+    let connect = || Client::connect(fake.gateway);
+    let begin = |client: &mut Client, len: usize| client.send(format!("set big 0 0 {len}\r\n"));
+    let mut senders = [connect(), connect()];
+    for sender in &mut senders {
+        begin(sender, LARGEST);
+        // More than the system holds for a receiver that does not read.
+        assert_eq!(send_until_stuck(sender, &mebibyte, 20), 20);
+    }
+    // One more has no room, nor has a smaller one that came later.
+    let mut waiting = [connect(), connect()];
+    begin(&mut waiting[0], LARGEST);
+    assert!(send_until_stuck(&mut waiting[0], &mebibyte, 20) < 20, "it is read all the same");
+    begin(&mut waiting[1], 100 << 20);
+    assert!(send_until_stuck(&mut waiting[1], &mebibyte, 20) < 20, "it is read all the same");
+    // Nobody else waits.
+    small.ask("set a 0 0 1\r\nx\r\nget a\r\n", "STORED\r\nVALUE a 0 1\r\nx\r\nEND\r\n");
+    let value = "v".repeat(1 << 20);
+    small.ask(format!("set b 0 0 {}\r\n{value}\r\n", value.len()), "STORED\r\n");
+
+    // A place becomes free, and goes to the one that waited first; the other follows.
+    let [first, mut second] = senders;
+    drop(first);
+    assert_eq!(send_until_stuck(&mut waiting[0], &mebibyte, 20), 20);
+    assert!(send_until_stuck(&mut waiting[1], &mebibyte, 20) < 20, "it has overtaken");
+    // A command that has arrived makes room as one that was given up does.
+    second.0.set_write_timeout(None).unwrap();
+    second.send(vec![b'x'; LARGEST - (20 << 20) + 2]);
+    second.expect("CLIENT_ERROR bad data chunk\r\n");
+    assert_eq!(send_until_stuck(&mut waiting[1], &mebibyte, 20), 20);
+}

@@ -105,3 +105,53 @@ fn closing_from_here_ends_the_reading_loop() {
         drop(peer);
     });
 }
+
+/// Runs beside a connection, and tells how much it got on at most between two of its turns.
+async fn longest_step(mut done: impl FnMut() -> usize, until: usize) -> usize {
+    let (mut last, mut longest) = (done(), 0);
+    while last < until {
+        tokio::task::yield_now().await;
+        let now = done();
+        longest = longest.max(now - last);
+        last = now;
+    }
+    longest
+}
+
+#[test]
+fn who_reads_a_long_message_lets_others_have_their_turn() {
+    const LEN: usize = 64 << 20;
+    with_pair(|conn, read, peer| async move {
+        let mut peer = peer.into_std().unwrap();
+        peer.set_nonblocking(false).unwrap();
+        let sending = std::thread::spawn(move || std::io::Write::write_all(&mut peer, &vec![b'x'; LEN]).map(|()| peer));
+        let seen = Rc::new(Cell::new(0));
+        let log = seen.clone();
+        tokio::task::spawn_local(async move {
+            let receive = |bytes: &[u8]| {
+                log.set(bytes.len());
+                Received { used: 0, need: LEN, then: Then::Read }
+            };
+            read_loop(&conn, read, &Scratch::new(), receive).await
+        });
+        let longest = longest_step(|| seen.get(), LEN).await;
+        assert!(longest <= 2 * TURN_BYTES, "{longest} bytes at once");
+        drop(sending.join().unwrap());
+    });
+}
+
+#[test]
+fn who_writes_a_long_message_lets_others_have_their_turn() {
+    const LEN: usize = 64 << 20;
+    with_pair(|conn, read, peer| async move {
+        let mut peer = peer.into_std().unwrap();
+        peer.set_nonblocking(false).unwrap();
+        let reading = std::thread::spawn(move || std::io::Read::read_exact(&mut peer, &mut vec![0; LEN]));
+        conn.write(|out| out.resize(LEN, b'x'));
+        let longest = longest_step(|| LEN - conn.backlog(), LEN).await;
+        // The end of the turn writes, and then the task that goes on.
+        assert!(longest <= 2 * TURN_BYTES, "{longest} bytes at once");
+        reading.join().unwrap().unwrap();
+        drop(read);
+    });
+}

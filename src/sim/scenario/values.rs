@@ -25,7 +25,7 @@ fn watch(load: &mut Load) {
 }
 
 /// All of them.
-pub const ALL: [Scenario; 8] = [
+pub(super) const ALL: [Scenario; 8] = [
     Scenario {
         name: "told-expired",
         story: "a value is told to have expired by a clock that is ahead, and a server whose clock is right takes over",

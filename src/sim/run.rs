@@ -434,7 +434,7 @@ impl Plan {
 }
 
 /// Repeats a command until the newest epoch on any disk is another. Returns how long that took.
-async fn insist(cluster: &Cluster, command: Command) -> Duration {
+async fn insist(cluster: &Rc<Cluster>, command: Command) -> Duration {
     let (began, known) = (Instant::now(), cluster.newest_epoch().number);
     while cluster.newest_epoch().number == known && began.elapsed() < EPOCH_WITHIN {
         // One that is refused, or not answered, is repeated like one that has nothing to change.

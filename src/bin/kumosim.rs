@@ -34,6 +34,9 @@ struct Options {
     /// Adds flags, expiry, several keys at once, flushes and the meta protocol to what clients of random runs do
     #[arg(long)]
     wide: bool,
+    /// Adds clocks that are seconds apart, backups, replaces and changes of their pace to what happens in random runs
+    #[arg(long)]
+    eventful: bool,
     /// Runs one of the named schedules, or `all` of them, instead of random ones
     #[arg(long)]
     scenario: Option<String>,
@@ -81,8 +84,7 @@ fn main() -> ExitCode {
                     let scenario = scenarios.get(seed as usize % scenarios.len().max(1));
                     let plan = match scenario {
                         Some(scenario) => scenario.plan(seed),
-                        None if options.wide => Plan::draw(seed).widened(),
-                        None => Plan::draw(seed),
+                        None => draw(seed, &options),
                     };
                     let report = plan.run(options.trace);
                     ran.fetch_add(1, Ordering::Relaxed);
@@ -119,6 +121,11 @@ fn main() -> ExitCode {
         began.elapsed().as_secs_f64()
     );
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn draw(seed: u64, options: &Options) -> Plan {
+    let plan = if options.wide { Plan::draw(seed).widened() } else { Plan::draw(seed) };
+    if options.eventful { plan.eventful() } else { plan }
 }
 
 /// Rules to be left out together, and the schedule that tries it, if it is one alone.

@@ -155,8 +155,17 @@ pub struct History {
     entries: Vec<Entry>,
     /// For expiry.
     pub clocks: Clocks,
-    /// By when a delayed flush that was due must have been done, if that is known.
-    pub flushed_by: Option<u64>,
+    /// By when delayed flushes that were due must have been done, if that is known.
+    pub flushed: Option<Flushed>,
+}
+
+/// That delayed flushes are done in time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flushed {
+    /// Those due until this time by every clock ...
+    pub due: u64,
+    /// ... have been done until this one.
+    pub done: u64,
 }
 
 fn is_flush(entry: &Entry) -> bool {
@@ -196,10 +205,10 @@ impl History {
         let flush = Entry { action: Action::Flush, outcome: Outcome::Unknown, invoked, ..entry.clone() };
         let is_earlier = |e: &Entry| e.outcome != Outcome::Unknown && e.returned < entry.invoked;
         let is_last = self.entries.iter().filter(|e| is_flush(e) && *e != entry).all(is_earlier);
-        let by = self.flushed_by.filter(|by| (due(entry.returned) + skew_secs) * second <= *by);
-        match by {
-            Some(returned) if is_last && entry.outcome == Outcome::Ok => {
-                Entry { outcome: Outcome::Ok, returned, ..flush }
+        let flushed = self.flushed.filter(|by| (due(entry.returned) + skew_secs) * second <= by.due);
+        match flushed {
+            Some(Flushed { done, .. }) if is_last && entry.outcome == Outcome::Ok => {
+                Entry { outcome: Outcome::Ok, returned: done, ..flush }
             }
             _ => flush,
         }

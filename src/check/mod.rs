@@ -16,5 +16,5 @@ pub mod history;
 pub mod linear;
 pub mod model;
 
-pub use history::{Action, Clocks, Entry, History, Marks, Outcome, Seen, Stored};
+pub use history::{Action, Clocks, Entry, Flushed, History, Marks, Outcome, Seen, Stored};
 pub use linear::{Verdict, check};

@@ -74,7 +74,8 @@ impl State {
             Ask::Mutate(change) => outcome::of_mutation(change, result, layout)?,
             Ask::Batch => return self.take_batch(place, result),
         };
-        let positive = answer.is_positive();
+        let op = self.ops.at(place);
+        let positive = answer.is_positive(op.ask, &op.terms);
         if self.ops.at(place).unremembered && !positive {
             // What it found may be what the lost attempt left.
             if latest {

@@ -1,14 +1,16 @@
 //! What a server's answer means for an operation.
 //!
-//! A positive answer is taken from any attempt, a negative one or a refusal from the latest only (`doc/guarantees.md`,
-//! "Exactly once"): an earlier attempt may be refused, or find nothing, after a later one was executed.
+//! What was done is taken from any attempt, and that nothing was done from the latest only (`doc/guarantees.md`, "Exactly
+//! once"): an earlier attempt may be refused, find nothing, or have looked at a value that a later one changes.
 
 use super::assembly::Found;
+use super::op::Ask;
 use super::value::Layout;
 use crate::logic::record::{self, LAYOUT_KUMOFS};
+use crate::logic::rule::{Rule, on};
 use crate::proto::memcache::{Reply, Trouble};
 use crate::proto::rpc::msgpack::{DecodeError, Head, Reader};
-use crate::proto::rpc::v1::{Gone, Mutated, Op};
+use crate::proto::rpc::v1::{Gone, Mutated, Op, Terms, term, told};
 
 /// What a client is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,9 +33,19 @@ impl Answer<'_> {
         Answer::Reply(Reply::Trouble(trouble))
     }
 
-    /// Whether it may come from any attempt.
-    pub fn is_positive(&self) -> bool {
-        matches!(self, Answer::Found(_) | Answer::Told(..) | Answer::Changed(..))
+    /// Whether it tells a value that its attempt left as it was.
+    fn is_a_look(&self, op: Op, terms: &Terms) -> bool {
+        let changes = terms.bits & term::EXPIRE != 0;
+        matches!(self, Answer::Told(_, bits, _) if op == Op::Fetch && !changes && bits & (told::WON | told::CREATED) == 0)
+    }
+
+    /// Whether it may come from any attempt at `ask`. A look at a value may not: a later attempt may be the one that is
+    /// to make the value anew, and nobody else is told so.
+    pub fn is_positive(&self, ask: Ask, terms: &Terms) -> bool {
+        match (self, ask) {
+            (_, Ask::Mutate(op)) if self.is_a_look(op, terms) => false,
+            _ => matches!(self, Answer::Found(_) | Answer::Told(..) | Answer::Changed(..)),
+        }
     }
 }
 
@@ -58,7 +70,7 @@ pub fn of_get(result: &[u8], layout: Layout, now_secs: impl FnOnce() -> u64) -> 
 #[inline]
 pub fn of_judged(dbval: &[u8], layout: Layout, now_secs: impl FnOnce() -> u64) -> Result<Answer<'_>, DecodeError> {
     let body = record::parse(dbval).ok_or(DecodeError::Type)?.body;
-    let judged = body.as_ref().is_some_and(|body| body.layout != LAYOUT_KUMOFS);
+    let judged = body.as_ref().is_some_and(|body| body.layout != LAYOUT_KUMOFS) && on(Rule::CoordinatorJudges);
     Ok(of_body(body, layout, || if judged { BEFORE_ANY_EXPIRY } else { now_secs() }))
 }
 
@@ -221,12 +233,28 @@ mod tests {
 
     #[test]
     fn only_what_was_done_counts_from_earlier_attempts() {
+        let plain = Terms::default();
         for reply in [Reply::Stored, Reply::Deleted, Reply::Touched, Reply::Number(3)] {
-            assert!(Answer::Changed(reply, 1).is_positive());
+            assert!(Answer::Changed(reply, 1).is_positive(Ask::Mutate(Op::Set), &plain));
         }
         for reply in [Reply::NotStored, Reply::Exists, Reply::NotFound, Reply::Trouble(Trouble::Unknown)] {
-            assert!(!Answer::Reply(reply).is_positive());
+            assert!(!Answer::Reply(reply).is_positive(Ask::Mutate(Op::Set), &plain));
         }
-        assert!(!Answer::Missing(Gone::Expired).is_positive());
+        assert!(!Answer::Missing(Gone::Expired).is_positive(Ask::Get, &plain));
+    }
+
+    /// An earlier attempt at a meta get had found a value that was not stale; its late answer was taken, and that the
+    /// later one had won was told to nobody.
+    #[test]
+    fn what_an_earlier_attempt_looked_at_does_not_count() {
+        let found = Found { flags: 0, expiry: 0, cas: 1, data: b"a" };
+        let told = |op, terms: Terms, bits| Answer::Told(found, bits, 0).is_positive(Ask::Mutate(op), &terms);
+        let plain = Terms::default();
+        assert!(!told(Op::Fetch, plain, 0) && !told(Op::Fetch, plain, told::SENT | told::STALE));
+        assert!(!told(Op::Fetch, Terms { bits: term::CREATE, ..plain }, 0));
+        assert!(told(Op::Fetch, plain, told::WON) && told(Op::Fetch, plain, told::CREATED));
+        assert!(told(Op::Fetch, Terms { bits: term::EXPIRE, ..plain }, 0), "its expiry was changed");
+        assert!(told(Op::Incr, Terms { bits: term::TELL, ..plain }, 0));
+        assert!(Answer::Found(found).is_positive(Ask::Get, &plain), "a get changes nothing in any attempt");
     }
 }

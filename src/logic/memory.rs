@@ -17,6 +17,9 @@ use super::mutation::Answer;
 use super::rule;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// The reason for which nothing was changed by an operation that looked at a value, and left it as it was.
+pub const LOOKED: u8 = 0;
+
 /// Where the worker begins in a sequence.
 const WORKER_SHIFT: u32 = 48;
 

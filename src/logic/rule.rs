@@ -59,13 +59,21 @@ pub enum Rule {
     DurableVote,
     /// An epoch is on disk before it is acted on.
     DurableEpoch,
-    /// A gateway takes what was not done from its latest attempt only.
+    /// A gateway takes that nothing was done from its latest attempt only.
     LatestRefusalOnly,
+    /// A flush is answered when nobody can tell any more what was there before it.
+    FlushHeard,
+    /// An epoch has the mark of the last flush until the next one.
+    FlushStays,
+    /// Whether a value has expired its coordinator says, by its clock alone.
+    CoordinatorJudges,
+    /// That a value has expired is known to every member before it is told.
+    ExpiryIsWritten,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Rule; 28] = [
+    pub const ALL: [Rule; 32] = [
         Rule::Fence,
         Rule::Lease,
         Rule::LookFirst,
@@ -94,6 +102,10 @@ impl Rule {
         Rule::DurableVote,
         Rule::DurableEpoch,
         Rule::LatestRefusalOnly,
+        Rule::FlushHeard,
+        Rule::FlushStays,
+        Rule::CoordinatorJudges,
+        Rule::ExpiryIsWritten,
     ];
 
     /// The rule that stands before this one, and alone keeps what both keep: what leaving out this one does shows where that

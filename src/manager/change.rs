@@ -8,6 +8,7 @@ use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
 use crate::logic::epoch::{Epoch, ManagerEntry, Pace, Phase, ServerEntry};
 use crate::logic::ring::{HashSpace, Node};
+use crate::logic::rule::{Rule, on};
 
 /// A server as it introduced itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,7 +33,8 @@ pub struct Draft {
 impl Draft {
     /// Starts with what is in force. `time` stamps the hash spaces that change, and names the replace that starts.
     pub fn new(current: &Epoch, time: ClockTime) -> Draft {
-        let epoch = Epoch { number: current.number + 1, ..current.clone() };
+        let flushed = if on(Rule::FlushStays) { current.flushed } else { 0 };
+        let epoch = Epoch { number: current.number + 1, flushed, ..current.clone() };
         Draft { epoch, time }
     }
 

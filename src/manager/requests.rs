@@ -3,6 +3,7 @@
 //! Sources: `doc/protocol.md`, "Version 0", and `doc/protocol.md` for version 1. Commands are answered when the
 //! epoch that they brought about is decided and on disk; a manager whose partner decides passes them on.
 
+use super::flushing;
 use super::links::LinkKind;
 use super::run::Manager;
 use super::state::{Command, ConnId, Now, Progress, Refused, State, Ticket};
@@ -22,8 +23,6 @@ use std::time::Duration;
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long a server may take over a backup before that is worth a warning.
 const BACKUP_TIMEOUT: Duration = Duration::from_secs(600);
-/// Longer than any lease lasts ([`crate::logic::lease`]).
-const LEASES_RUN_OUT: Duration = Duration::from_millis(300);
 /// Longest suffix of a backup in bytes: what file systems leave of a name.
 const MAX_SUFFIX: usize = 64;
 
@@ -68,7 +67,7 @@ pub(super) fn handle(manager: &Rc<Manager>, id: ConnId, request: Incoming) {
     };
     match handled {
         Ok(Outcome::Result(_)) if manager.has_failed() => reply.error(error::SERVER),
-        Ok(Outcome::Result(result)) if method == v1::method::FLUSH_ALL => answer_when_adopted(manager, result, reply),
+        Ok(Outcome::Result(_)) if method == v1::method::FLUSH_ALL => answer_flush(manager, &params, reply),
         Ok(Outcome::Result(result)) => reply.success(|out| out.extend_from_slice(&result)),
         Ok(Outcome::Later(ticket)) => {
             manager.waiting.borrow_mut().insert(ticket, Waiting { method, params, reply });
@@ -92,7 +91,7 @@ pub(super) fn answer(manager: &Rc<Manager>, ticket: Ticket, outcome: Result<(), 
     let Some(waiting) = manager.waiting.borrow_mut().remove(&ticket) else { return };
     let Waiting { method, params, reply } = waiting;
     match outcome {
-        Ok(()) if method == v1::method::FLUSH_ALL => answer_when_adopted(manager, vec![0xc0], reply),
+        Ok(()) if method == v1::method::FLUSH_ALL => answer_flush(manager, &params, reply),
         Ok(()) => reply.success(write_nil),
         Err(Refused::NotLeading) => forward(manager, method, &params, reply),
         Err(why) => {
@@ -118,24 +117,21 @@ fn forward(manager: &Rc<Manager>, method: u32, params: &[u8], reply: Reply) {
     });
 }
 
-/// Answers once no server can tell anybody what was there before the newest epoch: each has adopted it, or the leases that
-/// it may hold in an earlier one have run out.
-fn answer_when_adopted(manager: &Rc<Manager>, result: Vec<u8>, reply: Reply) {
-    let epoch = manager.state.borrow().epoch().encode();
-    let push = |out: &mut Vec<u8>| {
-        write_array(out, 1);
-        write_raw(out, &epoch);
-    };
-    let servers: Vec<_> = manager.links.borrow().servers().cloned().collect();
-    let calls: Vec<_> = servers.iter().map(|conn| conn.call(v1::method::EPOCH_PUSH, push, LEASES_RUN_OUT)).collect();
+/// Answers a flush once it is seen by all, and one that is for later once it is decided.
+fn answer_flush(manager: &Rc<Manager>, params: &[u8], reply: Reply) {
+    let is_for_later = Reader::new(params.get(1..).unwrap_or_default()).u64().is_ok_and(|delay_secs| delay_secs > 0);
+    if is_for_later {
+        return reply.success(write_nil);
+    }
+    let manager = manager.clone();
     tokio::task::spawn_local(async move {
-        for call in calls {
-            // Refused or lost, the server is on its way out of the epoch; waiting for the others takes long enough.
-            if call.await.is_err() {
-                tokio::time::sleep(LEASES_RUN_OUT).await;
+        match flushing::is_everywhere(&manager).await {
+            true => reply.success(write_nil),
+            false => {
+                tracing::warn!("a flush is decided, but keys are held by servers alone that have not heard of it");
+                reply.error(error::SERVER);
             }
         }
-        reply.success(|out| out.extend_from_slice(&result));
     });
 }
 

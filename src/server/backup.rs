@@ -6,6 +6,7 @@ use crate::net::conn::Conn;
 use crate::net::time::Instant;
 use crate::proto::rpc::frame::write_success;
 use crate::proto::rpc::v1::BackedUp;
+use crate::store::restored;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -41,12 +42,17 @@ async fn copy(shared: &Arc<Shared>, suffix: &[u8], since: Option<&[u8]>) -> Resu
     let copied = blocking(move || {
         // Two at a time could be about one directory.
         let _turn = shared.backup_turn.lock().expect("no backup panics");
-        match since {
+        let made = match since {
             Some(since) => shared.store.backup_since(&target, &since),
             None => shared.store.backup(&target).map(|()| shared.store.disk_bytes()),
-        }
+        };
+        let bytes = made.map_err(|e| e.to_string())?;
+        // It says what was flushed, and whose stamps the records have.
+        restored::save(shared.store.disk(), &target, &shared.view().epoch)
+            .map_err(|e| format!("cannot write to {}: {e}", target.display()))?;
+        Ok(bytes)
     });
-    let bytes = copied.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    let bytes = copied.await.map_err(|e| e.to_string())?.map_err(|e: String| e)?;
     Ok((path, bytes))
 }
 

@@ -116,20 +116,20 @@ impl State {
     }
 
     /// Whether this server is one of those who fill the others with what is at a ring position.
-    fn is_source(&self, hash: u64) -> bool {
+    pub(super) fn is_source(&self, hash: u64) -> bool {
         self.view.me.is_some_and(|me| self.range(hash).group.sources().contains(&me))
     }
 
     /// Stores a record of a full server unless a newer one is here that is not in doubt; true when it was stored.
+    /// `sourced_here`: this server is one of those who fill the others with it.
     pub(super) fn put_sent(
         &mut self,
         shard: &mut dyn Shard,
-        hash: u64,
+        (hash, sourced_here): (u64, bool),
         dbkey: &[u8],
         record: Record<'_>,
         sent: Sent,
     ) -> Result<bool, StoreError> {
-        let sourced_here = self.is_source(hash);
         let Some(fill) = self.fill.as_mut().filter(|_| !sourced_here) else { return shard.put_newer(dbkey, record) };
         let doubtful = match shard.get(dbkey) {
             Ok(Some(old)) => fill.doubts(hash, old.epoch),

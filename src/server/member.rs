@@ -1,6 +1,6 @@
 //! What a coordinator sends to another member: replication with its lease, and what members report at a takeover.
 //!
-//! A member applies newer stamps, in order and without gaps, only from a coordinator in its own epoch, and
+//! A member applies newer stamps, in order and without gaps, only from who coordinates the key in its own epoch, and
 //! acknowledges what its disk has. It remembers as unstable what it was not told to be stable, across epochs, for the
 //! report to the next coordinator ([`super::takeover`]).
 
@@ -148,11 +148,12 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
     if head.epoch > known {
         worker.shared.behind.notify_one();
     }
-    let is_member = |s: &crate::logic::epoch::ServerEntry| s.incarnation == connect.incarnation && s.removed.is_none();
-    if head.epoch != known || state.view.me.is_none() || !state.view.epoch.servers.iter().any(is_member) {
+    let is_sender = |s: &crate::logic::epoch::ServerEntry| s.incarnation == connect.incarnation && s.removed.is_none();
+    let sender = state.view.epoch.servers.iter().position(is_sender).and_then(|place| u16::try_from(place).ok());
+    let (Some(me), Some(sender), true) = (state.view.me, sender, head.epoch == known) else {
         write_obsolete(request.conn, request.msgid, known);
         return Ok(());
-    }
+    };
     // Whoever speaks in this epoch has adopted it, and given back what it held in earlier ones.
     if state.takeover.adopted_by(key) {
         state.given.remove(&key);
@@ -172,7 +173,17 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
         let mut shard = worker.shard().lock().expect("no holder of a shard panics");
         for number in head.first..head.first + entries as u64 {
             let Entry { dbkey, epoch, dbval, deeds } = read_entry(&mut r)?;
-            match state.apply(&mut *shard, dbkey, Record { epoch, dbval }, Sent::Written)? {
+            let hash = hash_of(dbkey)?;
+            let group = &state.range(hash).group;
+            let (coordinates, sourced_here) = (group.coordinator() == Some(sender), group.sources().contains(&me));
+            last = number;
+            if !coordinates {
+                // It gave up that write with the epoch in which it coordinated the key, and reports it to who does now.
+                let source = state.sources.get_mut(&key).expect("it was entered above");
+                source.next = source.next.max(number + 1);
+                continue;
+            }
+            match state.put(&mut *shard, (hash, sourced_here), dbkey, Record { epoch, dbval }, Sent::Written)? {
                 Ok(()) => {}
                 Err(e) => {
                     tracing::error!("cannot store what was replicated: {e}");
@@ -187,7 +198,6 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
                 source.unstable.push(number, dbkey, deeds);
                 source.next = number + 1;
             }
-            last = number;
         }
     }
     let ack = Ack { conn: request.conn.clone(), msgid: request.msgid, source: key, epoch: known, last };
@@ -216,9 +226,22 @@ impl State {
         sent: Sent,
     ) -> Result<Result<(), StoreError>, DecodeError> {
         let hash = hash_of(dbkey)?;
+        let place = (hash, self.is_source(hash));
+        self.put(shard, place, dbkey, record, sent)
+    }
+
+    /// The same, given the ring position, and whether this server is one of those who fill others with what is there.
+    fn put(
+        &mut self,
+        shard: &mut dyn Shard,
+        place: (u64, bool),
+        dbkey: &[u8],
+        record: Record<'_>,
+        sent: Sent,
+    ) -> Result<Result<(), StoreError>, DecodeError> {
         let value = record::parse(record.dbval).ok_or(DecodeError::Type)?;
         self.clock.observe_counter(value.version.counter());
-        Ok(match self.put_sent(shard, hash, dbkey, record, sent) {
+        Ok(match self.put_sent(shard, place, dbkey, record, sent) {
             Ok(stored) => {
                 if stored && value.body.is_none() {
                     self.marks.note(self.now_secs, dbkey, record.stamp());

@@ -329,6 +329,7 @@ impl Worker {
                 self.count_miss();
                 Told::Missing(gone)
             }
+            Look::Expired { .. } if !on(Rule::ExpiryIsWritten) => Told::Missing(Gone::Expired),
             Look::Expired { version } => {
                 self.count_miss();
                 let write = self.delete_expired(state, shard, hash, dbkey, version);
@@ -416,6 +417,7 @@ impl Worker {
                 self.count_miss();
                 gone.write(answer);
             }
+            Look::Expired { .. } if !on(Rule::ExpiryIsWritten) => Gone::Expired.write(answer),
             Look::Expired { version } => {
                 self.count_miss();
                 let write = self.delete_expired(state, shard, hash, dbkey, version);

@@ -15,6 +15,7 @@ use crate::net::sock::{TcpListener, TcpStream, pack};
 use crate::net::time::{Instant, boot_micros};
 use crate::proto::rpc::frame::{self, Frame, Scanner};
 use crate::proto::rpc::v1::{Connect, method};
+use crate::store::restored::{self, BACKUP_EPOCH_FILE, Settled};
 use crate::store::{Maintained, Store};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -91,6 +92,7 @@ pub async fn run(
         cores.run_on(core, move || Worker::start(shared, number, inbox));
     }
     let maintenance = start_maintenance(store.clone(), shared.clone())?;
+    settle_backup(&*store, shared.view().epoch.number).await?;
     open_door(&shared);
     let control = Control::new(shared.clone(), ballots);
     control.start(losses);
@@ -104,6 +106,29 @@ pub async fn run(
     stop(&shared, &control, tasks).await;
     maintenance.ended().await;
     store.close().map_err(|e| format!("the store was not closed cleanly: {e}"))
+}
+
+/// Has records that come out of a backup count as older than all that the cluster does, before it is joined.
+async fn settle_backup(store: &dyn Store, known: u64) -> Result<(), String> {
+    let path = store.dir().join(BACKUP_EPOCH_FILE);
+    let failed = |e: &dyn std::fmt::Display| format!("cannot take in the backup in {}: {e}", store.dir().display());
+    let unread = |e| format!("cannot read {}: {e}; take another copy of the backup", path.display());
+    let Some(epoch) = restored::load(store.disk(), store.dir(), BACKUP_EPOCH_FILE).map_err(unread)? else {
+        return Ok(());
+    };
+    if known == 0 {
+        for (number, shard) in store.shards().iter().enumerate() {
+            let settled = restored::settle(&mut *shard.lock().expect("no holder of a shard panics"), epoch.flushed);
+            let (Settled { taken, dropped }, ticket) = settled.map_err(|e| failed(&e))?;
+            while store.durable(number) < ticket {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                // Where a sync has failed, it says so.
+                shard.lock().expect("no holder of a shard panics").commit().map_err(|e| failed(&e))?;
+            }
+            tracing::info!("backup: {taken} records taken in, and {dropped} dropped that had been flushed");
+        }
+    }
+    restored::forget(store).map_err(|e| failed(&e))
 }
 
 /// Ends in order: others take over; no new connections; no worker acts any more, and the other servers know; the managers

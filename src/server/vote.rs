@@ -5,13 +5,12 @@
 //! known any more; but it was about the number after the epoch on disk, which is kept in a file of its own, or about a
 //! lower one. So the server stays out of these, and votes on later ones.
 
-use super::epoch_file::{load_checked, save_checked};
 use crate::logic::epoch::{Epoch, MAX_ENCODED_LEN};
 use crate::logic::paxos::{Answer, Question, Vote};
 use crate::logic::rule::{Rule, on};
 use crate::proto::rpc::msgpack::Reader;
 use crate::proto::rpc::vote::{read_vote, write_vote};
-use crate::store::fs::Disk;
+use crate::store::fs::{Disk, load_checked, save_checked};
 use std::io;
 use std::path::Path;
 

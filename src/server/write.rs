@@ -7,7 +7,7 @@ use super::request::{Done, Look, Request, hash_of};
 use super::shared::Counters;
 use super::worker::{Answer, Outcome, State, Style, Worker, write_mutated, write_refusal};
 use crate::logic::clock::ClockTime;
-use crate::logic::memory::{Asked, Deed, Deeds, Id, Outcome as Remembered};
+use crate::logic::memory::{Asked, Deed, Deeds, Id, LOOKED, Outcome as Remembered};
 use crate::logic::mutation::{self, Decision};
 use crate::logic::record::{self, worker_of};
 use crate::logic::route::MAX_GROUP;
@@ -54,11 +54,15 @@ impl Worker {
             return Ok(Done::Yes);
         }
         let id = request.id_of(style, mutate);
+        let mut has_looked = false;
         if let Some(id) = &id
             && on(Rule::Remember)
-            && let Some(done) = remembered(state, shard, request, hash, mutate, id)
         {
-            return Ok(done);
+            match remembered(state, shard, request, hash, mutate, id) {
+                Before::No => {}
+                Before::Looked => has_looked = true,
+                Before::Done(done) => return Ok(done),
+            }
         }
         let (old, version, gone) = match state.look_up(shard, mutate.dbkey, mutate.options) {
             Look::Value { body, version, .. } => (Some(body), version, Gone::Absent),
@@ -70,10 +74,18 @@ impl Worker {
         dbval.clear();
         let decision = mutation::decide(mutate, new, old, self.shared.config.max_value, &mut dbval);
         let answer = match decision {
+            // Its client may have been told what it saw then, and will not be told what it would do now.
+            Decision::Store(_) if has_looked => {
+                state.new_dbval = dbval;
+                return Ok(refuse(state, request, style, hash, Mutated::Unknown));
+            }
             Decision::Refuse(mutated) => {
                 state.new_dbval = dbval;
                 // By another's clock it may not have expired: that it is gone is told once that is so everywhere.
-                if gone == Gone::Expired && self.delete_expired(state, shard, hash, mutate.dbkey, version).is_none() {
+                if gone == Gone::Expired
+                    && on(Rule::ExpiryIsWritten)
+                    && self.delete_expired(state, shard, hash, mutate.dbkey, version).is_none()
+                {
                     request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
                     return Ok(Done::Yes);
                 }
@@ -89,7 +101,11 @@ impl Worker {
             }
             Decision::Show(bits, expiry) => {
                 state.new_dbval = dbval;
-                return Ok(self.show(state, shard, request, style, mutate, (bits, expiry)));
+                let done = self.show(state, shard, request, style, mutate, (bits, expiry));
+                if let (Done::Yes, Some(id)) = (&done, &id) {
+                    state.memory.refuse(id, LOOKED, mutate.epoch);
+                }
+                return Ok(done);
             }
             Decision::Store(answer) => answer,
             Decision::Delete => {
@@ -120,7 +136,7 @@ impl Worker {
         Ok(Done::Yes)
     }
 
-    /// Answers a fetch that changes nothing. It is not remembered: fetched again, it does no harm.
+    /// Answers a fetch that changes nothing.
     fn show(
         &self,
         state: &mut State,
@@ -219,7 +235,17 @@ fn refuse(state: &mut State, request: &Request<'_>, style: Style, hash: u64, mut
     Done::Yes
 }
 
-/// What becomes of a request that may have been executed before; `None`: it was not.
+/// What is known of earlier attempts at a request.
+enum Before {
+    /// It was not executed.
+    No,
+    /// It looked at the value, in this epoch, and changed nothing.
+    Looked,
+    /// It was executed, or cannot be now, and that has been seen to.
+    Done(Done),
+}
+
+/// Looks whether a request was executed before, and sees to its answer then.
 #[inline]
 fn remembered(
     state: &mut State,
@@ -228,20 +254,21 @@ fn remembered(
     hash: u64,
     mutate: &Mutate<'_>,
     id: &Id,
-) -> Option<Done> {
+) -> Before {
     let outcome = match state.memory.ask(id, mutate.id.first_epoch, mutate.epoch) {
-        Asked::New => return None,
+        Asked::New => return Before::No,
+        Asked::Known(Remembered::Refused(LOOKED)) => return Before::Looked,
         Asked::Known(outcome) => outcome,
         Asked::Unknown => {
             request.conn.write(|out| write_mutated(out, request.msgid, Style::Version1, &Mutated::Unknown));
-            return Some(Done::Yes);
+            return Before::Done(Done::Yes);
         }
         Asked::Full { is_news } => {
             if is_news {
                 tracing::error!("too many gateways to remember: changes of new ones are refused until the next epoch");
             }
             request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
-            return Some(Done::Yes);
+            return Before::Done(Done::Yes);
         }
     };
     let answer = match outcome {
@@ -262,7 +289,7 @@ fn remembered(
         // What it made is stable when what was made of that is.
         Some(write) => state.answer_behind(write, answer),
     }
-    Some(Done::Yes)
+    Before::Done(Done::Yes)
 }
 
 fn answer_with(request: &Request<'_>, mutated: Mutated<'static>) -> Answer {

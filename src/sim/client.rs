@@ -109,6 +109,8 @@ pub enum Then {
     Delete,
     /// They read, also at the end of the run: what the servers hold is compared before anything is stored over it.
     Read,
+    /// They fetch with marks, and now and then mark what is there as stale, or store it anew.
+    Recache,
 }
 
 impl Load {
@@ -179,6 +181,11 @@ impl Client {
             let asked = load.menu.map(|menu| menu(self.gateway_number, (node::elapsed_micros() - began) / 1000));
             let action = match turned {
                 Some((_, Then::Delete)) if self.dice.one_in(4) => Action::Delete,
+                Some((_, Then::Recache)) => match self.dice.below(20) {
+                    0 => Action::Invalidate,
+                    1 => Action::Set(self.fresh().into()),
+                    _ => Action::Fetch { vivify_secs: None, recache_secs: None },
+                },
                 Some(_) => Action::Get,
                 None => match asked {
                     Some(Some(verb)) => self.obey(verb),

@@ -1,5 +1,6 @@
 //! A cluster on simulated hosts: starts the roles, and does to them what faults and operators do.
 
+use super::backup::{self, Backup};
 use super::net::{self, TcpListener};
 use super::node::{Dice, Node, Process, act_as};
 use crate::combined::{self, Serving};
@@ -13,7 +14,7 @@ use crate::manager;
 use crate::net::cores::Cores;
 use crate::net::rpc::{CallError, Event, Limits, RpcConn};
 use crate::net::time::unix_secs;
-use crate::proto::rpc::msgpack::{write_array, write_bool, write_uint};
+use crate::proto::rpc::msgpack::{write_array, write_bool, write_raw, write_uint};
 use crate::proto::rpc::v0::{self, method};
 use crate::proto::rpc::v1;
 use crate::server;
@@ -31,7 +32,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-const SERVER_PORT: u16 = 19800;
+/// Where servers serve.
+pub const SERVER_PORT: u16 = 19800;
 /// Where servers fetch what is copied to them.
 pub const STREAM_PORT: u16 = 19900;
 const MANAGER_PORT: u16 = 19700;
@@ -130,6 +132,8 @@ pub struct Cluster {
     servers: Vec<Host>,
     gateways: Vec<Host>,
     operator: Rc<Node>,
+    /// The backups that were asked for.
+    pub backups: RefCell<Vec<Backup>>,
     /// The epoch in which the load began.
     began: RefCell<Epoch>,
 }
@@ -138,7 +142,8 @@ fn ip(kind: u8, number: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 0, kind, number as u8 + 1))
 }
 
-fn address(kind: u8, number: usize, port: u16) -> Address {
+/// An address of a manager (1), server (2) or gateway (3).
+pub fn address(kind: u8, number: usize, port: u16) -> Address {
     Address::new(SocketAddr::new(ip(kind, number), port))
 }
 
@@ -165,6 +170,7 @@ impl Cluster {
             servers: hosts("server", 2, shape.servers),
             gateways: hosts("gateway", 3, shape.gateways),
             operator: Node::new("operator", ip(4, 0), seed ^ 0x0e),
+            backups: RefCell::default(),
             began: RefCell::default(),
             shape,
             compacts: Cell::new(true),
@@ -209,12 +215,21 @@ impl Cluster {
         let mut dbkey = Vec::new();
         record::encode_dbkey(key.as_bytes(), &mut dbkey);
         let Some(hash) = record::dbkey_hash(&dbkey) else { return Vec::new() };
-        let route = Route::new(epoch);
+        self.numbers(epoch, Route::new(epoch).group(hash).members())
+    }
+
+    /// The numbers of servers, given by their places in an epoch.
+    pub fn numbers(&self, epoch: &Epoch, places: &[u16]) -> Vec<usize> {
         let number = |place: &u16| {
             let address = epoch.servers.get(usize::from(*place))?.address;
             (0..self.servers.len()).find(|n| self::address(2, *n, SERVER_PORT) == address)
         };
-        route.group(hash).members().iter().filter_map(number).collect()
+        places.iter().filter_map(number).collect()
+    }
+
+    /// A host for one more operator.
+    pub fn operator(&self, number: u32) -> Rc<Node> {
+        Node::new(&format!("operator{number}"), ip(5, number as usize), self.seed ^ 0x0e ^ u64::from(number) << 16)
     }
 
     /// The newest epoch that any server has on its disk.
@@ -282,7 +297,7 @@ impl Cluster {
                 let config = self.server_config(number);
                 let gateway = (self.shape.combined && number < self.shape.gateways)
                     .then(|| (self.gateway_config(number), clients_of(host)));
-                match act_as(&host.node, || self.open_store(disk)) {
+                match act_as(&host.node, || self.open_store(disk, STORE_DIR)) {
                     Ok(store) => {
                         *host.store.borrow_mut() = Some(store.clone());
                         Process::start(&host.node, run_server(config, store, self.shape.sync, gateway, failure))
@@ -298,7 +313,17 @@ impl Cluster {
         *host.process.borrow_mut() = Some(process);
     }
 
-    fn open_store(&self, disk: MemDisk) -> Result<Arc<LogStore>, String> {
+    /// Opens what a server has made as a backup under a suffix.
+    ///
+    /// # Errors
+    /// When that is no store.
+    pub fn open_backup(&self, server: usize, suffix: &str) -> Result<Arc<LogStore>, String> {
+        let host = &self.servers[server];
+        let disk = host.disk.borrow().clone();
+        act_as(&host.node, || self.open_store(disk, &format!("{STORE_DIR}-{suffix}")))
+    }
+
+    fn open_store(&self, disk: MemDisk, dir: &str) -> Result<Arc<LogStore>, String> {
         let usual = Options {
             shards: self.shape.workers,
             sync: self.shape.sync,
@@ -311,7 +336,7 @@ impl Cluster {
             false => usual,
         };
         let disk: Arc<dyn Disk> = Arc::new(disk);
-        LogStore::open(disk, Path::new(STORE_DIR), options).map(Arc::new).map_err(|e| e.to_string())
+        LogStore::open(disk, Path::new(dir), options).map(Arc::new).map_err(|e| e.to_string())
     }
 
     fn manager_addresses(&self) -> Vec<Address> {
@@ -430,7 +455,11 @@ impl Cluster {
     }
 
     /// Has each manager in turn, until one does not refuse, carry out what an operator wants.
-    pub async fn command(&self, command: Command) -> Result<(), CallError> {
+    pub async fn command(self: &Rc<Self>, command: Command) -> Result<(), CallError> {
+        if let Command::Backup(number) = command {
+            backup::make(self, number).await;
+            return Ok(());
+        }
         let mut outcome = Err(CallError::Lost);
         for to in self.manager_addresses() {
             outcome = self.operate(to, command).await;
@@ -492,8 +521,12 @@ pub enum Command {
     FullReplace,
     /// kumoctl enable-auto-replace.
     AutoReplace(bool),
-    /// kumoctl rate: bytes per second for each server.
+    /// kumoctl rate: bytes a second; 0: as fast as they can.
     Rate(u64),
+    /// kumoctl pause, resume.
+    Pause(bool),
+    /// kumoctl backup with this number as suffix. It asks servers, not managers.
+    Backup(u32),
 }
 
 impl Command {
@@ -537,6 +570,15 @@ impl Command {
                 write_array(&mut params, 1);
                 write_uint(&mut params, bytes_per_sec);
                 v1::method::RATE
+            }
+            Command::Pause(paused) => {
+                flag(&mut params, paused);
+                v1::method::PAUSE
+            }
+            Command::Backup(number) => {
+                write_array(&mut params, 1);
+                write_raw(&mut params, number.to_string().as_bytes());
+                method::CREATE_BACKUP
             }
         };
         (method, params)

@@ -7,11 +7,13 @@
 //!    cut, for all packets or for one [`kind`].
 //! 2. [`cluster`]: the roles on their hosts. [`client`]: who uses them, and what they saw; [`text`], [`wide`]: in which words, and
 //!    with which of the rarer commands.
-//! 3. [`script`]: what goes wrong and when. [`scenario`]: the schedules that break lesser designs.
-//!    [`run`]: one run and its judgement. [`trace`]: what happened, for people.
+//! 3. [`script`]: what goes wrong and when; [`events`]: what else happens to a cluster. [`scenario`]: the schedules that
+//!    break lesser designs. [`run`]: one run and its judgement; [`backup`]: of backups. [`trace`]: what happened, for people.
 
+pub mod backup;
 pub mod client;
 pub mod cluster;
+pub mod events;
 pub mod kind;
 pub mod net;
 pub mod node;

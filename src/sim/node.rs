@@ -14,7 +14,7 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 /// UNIX time at the start of every run.
-const EPOCH_SECS: u64 = 1_800_000_000;
+pub const EPOCH_SECS: u64 = 1_800_000_000;
 
 /// How often [`Process::ended`] looks.
 const ENDED_STEP: std::time::Duration = std::time::Duration::from_millis(20);

@@ -5,8 +5,8 @@ use super::cluster::{Cluster, Command, Shape, Who, key_name};
 use super::node::{self, Dice, Node, Process};
 use super::script::{self, Act, Script};
 use super::wide::Wide;
-use super::{net, trace};
-use crate::check::{self, Action, Clocks, Outcome, Verdict};
+use super::{events, net, trace};
+use crate::check::{self, Action, Clocks, Entry, Flushed, Outcome, Verdict};
 use crate::logic::record;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -25,6 +25,11 @@ const HEALS_WITHIN: Duration = Duration::from_secs(12);
 
 /// How long a script waits for another epoch.
 const EPOCH_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long managers may take to have a flush done that is due, once nothing is wrong any more.
+const FLUSHES_WITHIN: Duration = Duration::from_secs(3);
+/// The numbers of clients that ask for one thing begin here, and go on with milliseconds and the key.
+const ASKERS: u32 = 1_000_000;
 
 /// How long replicas may take to agree after the last command: some may have to be filled first.
 const SETTLES_WITHIN: Duration = Duration::from_secs(15);
@@ -59,6 +64,8 @@ pub enum Failure {
     Disagreement(String),
     /// A process ended by itself.
     Ended(String),
+    /// A backup cannot be opened, or could not take the cluster's place.
+    Backup(String),
     /// There was too long a time without an acknowledged change.
     Gap(u64),
     /// It panicked.
@@ -72,6 +79,7 @@ impl fmt::Display for Failure {
             Failure::NotServing(text) => write!(f, "does not serve: {text}"),
             Failure::Disagreement(text) => write!(f, "replicas disagree: {text}"),
             Failure::Ended(text) => write!(f, "ended by itself: {text}"),
+            Failure::Backup(text) => write!(f, "wrong backup: {text}"),
             Failure::Gap(ms) => write!(f, "{ms} ms without an acknowledged change"),
             Failure::Panic(text) => write!(f, "panicked: {text}"),
         }
@@ -120,6 +128,12 @@ impl Plan {
     /// The same with some of the rarer commands.
     pub fn widened(mut self) -> Plan {
         self.load.wide = Wide::draw(self.seed);
+        self
+    }
+
+    /// The same with clocks apart, backups, replaces and changes of pace.
+    pub fn eventful(mut self) -> Plan {
+        events::add(self.seed, &self.shape, self.duration_ms, &mut self.script);
         self
     }
 
@@ -191,6 +205,7 @@ impl Plan {
             tracing::info!("*** {act}");
             match act {
                 Act::AwaitEpoch => began += until_another_epoch(cluster, epoch).await,
+                Act::Ask(gateway, key, action) => self.ask(cluster, log, (*gateway, *key, action.clone())),
                 Act::Insist(command) => began += insist(cluster, *command).await,
                 _ => {}
             }
@@ -215,6 +230,11 @@ impl Plan {
         if self.load.ends_reading() {
             enough.set(true);
         }
+        if events::changes_pace(&self.script) {
+            for command in [Command::Pause(false), Command::Rate(0)] {
+                let _ = cluster.command(command).await;
+            }
+        }
         if self.until_served(cluster, log, HEALS_WITHIN).await.is_err() {
             tracing::info!("*** an operator attaches");
             self.attached.set(true);
@@ -225,6 +245,7 @@ impl Plan {
         for client in &clients {
             client.ended().await;
         }
+        self.see_flushes(cluster, log).await?;
         let until = Instant::now() + SETTLES_WITHIN;
         loop {
             sleep(Duration::from_millis(200)).await;
@@ -233,6 +254,49 @@ impl Plan {
                 compared => return compared,
             }
         }
+    }
+
+    /// A client that asks for one thing. It outlives what happens to its gateway, as all do.
+    fn ask(&self, cluster: &Rc<Cluster>, log: &Rc<Log>, (gateway, key, action): (Who, usize, Action)) {
+        let ip = cluster.host(gateway).node.ip;
+        let number = ASKERS + (node::elapsed_micros() / 1000) as u32 * 10 + key as u32;
+        let host = Node::new(&format!("asker{number}"), ip, self.seed);
+        host.lives.set(3_000_000 + u64::from(number));
+        let mut client = Client::new(number, (0, ip), log.clone(), self.seed);
+        Process::start(&host, async move { drop(client.execute(key, action).await) });
+    }
+
+    /// Where a flush was asked for with a delay: waits until it is done, which it must be soon once it is due, and has
+    /// every key read again through every gateway.
+    async fn see_flushes(&self, cluster: &Rc<Cluster>, log: &Rc<Log>) -> Result<(), Failure> {
+        let is_delayed = |entry: &Entry| matches!(entry.action, Action::FlushLater(_));
+        if !log.history.borrow().entries().iter().any(is_delayed) {
+            return Ok(());
+        }
+        let due = node::elapsed_micros() * 1000;
+        let until = Instant::now() + FLUSHES_WITHIN;
+        while cluster.newest_epoch().flush_at.is_some_and(|at| at <= node::unix_secs()) {
+            if Instant::now() > until {
+                return Err(Failure::NotServing(format!("a flush is due and not done: {}", cluster.describe())));
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        self.until_read(cluster, log).await;
+        let done = node::elapsed_micros() * 1000;
+        log.history.borrow_mut().flushed = Some(Flushed { due, done });
+        self.until_read(cluster, log).await;
+        Ok(())
+    }
+
+    /// Has every key read through every gateway, and waits for that.
+    async fn until_read(&self, cluster: &Rc<Cluster>, log: &Rc<Log>) {
+        for gateway in 0..self.shape.gateways {
+            for key in 0..self.load.keys {
+                self.ask(cluster, log, (Who::Gateway(gateway), key, Action::Get));
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+        sleep(Duration::from_secs(1)).await;
     }
 
     async fn bring_up(&self, cluster: &Rc<Cluster>, log: &Rc<Log>) -> Result<(), Failure> {
@@ -339,13 +403,22 @@ impl Plan {
         history.clocks = Clocks { second: client::SECOND, skew_secs: self.skew_secs() };
         let unknown = history.entries().iter().filter(|e| e.outcome == Outcome::Unknown).count();
         let verdict = check::check(&history, CHECK_STEPS);
-        let undecided = matches!(verdict, Verdict::Undecided(_));
-        let judged = match verdict {
+        let mut undecided = matches!(verdict, Verdict::Undecided(_));
+        let mut judged = match verdict {
             Verdict::Violated(violation) => Some(Failure::NotLinearizable(violation.to_string())),
             Verdict::Linearizable | Verdict::Undecided(_) => failure,
         };
         for who in cluster.everybody() {
             cluster.kill(who);
+        }
+        for backup in cluster.backups.borrow().iter() {
+            if judged.is_some() {
+                break;
+            }
+            match backup.judge(cluster, &history, self.load.keys) {
+                Ok(known) => undecided |= !known,
+                Err(text) => judged = Some(Failure::Backup(text)),
+            }
         }
         Report {
             failure: judged,
@@ -361,7 +434,7 @@ impl Plan {
 }
 
 /// Repeats a command until the newest epoch on any disk is another. Returns how long that took.
-async fn insist(cluster: &Cluster, command: Command) -> Duration {
+async fn insist(cluster: &Rc<Cluster>, command: Command) -> Duration {
     let (began, known) = (Instant::now(), cluster.newest_epoch().number);
     while cluster.newest_epoch().number == known && began.elapsed() < EPOCH_WITHIN {
         // One that is refused, or not answered, is repeated like one that has nothing to change.

@@ -4,6 +4,7 @@
 //! way), so that each is worth many seeds.
 
 pub mod left_out;
+mod values;
 
 use super::client::{Load, Then};
 use super::cluster::{Command, Shape, Who};
@@ -66,7 +67,7 @@ const PLAIN: Scenario = Scenario { name: "", story: "", shape: TRIO, script: |_,
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    const { &SEVERAL }.iter().chain(const { &left_out::ALL })
+    const { &SEVERAL }.iter().chain(const { &left_out::ALL }).chain(const { &values::ALL })
 }
 
 /// Those that several rules stand against.

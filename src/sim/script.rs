@@ -1,9 +1,10 @@
 //! What happens to a cluster and when: written down, or drawn from a seed.
 
-use super::cluster::{Cluster, Command, Shape, Who};
+use super::cluster::{Cluster, Command, Shape, Who, key_name};
 use super::kind::Kind;
 use super::net;
 use super::node::Dice;
+use crate::check::Action;
 use crate::store::fs::mem::Faults;
 use std::fmt;
 use std::rc::Rc;
@@ -61,6 +62,8 @@ pub enum Act {
     FreeDisk(Who),
     /// An operator's command.
     Command(Command),
+    /// A client at a gateway asks for something about a key, given by its number. It waits for nothing else.
+    Ask(Who, usize, Action),
     /// All that follows waits until the cluster is in another epoch than when the act before this one struck, 3 s at most.
     AwaitEpoch,
     /// An operator repeats a command until it has made another epoch, for 3 s at most. All that follows waits.
@@ -98,6 +101,7 @@ impl fmt::Display for Act {
             Act::BreakSyncs(who) => write!(f, "the disk of {who} fails to sync"),
             Act::FreeDisk(who) => write!(f, "the disk of {who} has room"),
             Act::Command(command) => write!(f, "kumoctl {command:?}"),
+            Act::Ask(gateway, key, action) => write!(f, "at {gateway}, {}: {action}", key_name(*key)),
             Act::AwaitEpoch => write!(f, "wait for another epoch"),
             Act::Insist(command) => write!(f, "kumoctl {command:?}, until there is another epoch"),
         }
@@ -174,7 +178,7 @@ impl Act {
             }
             Act::FreeDisk(who) => cluster.set_disk_faults(*who, Faults::default()),
             // For who strikes: see [`super::run`].
-            Act::AwaitEpoch | Act::Insist(_) => {}
+            Act::AwaitEpoch | Act::Ask(..) | Act::Insist(_) => {}
             Act::Command(command) => {
                 let (cluster, command) = (cluster.clone(), *command);
                 tokio::task::spawn_local(async move {

@@ -141,6 +141,20 @@ pub fn write_whole(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()>
     disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
 }
 
+/// Makes the file `path` hold bytes with their checksum, CRC-32C, big-endian, before them: complete and synced, or as it
+/// was.
+pub fn save_checked(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_whole(disk, path, &[&crc32c::crc32c(bytes).to_be_bytes(), bytes].concat())
+}
+
+/// Bytes that were kept so, up to `limit`; `None` when they are damaged.
+pub fn load_checked(disk: &dyn Disk, path: &Path, limit: usize) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = read_small(disk, path, limit + 4)?;
+    let sound =
+        bytes.split_first_chunk::<4>().is_some_and(|(crc, rest)| u32::from_be_bytes(*crc) == crc32c::crc32c(rest));
+    Ok(sound.then(|| bytes.split_off(4)))
+}
+
 /// What a file or directory is called until it is complete.
 pub fn partial_name(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();

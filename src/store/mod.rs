@@ -20,6 +20,7 @@ pub mod identity;
 pub mod log;
 pub mod merge;
 pub mod open;
+pub mod restored;
 pub mod sled;
 pub mod tokyo;
 

@@ -15,6 +15,7 @@ mod clients;
 mod combined;
 mod damage;
 mod drain;
+mod flush;
 mod guide;
 mod harness;
 mod installed;

@@ -256,7 +256,17 @@ fn changes_under_way_when_their_coordinator_dies_are_known_to_the_next_and_to_it
 /// Writes a record to one member alone, in the name of the server that coordinates it: as that one may have done just
 /// before it died. It is the work of a change that was never answered.
 fn write_as_coordinator(gateway: &Gateway<'_>, epoch: &Epoch, member: SocketAddr, change: &Change, data: &[u8]) {
-    let coordinator = holders(epoch, change.key)[0];
+    write_as(gateway, epoch, (holders(epoch, change.key)[0], member), change, data);
+}
+
+/// The same in the name of any server.
+fn write_as(
+    gateway: &Gateway<'_>,
+    epoch: &Epoch,
+    (server, member): (SocketAddr, SocketAddr),
+    change: &Change,
+    data: &[u8],
+) {
     let found = gateway.fetch(member, change.key).expect("a record is there");
     let version = record::version_of(&found).expect("a dbval").0 + 1;
     let mut dbval = Vec::new();
@@ -264,9 +274,9 @@ fn write_as_coordinator(gateway: &Gateway<'_>, epoch: &Epoch, member: SocketAddr
     dbval.extend_from_slice(data);
     let answer = Answer::Number(String::from_utf8_lossy(data).parse().expect("a number"));
     let id = Id { gateway: gateway.incarnation, sequence: change.id.sequence, floor: change.id.floor };
-    let incarnation = epoch.server(Address::new(coordinator)).expect("it is in the epoch").incarnation;
+    let incarnation = epoch.server(Address::new(server)).expect("it is in the epoch").incarnation;
     let mut message = Vec::new();
-    write_hello(&mut message, Address::new(coordinator), Role::Server);
+    write_hello(&mut message, Address::new(server), Role::Server);
     // Its second worker, which it does not have, numbers entries of its own.
     let connect = Connect { peer: Peer::Server, incarnation, workers: 1, from_worker: 1, worker: 0 };
     connect.write(&mut message, 1);
@@ -458,5 +468,50 @@ fn increments_under_kills_of_their_coordinator_are_all_told_and_each_made_once()
     // servers remembered, each kill did.
     assert!(unknown <= 2 * CLIENTS as u64, "{unknown} unknown");
     assert!(retries.parse::<u64>().expect("a number") > 0);
+    cluster.assert_sound();
+}
+
+/// A fetch looked at a value, its gateway was told, and the same request arrived again when the value had become stale: it
+/// won, and nobody was told to make the value anew.
+#[test]
+fn a_fetch_that_has_looked_wins_nothing_when_it_arrives_again() {
+    const WON: u64 = 2;
+    let _turn = Turn::shared();
+    let mut cluster = three_servers();
+    {
+        let mut gateway = Gateway::new(&cluster, 7);
+        let mut set = gateway.change(Op::Set, "a", b"1", 0);
+        gateway.ask(&mut set);
+        let mut look = gateway.change(Op::Fetch, "a", b"", 0);
+        let first = gateway.ask(&mut look);
+        assert_eq!(first.array()[1].int() & WON, 0);
+        assert_eq!(gateway.ask(&mut look), first, "as long as nothing has changed it can be answered");
+        let mut invalidate = gateway.change(Op::Invalidate, "a", b"", 0);
+        gateway.ask(&mut invalidate);
+        assert_eq!(gateway.ask(&mut look), unknown());
+        let mut fetch = gateway.change(Op::Fetch, "a", b"", 0);
+        let won = gateway.ask(&mut fetch);
+        assert_eq!(won.array()[1].int() & WON, WON);
+    }
+    cluster.assert_sound();
+}
+
+/// A member stored whatever another server of its epoch sent.
+#[test]
+fn a_record_from_a_server_that_does_not_coordinate_its_key_is_not_stored() {
+    let _turn = Turn::shared();
+    let mut cluster = three_servers();
+    {
+        let mut gateway = Gateway::new(&cluster, 7);
+        let mut set = gateway.change(Op::Set, "n", b"1", 0);
+        gateway.ask(&mut set);
+        let change = gateway.change(Op::Set, "n", b"2", 0);
+        let epoch = newest_epoch(&gateway.running());
+        let holders = holders(&epoch, "n");
+        write_as(&gateway, &epoch, (holders[1], holders[2]), &change, b"2");
+        assert_eq!(gateway.has(holders[2], "n").as_deref(), Some("1"));
+        write_as(&gateway, &epoch, (holders[0], holders[2]), &change, b"2");
+        assert_eq!(gateway.has(holders[2], "n").as_deref(), Some("2"));
+    }
     cluster.assert_sound();
 }

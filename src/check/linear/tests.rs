@@ -3,7 +3,7 @@
 mod naive;
 
 use super::*;
-use crate::check::{Marks, Stored};
+use crate::check::{Flushed, Marks, Stored};
 
 /// Operations of one key from lines `asked answered action outcome`.
 fn history(lines: &[(u64, u64, Action, Outcome)]) -> History {
@@ -211,13 +211,13 @@ fn a_value_of_unknown_store_ends_after_it_was_seen_first() {
 
 #[test]
 fn a_delayed_flush_comes_in_its_time_and_once() {
-    let run = |reads: &[(u64, Outcome)], others: &[(u64, u64, Action, Outcome)], flushed_by| {
+    let run = |reads: &[(u64, Outcome)], others: &[(u64, u64, Action, Outcome)], flushed_by: Option<u64>| {
         let mut lines = vec![(1, 2, set("a"), Outcome::Stored), (11, 12, Action::FlushLater(2), Outcome::Ok)];
         lines.extend(reads.iter().map(|(at, outcome)| (*at, *at + 1, Action::Get, outcome.clone())));
         lines.extend_from_slice(others);
         let mut history = history(&lines);
         history.clocks = Clocks { second: 10, skew_secs: 0 };
-        history.flushed_by = flushed_by;
+        history.flushed = flushed_by.map(|by| Flushed { due: by, done: by });
         check(&history, 100_000) == Verdict::Linearizable
     };
     assert!(!run(&[(28, Outcome::Miss)], &[], None));

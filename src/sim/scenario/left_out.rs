@@ -29,7 +29,7 @@ fn delay_all(from: std::ops::Range<usize>, to: std::ops::Range<usize>, ms: u64, 
 }
 
 /// Rules, and the schedule that fails within a few dozen runs where they are left out together.
-pub const FOUND: [(&[Rule], &str); 17] = [
+pub const FOUND: [(&[Rule], &str); 21] = [
     (&[Rule::Fence], "refused-elsewhere"),
     (&[Rule::AwaitReports], "reported-late"),
     (&[Rule::CopyStableOnly], "copied-pending"),
@@ -47,6 +47,10 @@ pub const FOUND: [(&[Rule], &str); 17] = [
     (&[Rule::Floor], "forgotten-outcome"),
     (&[Rule::ReportUnstable], "nobody-asks-again"),
     (&[Rule::QuietStart], "restarted-at-once"),
+    (&[Rule::ExpiryIsWritten], "told-expired"),
+    (&[Rule::CoordinatorJudges], "two-clocks"),
+    (&[Rule::FlushHeard], "flushed-alone"),
+    (&[Rule::FlushStays], "flushed-meanwhile"),
 ];
 
 /// All of them.

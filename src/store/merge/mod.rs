@@ -11,6 +11,8 @@
 //!   number counts, whatever its stamp; a forget hides older ones, and so does a damaged record whose place is known,
 //!   both in this source only.
 //! * Of what the sources then have of a key, the newest stamp counts; of equal ones, the source named first.
+//! * The newest epoch that is beside a source comes to lie beside the result, for what a server makes of it
+//!   ([`super::restored`]).
 //! * A deletion mark is a record like others: where it is the newest, it is what the result has. Servers forget it as
 //!   they forget all others.
 //!
@@ -31,8 +33,10 @@ use super::fs::{Disk, RealDisk, store_error};
 use super::log::format::{Draft, Kind};
 use super::log::fresh;
 use super::open::Engine;
+use super::restored::{self, BACKUP_EPOCH_FILE, EPOCH_FILE};
 use super::sled::outside;
 use super::{Record, StoreError};
+use crate::logic::epoch::Epoch;
 use crate::logic::record::is_mark;
 use parts::{Entry, Parts};
 use std::path::{Path, PathBuf};
@@ -249,7 +253,24 @@ fn gather(order: &Order, sources: &[Source], tmp: &Path, watcher: &mut dyn Watch
     }
     std::fs::remove_dir(&parts_dir).map_err(|e| store_error("cannot remove", &parts_dir, e))?;
     sink.finish()?;
+    if let Some(epoch) = newest_epoch(&order.sources)? {
+        restored::save(&RealDisk, tmp, &epoch).map_err(|e| store_error("cannot write to", tmp, e))?;
+    }
     Ok(summary)
+}
+
+/// The newest epoch that is beside the sources: in a server's own database, or in a backup.
+fn newest_epoch(sources: &[PathBuf]) -> Result<Option<Epoch>, StoreError> {
+    let mut newest: Option<Epoch> = None;
+    for source in sources {
+        for name in [EPOCH_FILE, BACKUP_EPOCH_FILE] {
+            let read = restored::load(&RealDisk, source, name);
+            let epoch = read.map_err(|e| store_error("cannot read", &source.join(name), e))?;
+            let number = newest.as_ref().map_or(0, |epoch| epoch.number);
+            newest = epoch.filter(|epoch| epoch.number > number).or(newest);
+        }
+    }
+    Ok(newest)
 }
 
 fn go_on(watcher: &mut dyn Watcher, progress: Progress) -> Result<(), StoreError> {

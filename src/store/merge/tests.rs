@@ -353,3 +353,28 @@ fn one_that_is_stopped_leaves_nothing() {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "after {looks} looks");
     }
 }
+
+#[test]
+fn the_newest_epoch_beside_the_sources_comes_to_lie_beside_the_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let sources: Vec<PathBuf> = (0..3).map(|n| dir.path().join(format!("source-{n}"))).collect();
+    for (n, path) in (0..).zip(&sources) {
+        let store = open_log(path, 1);
+        put(&store, &key(n), 5 + n, &value(1 + n, 1));
+        commit(&store);
+        store.close().unwrap();
+    }
+    let dest = dir.path().join("dest");
+    merge(&order(&dest, Engine::Log, &sources), &mut ear()).unwrap();
+    assert_eq!(restored::load(&RealDisk, &dest, BACKUP_EPOCH_FILE).unwrap(), None, "no source tells an epoch");
+    let epoch = |number, flushed| Epoch { number, flushed, ..Epoch::default() };
+    restored::save(&RealDisk, &sources[0], &epoch(8, 7)).unwrap();
+    restored::save(&RealDisk, &sources[1], &epoch(6, 2)).unwrap();
+    let again = Order { overwrite: true, ..order(&dest, Engine::Log, &sources) };
+    merge(&again, &mut ear()).unwrap();
+    assert_eq!(restored::load(&RealDisk, &dest, BACKUP_EPOCH_FILE).unwrap(), Some(epoch(8, 7)));
+    // A server's own database has it under another name.
+    std::fs::rename(sources[0].join(BACKUP_EPOCH_FILE), sources[2].join(EPOCH_FILE)).unwrap();
+    merge(&again, &mut ear()).unwrap();
+    assert_eq!(restored::load(&RealDisk, &dest, BACKUP_EPOCH_FILE).unwrap(), Some(epoch(8, 7)));
+}

@@ -1,0 +1,170 @@
+//! `kumoctl backup` while faults strike, and whether what it made is what it says: a picture from which the cluster could
+//! go on.
+//!
+//! A backup holds all that was acknowledged before it was asked for, and of what was under way until it was answered this
+//! or that. So a get of what it holds, behind everything else that clients did up to then, has to fit into their history,
+//! where all that was not answered before it was asked for counts as of unknown outcome.
+
+use super::client::SECOND;
+use super::cluster::{Cluster, SERVER_PORT, address, key_name};
+use super::node::{self, EPOCH_SECS, Process};
+use crate::check::{self, Action, Entry, History, Marks, Outcome, Seen, Verdict};
+use crate::logic::epoch::Epoch;
+use crate::logic::expiry;
+use crate::logic::record::{self, Stamp};
+use crate::logic::route::Route;
+use crate::net::rpc::{Limits, RpcConn};
+use crate::proto::rpc::msgpack::{Reader, write_array, write_raw};
+use crate::proto::rpc::v1::{BackedUp, method};
+use crate::store::log::LogStore;
+use crate::store::{Shard, Store, StoreError};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// How long a server may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Steps of search for each key. Little is under way while a backup is made.
+const CHECK_STEPS: u64 = 30_000;
+/// Who reads a backup, in histories.
+const READER: u32 = 999;
+
+/// What became of one `kumoctl backup`.
+#[derive(Clone, Debug)]
+pub struct Backup {
+    suffix: String,
+    /// The newest epoch that a server knew when it was asked for.
+    epoch: Epoch,
+    /// When it was asked for, and when the last server had made it, in the times of histories.
+    asked: u64,
+    answered: u64,
+    /// The servers that have made one.
+    made: Vec<usize>,
+}
+
+fn now() -> u64 {
+    node::elapsed_micros() * 1000
+}
+
+/// Has every server make a backup of that number.
+pub async fn make(cluster: &Rc<Cluster>, number: u32) {
+    let (epoch, asked, suffix) = (cluster.newest_epoch(), now(), number.to_string());
+    let (done, made) = tokio::sync::oneshot::channel();
+    let (name, servers) = (suffix.clone(), cluster.shape.servers);
+    let operator = cluster.operator(number);
+    let process = Process::start(&operator, async move {
+        let mut asked = JoinSet::new();
+        for server in 0..servers {
+            let suffix = name.clone();
+            asked.spawn_local(async move { at(server, &suffix).await.then_some(server) });
+        }
+        let (mut made, mut last) = (Vec::new(), 0);
+        while let Some(answer) = asked.join_next().await {
+            if let Ok(Some(server)) = answer {
+                made.push(server);
+                last = now();
+            }
+        }
+        let _ = done.send((made, last));
+    });
+    let (made, answered) = made.await.unwrap_or_default();
+    process.kill();
+    super::net::process_died(operator.ip, operator.lives.get());
+    tracing::info!("kumoctl backup {suffix}: servers {made:?} have made one");
+    cluster.backups.borrow_mut().push(Backup { suffix, epoch, asked, answered, made });
+}
+
+async fn at(server: usize, suffix: &str) -> bool {
+    let handler = Rc::new(|_: &RpcConn, _: crate::net::rpc::Event| ());
+    let to = address(2, server, SERVER_PORT).socket_addr();
+    let connected = RpcConn::connect_client(to, Duration::from_secs(1), Limits::default(), handler).await;
+    let Ok(conn) = connected else { return false };
+    let params = |out: &mut Vec<u8>| {
+        write_array(out, 1);
+        write_raw(out, suffix.as_bytes());
+    };
+    let answer = conn.call(method::BACKUP, params, PATIENCE).await;
+    answer.is_ok_and(|result| matches!(BackedUp::read(&mut Reader::new(&result)), Ok(Ok(_))))
+}
+
+impl Backup {
+    /// Whether it is known to be right.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn judge(&self, cluster: &Cluster, history: &History, keys: usize) -> Result<bool, String> {
+        let route = Route::new(&self.epoch);
+        let mut opened: BTreeMap<usize, Arc<LogStore>> = BTreeMap::new();
+        for server in &self.made {
+            let store = cluster.open_backup(*server, &self.suffix);
+            opened.insert(*server, store.map_err(|e| format!("backup {} of server{server}: {e}", self.suffix))?);
+        }
+        let mut up_to_then = self.history(history);
+        for name in (0..keys).map(key_name) {
+            let dbkey = dbkey(&name);
+            let hash = record::dbkey_hash(&dbkey).unwrap_or_default();
+            let full = cluster.numbers(&self.epoch, route.group(hash).full());
+            // Without all of them it is no backup of this key.
+            if full.is_empty() || !full.iter().all(|server| opened.contains_key(server)) {
+                continue;
+            }
+            let mut newest: Option<(Stamp, Vec<u8>)> = None;
+            for store in full.iter().filter_map(|server| opened.get(server)) {
+                let held =
+                    held(store, cluster.shape.workers, &dbkey).map_err(|e| format!("backup {}: {e}", self.suffix))?;
+                let held = held.filter(|(stamp, _)| stamp.epoch >= self.epoch.flushed);
+                if held.as_ref().map(|(stamp, _)| *stamp) > newest.as_ref().map(|(stamp, _)| *stamp) {
+                    newest = held;
+                }
+            }
+            let outcome = self.seen(newest.as_ref().map(|(_, dbval)| dbval.as_slice()));
+            let (key, at) = (name.into_bytes(), self.answered);
+            up_to_then.push(Entry { client: READER, key, action: Action::Get, outcome, invoked: at, returned: at });
+        }
+        match check::check(&up_to_then, CHECK_STEPS) {
+            Verdict::Violated(violation) => Err(format!("backup {} does not fit: {violation}", self.suffix)),
+            Verdict::Linearizable => Ok(true),
+            Verdict::Undecided(_) => Ok(false),
+        }
+    }
+
+    /// What had been asked for when it was answered.
+    fn history(&self, all: &History) -> History {
+        let mut history = History::default();
+        history.clocks = all.clocks;
+        for entry in all.entries().iter().filter(|entry| entry.invoked <= self.answered) {
+            let known = entry.outcome != Outcome::Unknown && entry.returned < self.asked;
+            let outcome = if known { entry.outcome.clone() } else { Outcome::Unknown };
+            history.push(Entry { outcome, ..entry.clone() });
+        }
+        history
+    }
+
+    fn seen(&self, dbval: Option<&[u8]>) -> Outcome {
+        let now_secs = EPOCH_SECS + self.answered / SECOND;
+        let body = dbval.and_then(record::parse).and_then(|value| value.body);
+        match body.filter(|body| !expiry::is_gone(body.expiry, now_secs)) {
+            Some(body) => {
+                let (data, flags, marks) = (body.data.to_vec(), body.flags, Marks::default());
+                Outcome::Value(Seen { data, flags, unique: None, marks })
+            }
+            None => Outcome::Miss,
+        }
+    }
+}
+
+/// The record of a key in one server's backup.
+fn held(store: &LogStore, workers: u16, dbkey: &[u8]) -> Result<Option<(Stamp, Vec<u8>)>, StoreError> {
+    let worker = record::worker_of(record::dbkey_hash(dbkey).unwrap_or_default(), workers);
+    let mut shard = store.shards()[usize::from(worker)].lock().expect("no holder of a shard panics");
+    let shard: &mut dyn Shard = &mut *shard;
+    Ok(shard.get(dbkey)?.map(|record| (record.stamp(), record.dbval.to_vec())))
+}
+
+fn dbkey(name: &str) -> Vec<u8> {
+    let mut dbkey = Vec::new();
+    record::encode_dbkey(name.as_bytes(), &mut dbkey);
+    dbkey
+}

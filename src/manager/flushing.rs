@@ -104,7 +104,9 @@ mod tests {
             disk_id: u64::from(*n),
             incarnation: u64::from(*n),
             workers: 1,
-            removed: if *active { None } else { Some(1) },
+            removed: if *active { None,
+            drained: false,
+        } else { Some(1) },
             claim: u64::from(!*active),
         };
         let servers = servers.iter().map(entry).collect();

@@ -100,6 +100,7 @@ fn routes() {
         workers: 2,
         removed: None,
         claim: 0,
+        drained: false,
     };
     let nodes: Vec<Node> = (1..=6).map(|n| Node { address: address(n), active: true }).collect();
     let space = HashSpace { nodes, timestamp: ClockTime(1) };

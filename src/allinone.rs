@@ -14,6 +14,7 @@ use crate::net::front::Front;
 use crate::net::listen;
 use crate::net::pipe::Doors;
 use crate::net::rpc::{CallError, Event, Limits, RpcConn};
+use crate::net::settings::Settings;
 use crate::net::time::unix_secs;
 use crate::proto::memcache;
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool};
@@ -51,6 +52,8 @@ pub struct Config {
     pub max_value: usize,
     /// Acknowledge only what would survive a loss of power.
     pub sync: bool,
+    /// What the process was told at its start.
+    pub settings: Settings,
 }
 
 /// Runs a cluster whose gateway serves `clients` until `shutdown` says true. Calls `ready` once it serves. Needs an event
@@ -75,12 +78,14 @@ pub async fn run(
     let dice = random_numbers()?;
     let mut manager_config = manager::Config::new(manager_address, dice, unix_secs);
     manager_config.state = Some(config.data.join("manager"));
+    manager_config.settings = config.settings.clone();
     let manager_task = tokio::task::spawn_local(manager::run(manager_config, vec![into_tokio(manager)?], manager_stop));
     let doors = Arc::new(Doors::default());
     let mut server_tasks: Vec<JoinHandle<Result<(), String>>> = Vec::new();
     for (number, (listener, stream)) in (1..).zip(servers) {
         let mut server = server_config(&config, number, manager_address, &listener, &stream)?;
         server.doors = doors.clone();
+        server.settings = config.settings.clone();
         let store = open(Engine::Log, &server.backup, server.workers, config.sync, None).map_err(|e| e.to_string())?;
         let (listener, stream) = (into_tokio(listener)?, into_tokio(stream)?);
         let run = server::run(server, store, listener, stream, cores.clone(), servers_stop.clone());

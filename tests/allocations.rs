@@ -6,6 +6,7 @@
 use kumofs::allinone::{self, Config};
 use kumofs::daemon::sockets::{self, Clients};
 use kumofs::net::cores::event_loop;
+use kumofs::net::settings::Settings;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
@@ -88,7 +89,14 @@ impl Cluster {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let config = Config { data: data.to_owned(), servers, threads: 1, max_value: 1 << 20, sync: false };
+        let config = Config {
+            data: data.to_owned(),
+            servers,
+            threads: 1,
+            max_value: 1 << 20,
+            sync: false,
+            settings: Settings::default(),
+        };
         let (stop, stopped) = watch::channel(false);
         let (told, ready) = mpsc::channel();
         let thread = std::thread::spawn(move || {

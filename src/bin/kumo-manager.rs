@@ -27,6 +27,7 @@ fn manage(options: ManagerOptions, host: &mut Host<'_>) -> Result<(), String> {
         connect_timeout: options.common.connect_timeout,
         connect_retry_limit: options.common.connect_retry_limit,
         state: Some(options.state_file(address)),
+        settings: host.settings(),
         recorder: Recorder::new(move |happened| binary_log.log(happened)),
         ..Config::new(address, [dice()?, dice()?, dice()?], unix_secs)
     };

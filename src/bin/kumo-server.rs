@@ -59,6 +59,7 @@ fn serve(options: ServerOptions, host: &mut Host<'_>) -> Result<(), String> {
         garbage_memory: options.garbage_mem_limit as usize * 1024,
         backup: spec.dir.clone(),
         doors: Arc::default(),
+        settings: host.settings(),
         memory: memory::Limits::SERVER,
     };
     let cores = Arc::new(Cores::start(usize::from(workers)).map_err(|e| format!("cannot start threads: {e}"))?);

@@ -20,6 +20,7 @@ fn serve(options: KumofsOptions, host: &mut Host<'_>) -> Result<(), String> {
         max_value: usize::try_from(options.max_value.0).map_err(|_| "values cannot be so large here")?,
         data: options.data,
         sync: options.sync,
+        settings: host.settings(),
     };
     let served = sockets::names(&clients);
     let ready = || {

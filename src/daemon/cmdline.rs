@@ -8,7 +8,7 @@
 use super::argv::{Known, Shorts, Spelling};
 use super::overlay;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches};
+use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
@@ -73,13 +73,21 @@ pub fn one_line(text: &str) -> String {
 /// Looks up a variable of the environment.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
+/// Long names and values of all options in effect, usual ones included.
+pub type InEffect = Vec<(String, String)>;
+
 /// Reads the options of this process.
-pub fn parse_process<O: Options>() -> Result<O, Ended> {
-    parse(std::env::args_os().skip(1).collect(), &|name| std::env::var_os(name))
+pub fn parse_process<O: Options>() -> Result<(O, InEffect), Ended> {
+    parse_told(std::env::args_os().skip(1).collect(), &|name| std::env::var_os(name))
 }
 
 /// Reads options from words (without the program's name), an environment, and the file that one of them names.
 pub fn parse<O: Options>(words: Vec<OsString>, environment: Environment<'_>) -> Result<O, Ended> {
+    parse_told(words, environment).map(|(options, _)| options)
+}
+
+/// The same, and tells what is in effect.
+pub fn parse_told<O: Options>(words: Vec<OsString>, environment: Environment<'_>) -> Result<(O, InEffect), Ended> {
     let command = O::command();
     let program = command.get_name().to_owned();
     let usage = |line: String| Ended::Usage(format!("{line}; '{program} --help' lists the options"));
@@ -96,13 +104,36 @@ pub fn parse<O: Options>(words: Vec<OsString>, environment: Environment<'_>) -> 
         all.extend(lower.into_iter().filter(|(long, _)| !given.contains(long)).flat_map(|(_, words)| words));
     }
     all.extend(words);
-    let read = command.clone().try_get_matches_from(all).and_then(|matches| O::from_arg_matches(&matches));
-    let options = read.map_err(|e| match e.kind() {
+    let read = command
+        .clone()
+        .try_get_matches_from(all)
+        .and_then(|matches| Ok((O::from_arg_matches(&matches)?, in_effect(&command, &matches))));
+    let (options, told) = read.map_err(|e| match e.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ended::Answered(e.render().to_string()),
         _ => usage(describe(&e, &command, &spelling)),
     })?;
     options.check().map_err(usage)?;
-    Ok(options)
+    Ok((options, told))
+}
+
+/// Options that say what is to be done at once, and not how the daemon runs.
+const NO_SETTINGS: [&str; 3] = ["help", "version", "test-config"];
+
+fn in_effect(command: &Command, matches: &ArgMatches) -> InEffect {
+    let named = command.get_arguments().filter_map(|arg| Some((arg, arg.get_long()?)));
+    named
+        .filter(|(_, long)| !NO_SETTINGS.contains(long))
+        .filter_map(|(arg, long)| {
+            let id = arg.get_id().as_str();
+            let value = if takes_value(arg) {
+                let values = matches.get_raw(id)?;
+                values.map(|value| one_line(&value.to_string_lossy())).collect::<Vec<_>>().join(" ")
+            } else {
+                matches.get_flag(id).to_string()
+            };
+            Some((long.to_owned(), value))
+        })
+        .collect()
 }
 
 /// The words that file and environment come to, by long name; the environment's replace the file's.

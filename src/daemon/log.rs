@@ -11,16 +11,43 @@ use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Registry, reload};
 
 /// The variable that sets the level, whatever `--verbose` says: off, error, warn, info, debug or trace.
 pub const LEVEL_VARIABLE: &str = "KUMO_LOG_LEVEL";
+
+/// The level, for as long as the process runs.
+static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
+
+/// The level of the log, as `kumoctl ADDR config` shows it.
+pub fn level() -> String {
+    let level = LEVEL.get().and_then(reload::Handle::clone_current).unwrap_or(LevelFilter::OFF);
+    level.to_string()
+}
+
+/// Changes the level of the log.
+///
+/// # Errors
+/// A line that says what may be set.
+pub fn set_level(level: &str) -> Result<(), String> {
+    let level = read_level(level)?;
+    let handle = LEVEL.get().ok_or("nothing is logged")?;
+    handle.reload(level).map_err(|e| e.to_string())
+}
+
+fn read_level(level: &str) -> Result<LevelFilter, String> {
+    let read = LevelFilter::from_str(level).ok().filter(|_| level.parse::<u8>().is_err() && !level.is_empty());
+    read.ok_or_else(|| format!("a level is off, error, warn, info, debug or trace, not '{level}'"))
+}
 
 /// What a line of the log looks like.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, clap::ValueEnum)]
@@ -46,13 +73,14 @@ pub fn start(path: Option<&Path>, verbose: bool, format: Format, colour_allowed:
     let note = if format == Format::Json { drop_note_json } else { drop_note };
     let queue = Queue::open(target.clone(), note)
         .map_err(|e| format!("cannot open the log {target}: {e}; name another with --log (-o)"))?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
+    let (filter, handle) = reload::Layer::new(level);
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(colour)
         .event_format(Line { colour, format })
-        .with_writer(QueueWriter(queue.clone()))
-        .finish();
-    tracing::subscriber::set_global_default(subscriber).map_err(|_| "logging was started twice".to_owned())?;
+        .with_writer(QueueWriter(queue.clone()));
+    let _ = LEVEL.set(handle);
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(lines))
+        .map_err(|_| "logging was started twice".to_owned())?;
     Ok(queue)
 }
 
@@ -244,6 +272,15 @@ mod tests {
         tracing::subscriber::with_default(subscriber, log);
         assert!(queue.flush(Duration::from_secs(20)));
         std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn levels_have_names_only() {
+        assert_eq!(read_level("warn"), Ok(LevelFilter::WARN));
+        assert_eq!(read_level("OFF"), Ok(LevelFilter::OFF));
+        for wrong in ["", "3", "loud", "warn,info"] {
+            assert!(read_level(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -20,8 +20,9 @@ pub mod store_spec;
 pub mod supervisor;
 pub mod values;
 
+use crate::net::settings::{LogLevel, Settings};
 use binlog::BinaryLog;
-use cmdline::Ended;
+use cmdline::{Ended, InEffect};
 use detach::Attachment;
 use options::{DaemonOptions, Surroundings};
 use queue::Target;
@@ -45,6 +46,7 @@ const LOG_PATIENCE: Duration = Duration::from_secs(1);
 pub struct Host<'a> {
     stop: watch::Receiver<bool>,
     binary_log: BinaryLog,
+    settings: Settings,
     attachment: &'a mut Attachment,
 }
 
@@ -57,6 +59,11 @@ impl Host<'_> {
     /// Where to write down what happens.
     pub fn binary_log(&self) -> BinaryLog {
         self.binary_log.clone()
+    }
+
+    /// What it was told at its start.
+    pub fn settings(&self) -> Settings {
+        self.settings.clone()
     }
 
     /// To be called once, when the daemon listens, within its event loop: writes the pid file, lets the terminal go, and tells
@@ -72,8 +79,8 @@ impl Host<'_> {
 /// calls `body`, whose error is one line that says what went wrong and how to mend it.
 pub fn run<O: DaemonOptions>(body: impl FnOnce(O, &mut Host<'_>) -> Result<(), String>) -> ExitCode {
     let program = O::command().get_name().to_owned();
-    let options = match cmdline::parse_process::<O>() {
-        Ok(options) => options,
+    let (options, told) = match cmdline::parse_process::<O>() {
+        Ok(read) => read,
         Err(ended) => return ended.report(&program).into(),
     };
     let surroundings = options.surroundings();
@@ -89,7 +96,7 @@ pub fn run<O: DaemonOptions>(body: impl FnOnce(O, &mut Host<'_>) -> Result<(), S
         Ok(attachment) => attachment,
         Err(line) => return Ended::Failed(line).report(&program).into(),
     };
-    match run_attached(options, &mut attachment, body) {
+    match run_attached(options, told, &mut attachment, body) {
         Ok(()) => ExitCode::SUCCESS,
         Err(line) => attachment.report(&program, &Ended::Failed(line)).into(),
     }
@@ -97,6 +104,7 @@ pub fn run<O: DaemonOptions>(body: impl FnOnce(O, &mut Host<'_>) -> Result<(), S
 
 fn run_attached<O: DaemonOptions>(
     options: O,
+    told: InEffect,
     attachment: &mut Attachment,
     body: impl FnOnce(O, &mut Host<'_>) -> Result<(), String>,
 ) -> Result<(), String> {
@@ -118,7 +126,8 @@ fn run_attached<O: DaemonOptions>(
     .map_err(|e| format!("cannot receive signals: {e}"))?;
 
     let detached = attachment.is_detached();
-    let mut host = Host { stop, binary_log: binary_log.clone(), attachment };
+    let settings = Settings::new(told, LogLevel { get: log::level, set: log::set_level });
+    let mut host = Host { stop, binary_log: binary_log.clone(), settings, attachment };
     let result = catch_unwind(AssertUnwindSafe(|| body(options, &mut host)))
         .unwrap_or_else(|_| Err("ended by a defect of its own; the log says where".to_owned()));
     if let Err(line) = &result

@@ -107,7 +107,15 @@ impl View {
         for node in whs.nodes.iter().chain(&rhs.nodes) {
             if !servers.iter().any(|s| s.address == node.address) {
                 let address = node.address;
-                servers.push(ServerEntry { address, disk_id: 0, incarnation: 0, workers: 1, removed: None, claim: 0 });
+                servers.push(ServerEntry {
+                    address,
+                    disk_id: 0,
+                    incarnation: 0,
+                    workers: 1,
+                    removed: None,
+                    claim: 0,
+                    drained: false,
+                });
             }
         }
         View::new(Epoch { servers, whs, rhs, ..Epoch::default() })

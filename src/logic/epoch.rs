@@ -39,6 +39,14 @@ pub struct ServerEntry {
     /// never was.
     #[serde(default)]
     pub claim: u64,
+    /// An operator has it leave (`kumoctl drain`): it is not in whs, and goes from rhs when others have what it holds; from
+    /// then on it is not attached unless somebody asks for that. Left out when it is not so, as in [`Epoch::pace`].
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub drained: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What is being moved, and how far that is.
@@ -85,7 +93,7 @@ pub struct Epoch {
     pub cluster: u64,
     /// The managers.
     pub managers: Vec<ManagerEntry>,
-    /// Every server of whs or rhs.
+    /// Every server of whs or rhs, and those that were drained.
     pub servers: Vec<ServerEntry>,
     /// Who holds what for writes.
     pub whs: HashSpace,
@@ -156,6 +164,9 @@ impl Epoch {
         if self.servers.iter().any(|s| s.removed.is_some() && active(s)) {
             return Err(EpochError::Inconsistent("a removed server is active"));
         }
+        if self.servers.iter().any(|s| s.drained && self.whs.find(s.address).is_some()) {
+            return Err(EpochError::Inconsistent("a drained server is to get records"));
+        }
         if self.flushed > self.number {
             return Err(EpochError::Inconsistent("flushed by an epoch that is not yet"));
         }
@@ -185,7 +196,15 @@ mod tests {
             number: 3,
             cluster: 9,
             managers: vec![ManagerEntry { address, disk_id: 4 }],
-            servers: vec![ServerEntry { address, disk_id: 7, incarnation: 8, workers: 2, removed: None, claim: 0 }],
+            servers: vec![ServerEntry {
+                address,
+                disk_id: 7,
+                incarnation: 8,
+                workers: 2,
+                removed: None,
+                claim: 0,
+                drained: false,
+            }],
             whs: space.clone(),
             rhs: space,
             flushed: 1,
@@ -213,9 +232,22 @@ mod tests {
     }
 
     #[test]
+    fn a_drained_server_is_told_behind_all_else_and_only_then() {
+        let mut epoch = sample();
+        let before = epoch.encode();
+        epoch.whs.nodes.clear();
+        let emptied = epoch.encode();
+        epoch.servers[0].drained = true;
+        assert_eq!(Epoch::decode(&epoch.encode()).unwrap(), epoch);
+        assert_eq!(epoch.encode().len(), emptied.len() + 1);
+        assert!(before.len() > emptied.len());
+    }
+
+    #[test]
     fn contradictions_are_refused() {
-        let broken: [fn(&mut Epoch); 4] = [
+        let broken: [fn(&mut Epoch); 5] = [
             |e| e.servers.clear(),
+            |e| e.servers[0].drained = true,
             |e| e.servers[0].workers = 0,
             |e| e.servers[0].removed = Some(2),
             |e| e.flushed = 4,

@@ -213,11 +213,12 @@ impl Side {
     }
 
     /// For each node of `other`, a space of the same epoch: what it claims, and its place if it is active in this space. A
-    /// node that is not in this space has given up its claim.
+    /// node that is not in this space has given up its claim, unless it was being drained.
     fn claims(&self, epoch: &Epoch, other: &HashSpace) -> Vec<(u64, Option<u16>)> {
         let claim = |node: &Node| {
-            let here = self.addresses.iter().position(|a| *a == node.address)?;
-            Some((epoch.server(node.address)?.claim, self.active[here]))
+            let here = self.addresses.iter().position(|a| *a == node.address);
+            let entry = epoch.server(node.address).filter(|entry| here.is_some() || entry.drained)?;
+            Some((entry.claim, here.and_then(|here| self.active[here])))
         };
         other.nodes.iter().map(|node| claim(node).unwrap_or((0, None))).collect()
     }
@@ -255,8 +256,15 @@ mod tests {
         let mut all: Vec<u8> = rhs.iter().chain(whs).map(|(n, _)| *n).collect();
         all.sort_unstable();
         all.dedup();
-        let entry =
-            |n| ServerEntry { address: address(n), disk_id: 1, incarnation: 1, workers: 1, removed: None, claim: 0 };
+        let entry = |n| ServerEntry {
+            address: address(n),
+            disk_id: 1,
+            incarnation: 1,
+            workers: 1,
+            removed: None,
+            claim: 0,
+            drained: false,
+        };
         let servers = all.into_iter().map(entry).collect();
         Epoch { number: 1, servers, rhs: space(rhs), whs: space(whs), ..Epoch::default() }
     }

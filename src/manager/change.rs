@@ -74,9 +74,12 @@ impl Draft {
         set_active(&mut self.epoch.whs, server.address, true, self.time);
     }
 
-    /// Takes back a server with all that it holds: full where it was full, filling where it was filling.
+    /// Takes back a server with all that it holds: full where it was full, filling where it was filling. One that is being
+    /// drained goes on to be.
     pub fn revive(&mut self, server: &Newcomer, full: bool) {
+        let drained = self.is_drained(server.address);
         self.enter(server);
+        self.set_drained(server.address, drained);
         set_active(&mut self.epoch.whs, server.address, true, self.time);
         if full {
             set_active(&mut self.epoch.rhs, server.address, true, self.time);
@@ -87,9 +90,48 @@ impl Draft {
         }
     }
 
+    /// Has a server leave while it serves: it gets no more than it holds, and goes from the read space when the copying is
+    /// done, so that no key has fewer replicas meanwhile.
+    pub fn drain(&mut self, address: Address) {
+        let before = self.epoch.whs.nodes.len();
+        self.epoch.whs.nodes.retain(|n| n.address != address);
+        if self.epoch.whs.nodes.len() == before {
+            return;
+        }
+        self.set_drained(address, true);
+        self.copy(matches!(self.epoch.phase, Phase::Copying { full: true, .. }));
+    }
+
+    /// Has those that are being drained stay.
+    pub fn keep_the_draining(&mut self) {
+        for entry in self.epoch.servers.iter_mut().filter(|s| s.drained && self.epoch.rhs.is_active(s.address)) {
+            entry.drained = false;
+            self.epoch.whs.nodes.push(Node { address: entry.address, active: true });
+            self.epoch.whs.timestamp = self.time;
+        }
+    }
+
+    fn is_drained(&self, address: Address) -> bool {
+        self.epoch.server(address).is_some_and(|s| s.drained)
+    }
+
+    fn set_drained(&mut self, address: Address, drained: bool) {
+        if let Some(entry) = self.epoch.servers.iter_mut().find(|s| s.address == address) {
+            entry.drained = drained;
+        }
+    }
+
     fn enter(&mut self, server: &Newcomer) {
         let Newcomer { address, disk_id, incarnation, workers } = *server;
-        let entry = ServerEntry { address, disk_id, incarnation, workers: workers.max(1), removed: None, claim: 0 };
+        let entry = ServerEntry {
+            address,
+            disk_id,
+            incarnation,
+            workers: workers.max(1),
+            removed: None,
+            claim: 0,
+            drained: false,
+        };
         match self.epoch.servers.iter_mut().find(|s| s.address == address) {
             Some(old) => {
                 let claim = if old.disk_id == disk_id && disk_id != 0 { old.claim } else { 0 };
@@ -114,6 +156,9 @@ impl Draft {
         if self.epoch.whs.nodes.len() != before {
             self.epoch.whs.timestamp = self.time;
         }
+        let rhs = &self.epoch.rhs;
+        let gone = |s: &ServerEntry| s.drained && !rhs.is_active(s.address) && !keep(s.address);
+        self.epoch.servers.iter_mut().filter(|s| gone(s)).for_each(|s| s.drained = false);
     }
 
     /// Starts a replace. Where nobody is full and nobody may come back, all are full at once, and repair each other:
@@ -145,6 +190,11 @@ impl Draft {
         if let Phase::Copying { time, .. } = self.epoch.phase {
             self.epoch.rhs = self.epoch.whs.clone();
             self.end_claims_of_the_full();
+            // Their lives are over: nobody is to act on what they know of this cluster.
+            let number = self.epoch.number;
+            for entry in self.epoch.servers.iter_mut().filter(|s| s.drained) {
+                (entry.removed, entry.claim) = (entry.removed.or(Some(number)), 0);
+            }
             self.epoch.phase = Phase::Deleting { time };
         }
     }
@@ -194,7 +244,8 @@ impl Draft {
             self.epoch.cluster = new_cluster;
         }
         let (whs, rhs) = (&self.epoch.whs, &self.epoch.rhs);
-        self.epoch.servers.retain(|s| whs.find(s.address).is_some() || rhs.find(s.address).is_some());
+        let is_in = |space: &HashSpace, s: &ServerEntry| space.find(s.address).is_some();
+        self.epoch.servers.retain(|s| is_in(whs, s) || is_in(rhs, s) || s.drained);
         self.epoch
     }
 }

@@ -91,12 +91,14 @@ impl Ranges {
         self.ranges.iter().filter(move |range| !range.iter().any(active))
     }
 
-    /// The claim of each place; 0 for one that has none, or was detached.
+    /// The claim of each place; 0 for one that has none, or was detached. One that is being drained was not.
     fn claims_by_place(&self, epoch: &Epoch) -> Vec<u64> {
         let entries: BTreeMap<Address, &ServerEntry> = epoch.servers.iter().map(|s| (s.address, s)).collect();
         let attached: BTreeSet<Address> = epoch.whs.nodes.iter().map(|n| n.address).collect();
-        let claim =
-            |address: &Address| entries.get(address).filter(|_| attached.contains(address)).map_or(0, |e| e.claim);
+        let claim = |address: &Address| {
+            let entry = entries.get(address).filter(|e| attached.contains(address) || e.drained);
+            entry.map_or(0, |e| e.claim)
+        };
         self.addresses.iter().map(claim).collect()
     }
 

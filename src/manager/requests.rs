@@ -12,6 +12,7 @@ use crate::logic::clock::ClockTime;
 use crate::logic::epoch::Epoch;
 use crate::logic::paxos::Answer;
 use crate::net::rpc::{CallError, Incoming, Peer, Reply};
+use crate::net::settings::{Own, number, truth};
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_raw, write_uint};
 use crate::proto::rpc::vote::{Ask, Voted};
 use crate::proto::rpc::{error, v0, v1};
@@ -24,6 +25,9 @@ const FORWARD_TIMEOUT: Duration = Duration::from_secs(4);
 const BACKUP_TIMEOUT: Duration = Duration::from_secs(600);
 /// Longest suffix of a backup in bytes: what file systems leave of a name.
 const MAX_SUFFIX: usize = 64;
+
+/// The longest `replace-delay`, in seconds: a day.
+const LONGEST_DELAY_SECS: u64 = 86_400;
 
 /// What comes of a request.
 enum Outcome {
@@ -188,16 +192,43 @@ impl Caller<'_> {
                 })
             }
             v0::method::GET_NODES_INFO => self.tell(|state, out| {
-                let newcomers = state.newcomers();
+                let not_attached = state.not_attached();
                 write_array(out, 2);
                 v0::write_seed(out, &state.epoch().whs);
-                write_array(out, newcomers.len());
-                newcomers.iter().for_each(|n| v0::write_address(out, n.address));
+                write_array(out, not_attached.len());
+                not_attached.iter().for_each(|address| v0::write_address(out, *address));
             }),
             v1::method::CONNECT => self.connect(),
             v1::method::GET_EPOCH => self.get_epoch(),
+            v1::method::CONFIG => self.config(),
             _ => self.command(),
         }
+    }
+
+    /// Tells or changes settings of this manager; what is the cluster's is said to all of them.
+    fn config(&self) -> Handled {
+        let state = &self.manager.state;
+        let (auto_replace, delay) = (state.borrow().auto_replace(), state.borrow().replace_delay());
+        let own = vec![
+            Own {
+                name: "auto-replace",
+                value: auto_replace.to_string(),
+                set: Box::new(|value| {
+                    self.turn_auto_replace(truth(value)?);
+                    Ok(())
+                }),
+            },
+            Own {
+                name: "replace-delay",
+                value: delay.as_secs().to_string(),
+                set: Box::new(|value| {
+                    let delay = Duration::from_secs(number(value, LONGEST_DELAY_SECS)?);
+                    state.borrow_mut().set_replace_delay(delay);
+                    Ok(())
+                }),
+            },
+        ];
+        self.manager.config.settings.answer(own, self.params).map(Outcome::Result)
     }
 
     /// What an operator or a gateway wants done.
@@ -215,6 +246,10 @@ impl Caller<'_> {
                 let mut params = self.reader(0)?;
                 let full = !params.rest().is_empty() && params.bool()?;
                 self.change(Command::Replace { full })
+            }
+            v1::method::DRAIN => {
+                let address = v0::read_address(&mut self.reader(1)?)?;
+                self.change(Command::Drain(address))
             }
             v1::method::RATE => {
                 let bytes_per_sec = self.reader(1)?.u64()?;
@@ -389,13 +424,20 @@ impl Caller<'_> {
 
     fn set_auto_replace(&self) -> Handled {
         let on = self.reader(1)?.bool()?;
+        self.turn_auto_replace(on);
+        result(|out| if on { write_bool(out, true) } else { write_nil(out) })
+    }
+
+    fn turn_auto_replace(&self, on: bool) {
         self.manager.state.borrow_mut().set_auto_replace(on);
         if self.kind == LinkKind::Client {
             for partner in self.manager.links.borrow().partners() {
-                partner.notify(v0::method::SET_AUTO_REPLACE, |out| out.extend_from_slice(self.params));
+                partner.notify(v0::method::SET_AUTO_REPLACE, |out| {
+                    write_array(out, 1);
+                    write_bool(out, on);
+                });
             }
         }
-        result(|out| if on { write_bool(out, true) } else { write_nil(out) })
     }
 
     /// Every server that is connected makes a backup; how that went is told in the log, for it may take long.

@@ -13,6 +13,7 @@ use crate::logic::paxos::{Answer, Question, Vote, Voter};
 use crate::logic::rule::{Rule, on};
 use crate::net::listen;
 use crate::net::rpc::{CallError, Event, Handler, Limits, Peer, RpcConn};
+use crate::net::settings::Settings;
 use crate::net::sock::{TcpListener, TcpStream};
 use crate::proto::binlog::Happened;
 use crate::proto::rpc::frame::Role;
@@ -108,6 +109,8 @@ pub struct Config {
     pub disk: DiskHandle,
     /// `-g`: where programs read what happened.
     pub recorder: Recorder,
+    /// What the process was told at its start.
+    pub settings: Settings,
     /// Random numbers: this start's, a new state file's, a new cluster's.
     pub dice: [u64; 3],
     /// The wall clock: UNIX seconds.
@@ -128,6 +131,7 @@ impl Config {
             state: None,
             disk: DiskHandle::default(),
             recorder: Recorder::default(),
+            settings: Settings::default(),
             dice,
             unix_secs,
         }

@@ -128,6 +128,12 @@ pub enum Refused {
     /// A kumofs 0.4 server cannot do that.
     #[error("a kumofs 0.4 server cannot do that")]
     OldServer,
+    /// A server that is not active cannot be drained.
+    #[error("server {0} is not attached, or in fault")]
+    NotActive(Address),
+    /// Nor can one without which nobody would be left.
+    #[error("server {0} is the only one that would be left")]
+    OnlyOne(Address),
 }
 
 /// A manager.
@@ -265,6 +271,16 @@ impl State {
         self.auto_since = None;
     }
 
+    /// How long is waited for more servers before acting on those that came.
+    pub fn replace_delay(&self) -> Duration {
+        self.setup.replace_delay
+    }
+
+    /// Changes that.
+    pub fn set_replace_delay(&mut self, delay: Duration) {
+        self.setup.replace_delay = delay;
+    }
+
     /// The servers that are connected and not attached, in the order of coming.
     pub fn newcomers(&self) -> Vec<Newcomer> {
         let mut found: Vec<(u64, Newcomer)> = self
@@ -275,6 +291,12 @@ impl State {
             .collect();
         found.sort_unstable_by_key(|(arrival, _)| *arrival);
         found.into_iter().map(|(_, n)| n).collect()
+    }
+
+    /// What operators see as not attached: the [`newcomers`](State::newcomers), behind those that are being drained.
+    pub fn not_attached(&self) -> Vec<Address> {
+        let draining = self.epoch.servers.iter().filter(|s| s.drained && change::is_active(&self.epoch, s.address));
+        draining.map(|s| s.address).chain(self.newcomers().iter().map(|n| n.address)).collect()
     }
 
     fn is_fresh(&self, server: &Newcomer) -> bool {

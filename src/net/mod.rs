@@ -16,6 +16,7 @@ pub mod front;
 pub mod listen;
 pub mod pipe;
 pub mod rpc;
+pub mod settings;
 pub mod sock;
 pub mod stream;
 pub mod time;

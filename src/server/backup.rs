@@ -14,10 +14,10 @@ use std::sync::Arc;
 /// Longest suffix of a backup, in bytes.
 const SUFFIX_MAX: usize = 64;
 
-/// Makes a backup; it holds all that was acknowledged before. What went wrong is told in the log, too.
-pub(super) async fn make(shared: Arc<Shared>, suffix: &[u8]) -> Result<BackedUp, String> {
+/// Makes a backup, or what an earlier one has not; it holds all that was acknowledged before. What went wrong is told in the log, too.
+pub(super) async fn make(shared: Arc<Shared>, suffix: &[u8], since: Option<&[u8]>) -> Result<BackedUp, String> {
     let started = Instant::now();
-    let made = copy(&shared, suffix).await;
+    let made = copy(&shared, suffix, since).await;
     match made {
         Ok((path, bytes)) => {
             tracing::info!("backup {}", path.display());
@@ -32,8 +32,9 @@ pub(super) async fn make(shared: Arc<Shared>, suffix: &[u8]) -> Result<BackedUp,
     }
 }
 
-async fn copy(shared: &Arc<Shared>, suffix: &[u8]) -> Result<(PathBuf, u64), String> {
-    let path = path(&shared.config.backup, suffix)?;
+async fn copy(shared: &Arc<Shared>, suffix: &[u8], since: Option<&[u8]>) -> Result<(PathBuf, u64), String> {
+    let base = &shared.config.backup;
+    let (path, since) = (path(base, suffix)?, since.map(|suffix| path(base, suffix)).transpose()?);
     for flushed in shared.ask_all(Mail::Flush) {
         flushed.await.map_err(|_| "the server is about to end")?;
     }
@@ -41,20 +42,24 @@ async fn copy(shared: &Arc<Shared>, suffix: &[u8]) -> Result<(PathBuf, u64), Str
     let copied = blocking(move || {
         // Two at a time could be about one directory.
         let _turn = shared.backup_turn.lock().expect("no backup panics");
-        shared.store.backup(&target).map_err(|e| e.to_string())?;
+        let bytes = match since {
+            Some(since) => shared.store.backup_since(&target, &since),
+            None => shared.store.backup(&target).map(|()| shared.store.disk_bytes()),
+        };
+        let bytes = bytes.map_err(|e| e.to_string())?;
         // It says what was flushed, and whose stamps the records have.
         restored::save(shared.store.disk(), &target, &shared.view().epoch)
             .map_err(|e| format!("cannot write to {}: {e}", target.display()))?;
-        Ok(shared.store.disk_bytes())
+        Ok(bytes)
     });
     let bytes = copied.await.map_err(|e| e.to_string())?.map_err(|e: String| e)?;
     Ok((path, bytes))
 }
 
 /// Answers Backup on a connection once it is done.
-pub(super) fn answer(shared: Arc<Shared>, conn: Rc<Conn>, msgid: u32, suffix: Vec<u8>) {
+pub(super) fn answer(shared: Arc<Shared>, conn: Rc<Conn>, msgid: u32, suffix: Vec<u8>, since: Option<Vec<u8>>) {
     tokio::task::spawn_local(async move {
-        let made = make(shared, &suffix).await;
+        let made = make(shared, &suffix, since.as_deref()).await;
         conn.write(|out| {
             write_success(out, msgid);
             BackedUp::write(&made, out);

@@ -16,6 +16,7 @@ use crate::logic::rule::{Rule, on};
 use crate::store::{Shard, StoreError};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How often the sweep takes a slice.
@@ -24,6 +25,30 @@ const SWEEP: Duration = Duration::from_millis(125);
 const RESTS: u32 = 80;
 /// Bytes that remembering a mark takes beside its dbkey.
 const MARK_OVERHEAD: usize = 48;
+
+/// How long marks are kept, for all workers: they look at it with each slice.
+#[derive(Debug)]
+pub struct Limits {
+    /// At least so many seconds; never more than the most.
+    pub min_secs: AtomicU64,
+    /// At most so many seconds.
+    pub max_secs: AtomicU64,
+    /// With more bytes of marks than these, those above the least are collected.
+    pub memory: AtomicU64,
+    workers: u64,
+}
+
+impl Limits {
+    /// As the options say.
+    pub fn of(config: &Config) -> Limits {
+        Limits {
+            min_secs: AtomicU64::new(config.garbage_min.as_secs()),
+            max_secs: AtomicU64::new(config.garbage_max.as_secs()),
+            memory: AtomicU64::new(config.garbage_memory as u64),
+            workers: u64::from(config.workers.max(1)),
+        }
+    }
+}
 
 /// The marks remembered, oldest first.
 pub struct Marks {
@@ -36,14 +61,18 @@ pub struct Marks {
 
 impl Marks {
     /// None yet.
-    pub fn new(config: &Config) -> Marks {
-        Marks {
-            queue: VecDeque::new(),
-            bytes: 0,
-            min_secs: config.garbage_min.as_secs(),
-            max_secs: config.garbage_max.as_secs(),
-            memory: config.garbage_memory / usize::from(config.workers.max(1)),
-        }
+    pub fn new(limits: &Limits) -> Marks {
+        let mut marks = Marks { queue: VecDeque::new(), bytes: 0, min_secs: 0, max_secs: 0, memory: 0 };
+        marks.go_by(limits);
+        marks
+    }
+
+    /// Takes what may have been changed.
+    fn go_by(&mut self, limits: &Limits) {
+        self.max_secs = limits.max_secs.load(Ordering::Relaxed);
+        self.min_secs = limits.min_secs.load(Ordering::Relaxed).min(self.max_secs);
+        let memory = limits.memory.load(Ordering::Relaxed) / limits.workers;
+        self.memory = usize::try_from(memory).unwrap_or(usize::MAX);
     }
 
     /// Remembers a mark made or stored at `now_secs`. Beyond twice the memory it is left to the sweep.
@@ -78,6 +107,7 @@ pub(super) async fn sweep(worker: Rc<Worker>) {
             let mut state = worker.state.borrow_mut();
             let mut shard = worker.shard().lock().expect("no holder of a shard panics");
             state.set_time();
+            state.marks.go_by(&worker.shared.garbage);
             collect_due(&mut state, &mut *shard, records)?;
             if rest { Ok(None) } else { sweep_slice(&worker, &mut state, &mut *shard, from, records) }
         };
@@ -182,6 +212,19 @@ mod tests {
         marks.note(1000, b"12345678k", Stamp::default());
         assert_eq!(marks.take_due(1059), None);
         assert!(marks.take_due(1060).is_some());
+    }
+
+    #[test]
+    fn what_is_changed_holds_from_the_next_slice_on() {
+        let limits = Limits::of(&Config { workers: 2, garbage_memory: 100, ..Config::default() });
+        let mut marks = Marks::new(&limits);
+        assert_eq!((marks.min_secs, marks.max_secs, marks.memory), (60, 3600, 50));
+        marks.note(1000, b"12345678k", Stamp::default());
+        limits.max_secs.store(10, Ordering::Relaxed);
+        assert_eq!(marks.take_due(1010), None);
+        marks.go_by(&limits);
+        assert_eq!(marks.min_secs, 10, "never above the most");
+        assert!(marks.take_due(1010).is_some());
     }
 
     #[test]

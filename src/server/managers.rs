@@ -521,7 +521,7 @@ impl Control {
     }
 
     async fn backup(self: Rc<Self>, suffix: Vec<u8>, request: Incoming) {
-        match super::backup::make(self.shared.clone(), &suffix).await {
+        match super::backup::make(self.shared.clone(), &suffix, None).await {
             Ok(_) => request.reply.success(yes),
             Err(_) => request.reply.error(error::SERVER),
         }
@@ -543,7 +543,15 @@ impl Control {
         let mut addresses: Vec<Address> = whs.nodes.iter().chain(&rhs.nodes).map(|n| n.address).collect();
         addresses.sort_unstable();
         addresses.dedup();
-        let entry = |address| ServerEntry { address, disk_id: 0, incarnation: 0, workers: 1, removed: None, claim: 0 };
+        let entry = |address| ServerEntry {
+            address,
+            disk_id: 0,
+            incarnation: 0,
+            workers: 1,
+            removed: None,
+            claim: 0,
+            drained: false,
+        };
         let servers = addresses.into_iter().map(entry).collect();
         let epoch = Epoch { servers, whs, rhs, phase, ..Epoch::default() };
         self.act_on(Arc::new(View::new(epoch, self.shared.config.address, self.shared.incarnation())));

@@ -8,6 +8,7 @@ use super::compare;
 use super::member;
 use super::shared::Counters;
 use super::statistics;
+use super::status;
 use super::version0;
 use super::worker::{Answer, Outcome, PARKED_MICROS, Parked, Range, State, Style, Worker, write_obsolete};
 use crate::logic::address::Address;
@@ -218,11 +219,20 @@ impl Worker {
                 statistics::answer(self.shared.clone(), request.conn.clone(), request.msgid);
                 Done::Yes
             }
+            method::CONFIG => {
+                let result = status::config(&self.shared, request.params)?;
+                request.conn.write(|out| {
+                    write_success(out, request.msgid);
+                    out.extend_from_slice(&result);
+                });
+                Done::Yes
+            }
             method::BACKUP => {
                 let mut params = Reader::new(request.params);
-                params.array_of(1)?;
+                let fields = params.array()?;
                 let suffix = params.raw()?.to_vec();
-                backup::answer(self.shared.clone(), request.conn.clone(), request.msgid, suffix);
+                let since = if fields > 1 { Some(params.raw()?.to_vec()) } else { None };
+                backup::answer(self.shared.clone(), request.conn.clone(), request.msgid, suffix, since);
                 Done::Yes
             }
             method::GET_EPOCH => {

@@ -2,6 +2,7 @@
 
 use super::background::Background as Steps;
 use super::epoch_file::load_epoch;
+use super::garbage::Limits;
 use super::managers::{Control, random_id};
 use super::shared::{Config, Counters, Mail, Moved, Progress, Shared, View};
 use super::stream;
@@ -57,6 +58,7 @@ pub async fn run(
     let view = View::new(epoch, config.address, incarnation);
     let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::unbounded_channel()).unzip();
     let shared = Arc::new(Shared {
+        garbage: Limits::of(&config),
         started: Instant::now(),
         incarnation: AtomicU64::new(incarnation),
         view: Mutex::new(Arc::new(view)),

@@ -6,6 +6,7 @@ use crate::logic::epoch::Epoch;
 use crate::logic::memory::Limits;
 use crate::logic::route::Route;
 use crate::net::pipe::{Doors, Pipe};
+use crate::net::settings::Settings;
 use crate::net::sock;
 use crate::net::time::Instant;
 use crate::store::Store;
@@ -45,6 +46,8 @@ pub struct Config {
     pub backup: PathBuf,
     /// Where a gateway in this process finds it.
     pub doors: Arc<Doors>,
+    /// What the process was told at its start.
+    pub settings: Settings,
 }
 
 impl Default for Config {
@@ -65,6 +68,7 @@ impl Default for Config {
             memory: Limits::SERVER,
             backup: PathBuf::new(),
             doors: Arc::default(),
+            settings: Settings::default(),
         }
     }
 }
@@ -208,6 +212,8 @@ pub struct Progress {
 
 /// Shared by all threads of a server.
 pub struct Shared {
+    /// How long deletion marks are kept; an operator may change it.
+    pub garbage: super::garbage::Limits,
     /// As started.
     pub config: Config,
     /// The records.

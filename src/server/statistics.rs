@@ -196,6 +196,7 @@ mod tests {
             workers: 1,
             removed: None,
             claim: 0,
+            drained: false,
         };
         let space = HashSpace { nodes, timestamp: ClockTime(5) };
         let servers = (0..servers).map(entry).collect();

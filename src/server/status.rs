@@ -1,21 +1,25 @@
-//! What a server tells of itself: GetStatus, SetConfig.
+//! What a server tells of itself, and what of it can be changed: GetStatus, SetConfig, Config.
 //!
 //! Source: `doc/protocol.md`, "Version 0".
 
 use super::shared::{Mail, Shared};
 use crate::net::conn::Conn;
+use crate::net::settings::{Own, number};
 use crate::net::time::unix_secs;
 use crate::proto::rpc::frame::{write_error, write_success};
 use crate::proto::rpc::msgpack::{DecodeError, write_raw, write_uint};
 use crate::proto::rpc::{error, v0, v0::status};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::oneshot;
 
 /// Bits of GetStatus's replace flags beside those of [`super::shared::moving`].
 const INACTIVE: u64 = 1;
 const SPACES_DIFFER: u64 = 2;
+
+/// The longest time for deletion marks, in seconds: ten years.
+const LONGEST_SECS: u64 = 315_360_000;
 
 /// Answers GetStatus.
 pub(super) fn answer(shared: &Shared, conn: &Rc<Conn>, msgid: u32, what: u32) -> Result<(), DecodeError> {
@@ -56,6 +60,26 @@ fn append(shared: &Shared, what: u32, out: &mut Vec<u8>) -> Result<(), DecodeErr
     };
     write_uint(out, number);
     Ok(())
+}
+
+/// A number that can be changed, kept as so many times its `unit`.
+fn counted<'a>(name: &'static str, counter: &'a AtomicU64, unit: u64, at_most: u64) -> Own<'a> {
+    let set = move |value: &str| {
+        counter.store(number(value, at_most)? * unit, Ordering::Relaxed);
+        Ok(())
+    };
+    Own { name, value: (counter.load(Ordering::Relaxed) / unit).to_string(), set: Box::new(set) }
+}
+
+/// Tells or changes settings.
+pub(super) fn config(shared: &Shared, params: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    let limits = &shared.garbage;
+    let own = vec![
+        counted("garbage-min-time", &limits.min_secs, 1, LONGEST_SECS),
+        counted("garbage-max-time", &limits.max_secs, 1, LONGEST_SECS),
+        counted("garbage-mem-limit", &limits.memory, 1024, u64::from(u32::MAX)),
+    ];
+    shared.config.settings.answer(own, params)
 }
 
 pub(super) fn replace_flags(shared: &Shared) -> u64 {

@@ -476,7 +476,7 @@ impl State {
             fill: None,
             comparisons: 0,
             has_left: false,
-            marks: super::garbage::Marks::new(&config),
+            marks: super::garbage::Marks::new(&super::garbage::Limits::of(&config)),
             ahead: Vec::new(),
             new_dbval: Vec::new(),
             connections: Vec::new(),

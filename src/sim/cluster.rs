@@ -15,7 +15,7 @@ use crate::net::cores::Cores;
 use crate::net::rpc::{CallError, Event, Limits, RpcConn};
 use crate::net::time::unix_secs;
 use crate::proto::rpc::msgpack::{write_array, write_bool, write_raw, write_uint};
-use crate::proto::rpc::v0::method;
+use crate::proto::rpc::v0::{self, method};
 use crate::proto::rpc::v1;
 use crate::server;
 use crate::server::epoch_file::load_epoch;
@@ -511,6 +511,8 @@ pub enum Command {
     Attach,
     /// kumoctl attach-noreplace.
     AttachOnly,
+    /// kumoctl drain of that server.
+    Drain(usize),
     /// kumoctl replace.
     Replace,
     /// kumoctl detach.
@@ -546,6 +548,11 @@ impl Command {
             Command::Detach => {
                 flag(&mut params, true);
                 method::DETACH_FAULT_SERVERS
+            }
+            Command::Drain(server) => {
+                write_array(&mut params, 1);
+                v0::write_address(&mut params, address(2, server, SERVER_PORT));
+                v1::method::DRAIN
             }
             Command::Replace => {
                 write_array(&mut params, 0);

@@ -71,7 +71,7 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
 }
 
 /// Those that several rules stand against.
-const SEVERAL: [Scenario; 34] = [
+const SEVERAL: [Scenario; 35] = [
     Scenario {
         name: "combined-paused",
         story: "processes that are server and gateway are paused for longer than leases, and ask and answer themselves",
@@ -256,6 +256,22 @@ const SEVERAL: [Scenario; 34] = [
         ..PLAIN
     },
     Scenario {
+        name: "drained",
+        story: "servers leave while they serve, and they or those who take over from them die meanwhile",
+        shape: FIVE,
+        script: |dice, script| {
+            for (at, leaving) in [(1_000, 1), (5_000, 2)] {
+                script.push((at, Act::Command(Command::Drain(leaving))));
+                let dies = if dice.one_in(2) { Who::Server(leaving) } else { X };
+                script.push((at + dice.below(60), Act::Kill(dies)));
+                script.push((at + dice.below(120), Act::Kill(B)));
+                script.extend((0..5).map(|n| (at + 1_500, Act::Start(Who::Server(n)))));
+            }
+            script.push((8_000, Act::Command(Command::Attach)));
+        },
+        ..PLAIN
+    },
+    Scenario {
         name: "from-the-future",
         story: "writes stamped an hour ahead are on a removed server alone, which comes back",
         shape: PAIR,
@@ -413,13 +429,16 @@ const SEVERAL: [Scenario; 34] = [
         shape: TRIO,
         script: |dice, script| {
             let [x, y, z] = [Who::Coordinator(1), Who::Member(1, 0), Who::Member(1, 1)];
-            script.push((1_000, Act::Delay(Who::Manager(0), y, 60 + dice.below(80))));
+            let late = 60 + dice.below(80);
+            script.push((1_000, Act::Delay(Who::Manager(0), y, late)));
             script.push((1_000, Act::Delay(y, x, 400)));
             // Nor does the third tell it of the epoch that it is behind.
             script.extend([Act::Cut(x, z), Act::Cut(y, z)].map(|act| (1_000, act)));
-            script.push((1_158, Act::Mend(y, z)));
             script.push((1_001, Act::Command(Command::Replace)));
-            script.push((1_160 + dice.below(120), Act::Kill(x)));
+            // It is told in the third message, behind two that have all get ready.
+            let then = 1_010 + 3 * late + dice.below(120);
+            script.push((then, Act::Mend(y, z)));
+            script.push((then, Act::Kill(x)));
             script.push((2_500, Act::HealAll));
             script.extend((0..3).map(|n| (2_600, Act::Start(Who::Server(n)))));
         },

@@ -56,6 +56,8 @@ pub trait Disk: Send + Sync {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Gives a file one more name.
     fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Whether two names are those of one file.
+    fn is_same(&self, one: &Path, other: &Path) -> io::Result<bool>;
     /// Makes the names in a directory survive a loss of power.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Takes the lock that the file `path` stands for, making the file; `None` when another process has it.

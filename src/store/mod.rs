@@ -213,6 +213,12 @@ pub trait Store: Send + Sync {
     /// exist, and appears complete or not at all. Serving goes on meanwhile. Blocking: call it from a thread of its own.
     fn backup(&self, dst: &Path) -> Result<(), StoreError>;
 
+    /// The same, but without what the backup `since`, a directory beside it, has already; gives its bytes. The two together are
+    /// read by [`merge`]; by itself it is no store.
+    fn backup_since(&self, dst: &Path, _since: &Path) -> Result<u64, StoreError> {
+        Err(StoreError::Unusable(format!("{} is not made: this engine makes whole backups only", dst.display())))
+    }
+
     /// Bytes on disk.
     fn disk_bytes(&self) -> u64;
 

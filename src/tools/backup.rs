@@ -40,15 +40,15 @@ pub(super) async fn servers(manager: &str) -> Result<Option<Servers>, super::Tro
 }
 
 /// Asks all at once, and tells of each when it is done. The results are in the order of the servers.
-pub(super) async fn make(servers: Servers, suffix: &str) -> Vec<(Address, Outcome)> {
+pub(super) async fn make(servers: Servers, suffix: &str, since: Option<&str>) -> Vec<(Address, Outcome)> {
     let (done, mut results) = tokio::sync::mpsc::unbounded_channel();
     let addresses: Vec<Address> = servers.0.iter().map(|(address, _)| *address).collect();
     for (address, fault) in servers.0 {
-        let (done, suffix) = (done.clone(), suffix.to_owned());
+        let (done, suffix, since) = (done.clone(), suffix.to_owned(), since.map(str::to_owned));
         tokio::task::spawn_local(async move {
             let outcome = match fault {
                 Some(why) => Err(why.to_owned()),
-                None => at(address, &suffix).await,
+                None => at(address, &suffix, since.as_deref()).await,
             };
             // Who waits is still there.
             let _ = done.send((address, outcome));
@@ -81,11 +81,12 @@ pub(super) async fn make(servers: Servers, suffix: &str) -> Vec<(Address, Outcom
 }
 
 /// Has one server make its backup. It is asked for signs of life meanwhile: how long a backup takes nobody can know.
-async fn at(address: Address, suffix: &str) -> Outcome {
+async fn at(address: Address, suffix: &str, since: Option<&str>) -> Outcome {
     let node = Node::connect(address, Role::Server).await.map_err(|e| e.to_string())?;
     let mut params = Vec::new();
-    write_array(&mut params, 1);
+    write_array(&mut params, 1 + usize::from(since.is_some()));
     write_raw(&mut params, suffix.as_bytes());
+    since.into_iter().for_each(|since| write_raw(&mut params, since.as_bytes()));
     let call = node.call_for(method::BACKUP, &params, LONGEST);
     tokio::pin!(call);
     loop {

@@ -3,6 +3,9 @@
 //! Speaks version 0 only, so that it works with kumofs 0.4 managers too; `--json` adds what a manager of ours knows
 //! beyond that. Output: `doc/guide.md`, "kumoctl".
 
+mod config;
+mod consent;
+mod drain;
 mod progress;
 
 use super::{Trouble, ask, backup, check, details, export, follow, import, ruby_time};
@@ -41,8 +44,11 @@ struct Options {
     #[arg(value_enum)]
     command: Command,
     /// For backup: what is appended to the names of the files, today's date unless written. For rate: bytes per second for
-    /// each server, or `unlimited`. For export and import: the file, standard output or input unless written
+    /// each server, or `unlimited`. For drain: the server. For config: the name of a setting. For export and import: the file, standard output or input unless
+    /// written
     argument: Option<String>,
+    /// For config: what the setting is to be
+    value: Option<String>,
     /// For status: what stands behind it, too
     #[arg(short, long)]
     verbose: bool,
@@ -55,15 +61,21 @@ struct Options {
     /// For check: store anew what differs, by the newest version
     #[arg(long)]
     repair: bool,
+    /// For backup: leave out what the backup of this suffix has
+    #[arg(long, value_name = "SUFFIX")]
+    since: Option<String>,
     /// For import: lines to pass over, as it told when it failed
     #[arg(long, value_name = "LINES")]
     skip: Option<u64>,
     /// For import: keep records that are there
     #[arg(long)]
     keep: bool,
-    /// For backup: do not wait until it is done, nor for what becomes of it
+    /// For backup and drain: do not wait until it is done, nor for what becomes of it
     #[arg(long)]
     no_wait: bool,
+    /// Do not ask before what cannot be taken back; without a terminal nothing is asked
+    #[arg(short, long)]
+    yes: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -81,6 +93,8 @@ enum Command {
     Detach,
     /// Detach all servers in fault; `replace` is to follow soon
     DetachNoreplace,
+    /// Have a server leave that still serves, as soon as others hold what it holds
+    Drain,
     /// Move data to where it belongs
     Replace,
     /// Compare and repair all copies
@@ -101,6 +115,9 @@ enum Command {
     Pause,
     /// Go on moving data
     Resume,
+    /// The settings of a running manager or server (SERVER:19800 in place of the manager), or one of them; with a value,
+    /// changes it until the daemon ends
+    Config,
     /// Attach and detach without being asked
     EnableAutoReplace,
     /// Do not attach and detach without being asked
@@ -147,14 +164,21 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    use Command::{Backup, Check, Export, Import, Rate, Status, Watch};
-    if options.argument.is_some() && !matches!(options.command, Backup | Rate | Export | Import) {
-        return failed("only backup, rate, export and import take something more; see kumoctl --help", 2);
+    use Command::{Backup, Check, Config, Drain, Export, Import, Rate, Status, Watch};
+    if options.argument.is_some() && !matches!(options.command, Backup | Rate | Config | Drain | Export | Import) {
+        return failed(
+            "only backup, rate, config, drain, export and import take something more; see kumoctl --help",
+            2,
+        );
+    }
+    if options.value.is_some() && options.command != Config {
+        return failed("only config takes two things more; see kumoctl --help", 2);
     }
     for (name, is_given, of) in [
         ("status takes --verbose", options.verbose, Status),
         ("watch takes --lines", options.lines.is_some(), Watch),
         ("export takes --from", options.from.is_some(), Export),
+        ("backup takes --since", options.since.is_some(), Backup),
         ("import takes --skip", options.skip.is_some(), Import),
         ("import takes --keep", options.keep, Import),
         ("check takes --repair", options.repair, Check),
@@ -167,9 +191,14 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         eprintln!("kumoctl: rate takes a number of bytes per second, as in 50000000, or unlimited");
         return ExitCode::from(2);
     }
-    if options.no_wait && options.command != Command::Backup {
-        eprintln!("kumoctl: only backup takes --no-wait; see kumoctl --help");
-        return ExitCode::from(2);
+    if options.no_wait && options.since.is_some() {
+        return failed("backup takes --no-wait or --since; see kumoctl --help", 2);
+    }
+    if options.no_wait && !matches!(options.command, Backup | Drain) {
+        return failed("only backup and drain take --no-wait; see kumoctl --help", 2);
+    }
+    if !consent::given(&options) {
+        return failed("nothing was done", 1);
     }
     if options.command == Command::Backup
         && !options.no_wait
@@ -211,6 +240,15 @@ fn by_itself(options: &Options) -> Option<Result<(), Trouble>> {
             let order = import::Order { manager, file, keep: options.keep, skip, json: options.json };
             ask::block_on(import::run(&order))
         }
+        Command::Drain => {
+            let order =
+                drain::Order { manager, server: options.argument.clone(), wait: !options.no_wait, json: options.json };
+            ask::block_on(drain::run(&order))
+        }
+        Command::Config => {
+            let (name, value) = (options.argument.clone(), options.value.clone());
+            ask::block_on(config::run(&config::Order { daemon: manager, name, value, json: options.json }))
+        }
         Command::Watch => ask::block_on(follow::run(&manager, options.lines, options.json)),
         Command::Check => {
             let order = check::Order { manager, repair: options.repair, json: options.json };
@@ -229,10 +267,13 @@ fn backup_and_wait(options: &Options) -> Option<ExitCode> {
         if !options.json {
             super::print(&format!("suffix={suffix}\n"));
         }
-        Ok(Some(backup::make(servers, &suffix).await))
+        Ok(Some(backup::make(servers, &suffix, options.since.as_deref()).await))
     });
     let outcomes = match asked.map_err(Trouble::from).and_then(|asked| asked) {
         Ok(Some(outcomes)) => outcomes,
+        Ok(None) if options.since.is_some() => {
+            return Some(failed("the manager is an older version, whose servers make whole backups only", 1));
+        }
         Ok(None) => {
             eprintln!(
                 "kumoctl: the manager is an older version, which does not tell how backups went; see servers' logs"
@@ -320,9 +361,13 @@ fn request(command: Command, suffix: &str) -> (u32, Vec<u8>) {
     };
     match command {
         // Those that go other ways ask for the same first.
-        Command::Status | Command::Watch | Command::Check | Command::Export | Command::Import => {
-            (v0::method::GET_NODES_INFO, vec![0x90])
-        }
+        Command::Status
+        | Command::Watch
+        | Command::Check
+        | Command::Config
+        | Command::Drain
+        | Command::Export
+        | Command::Import => (v0::method::GET_NODES_INFO, vec![0x90]),
         Command::Attach => (v0::method::ATTACH_NEW_SERVERS, one_bool(true)),
         Command::AttachNoreplace => (v0::method::ATTACH_NEW_SERVERS, one_bool(false)),
         Command::Detach => (v0::method::DETACH_FAULT_SERVERS, one_bool(true)),
@@ -419,6 +464,7 @@ impl NodesInfo {
             "time": self.whs.timestamp.unix_secs(),
             "clock": self.whs.timestamp.counter(),
             "attached": self.whs.nodes.iter().map(node).collect::<Vec<_>>(),
+            "draining": self.not_attached.iter().filter(|a| drained(epoch, **a) == Some("draining")).map(Address::to_string).collect::<Vec<_>>(),
             "not_attached": self.not_attached.iter().map(Address::to_string).collect::<Vec<_>>(),
             "epoch": epoch.map(|e| e.number),
             "phase": epoch.map(phase),
@@ -428,6 +474,12 @@ impl NodesInfo {
             "filling": epoch.map(|_| filling.iter().map(Filling::json).collect::<Vec<_>>()),
         })
     }
+}
+
+/// What an operator's `drain` has come to at a server.
+fn drained(epoch: Option<&Epoch>, address: Address) -> Option<&'static str> {
+    let entry = epoch?.server(address).filter(|entry| entry.drained)?;
+    Some(if entry.removed.is_none() { "draining" } else { "drained" })
 }
 
 fn state(active: bool) -> &'static str {
@@ -455,6 +507,10 @@ async fn status(conn: &RpcConn, manager: Address, options: &Options, out: &mut S
         out.push_str(&format!("{value}\n"));
     } else {
         out.push_str(&info.text(ruby_time::local_offset));
+        // Behind what scripts read, and like the next lines not to be taken for an entry of a list.
+        for (address, how) in info.not_attached.iter().filter_map(|a| Some((a, drained(epoch.as_ref(), *a)?))) {
+            out.push_str(&format!("{how} {address}\n"));
+        }
         let paused = epoch.is_some_and(|epoch| epoch.pace.paused);
         filling.iter().for_each(|one| out.push_str(&format!("{}\n", one.text(paused))));
         out.push_str(&behind.map_or(String::new(), |behind| behind.text()));

@@ -17,6 +17,7 @@ pub mod net;
 pub mod process;
 pub mod rng;
 pub mod rpc;
+pub mod terminal;
 pub mod witness;
 pub mod world;
 
@@ -78,6 +79,7 @@ pub fn program(name: &str) -> PathBuf {
         "kumotop" => env!("CARGO_BIN_EXE_kumotop"),
         "kumohash" => env!("CARGO_BIN_EXE_kumohash"),
         "kumolog" => env!("CARGO_BIN_EXE_kumolog"),
+        "kumomergedb" => env!("CARGO_BIN_EXE_kumomergedb"),
         other => panic!("no program of this package: {other}"),
     };
     PathBuf::from(path)

@@ -220,6 +220,52 @@ fn a_backup_is_made_while_serving_and_can_be_served_from() {
 }
 
 #[test]
+fn increments_of_a_backup_are_restored_as_they_were() {
+    let _turn = Turn::shared();
+    let mut cluster = Cluster::start(1, 3);
+    let mut client = cluster.client();
+    let set = |client: &mut Client, n: usize, value: &str| client.set(&format!("record-{n}"), value.as_bytes());
+    (0..2_000).for_each(|n| set(&mut client, n, &"1".repeat(100)).expect("it is stored"));
+    assert_eq!(cluster.ctl(&["backup", "one"]).code, Some(0));
+    (0..20).for_each(|n| set(&mut client, n, "changed").expect("it is stored"));
+    client.delete("record-20").expect("it is deleted");
+    let said = cluster.ctl(&["backup", "two", "--since", "one"]);
+    assert_eq!((said.code, said.stdout.as_str()), (Some(0), "suffix=two\nnil\n"), "{said:?}");
+    (0..5).for_each(|n| set(&mut client, n, "changed again").expect("it is stored"));
+    let said = cluster.ctl(&["--json", "backup", "three", "--since", "two"]);
+    let json: serde_json::Value = serde_json::from_str(&said.stdout).expect("it is JSON");
+    let bytes = json["servers"][0]["bytes"].as_u64().expect("it is told");
+    assert!(bytes < 60_000, "{said:?}");
+    let said = cluster.ctl(&["backup", "four", "--since", "none"]);
+    assert!(said.code == Some(1) && said.stderr.contains("is no backup to build upon"), "{said:?}");
+
+    // An increment is no store; made whole, it is what the store was.
+    let three = |i: usize| cluster.store_of(i).with_extension("tch-three");
+    let merged = cluster.dir().join("merged");
+    let (first, second) = (three(0), three(1));
+    let words = [&merged, &first, &second].map(|path| path.to_str().expect("it is text").to_owned());
+    let said = run("kumomergedb", &words.each_ref().map(String::as_str), cluster.dir());
+    assert_eq!(said.code, Some(0), "{said:?}");
+    cluster.processes().for_each(Process::kill);
+    let mut restored = Cluster::unattached(1, 0);
+    std::fs::rename(&merged, restored.store_of(0)).expect("it can be moved");
+    restored.add_servers(1);
+    restored.attach();
+    restored.add_gateway(&[]);
+    let mut client = restored.client();
+    for n in 0..2_000 {
+        let expected = match n {
+            0..5 => Some("changed again".to_owned()),
+            5..20 => Some("changed".to_owned()),
+            20 => None,
+            _ => Some("1".repeat(100)),
+        };
+        let found = client.get(&format!("record-{n}")).expect("it is answered");
+        assert_eq!(found.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()), expected, "record-{n}");
+    }
+}
+
+#[test]
 fn a_backup_without_a_name_is_named_by_the_day() {
     let _turn = Turn::shared();
     let cluster = Cluster::start(1, 1);

@@ -195,6 +195,7 @@ fn epoch(servers: u16) -> Epoch {
         workers: 2,
         removed: (i == 3).then_some(2),
         claim: if i == 3 { 2 } else { 0 },
+        drained: i == 3,
     };
     Epoch {
         number: 3,

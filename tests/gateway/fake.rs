@@ -497,6 +497,7 @@ impl World {
             workers: setup.server_workers,
             removed: None,
             claim: 0,
+            drained: false,
         };
         let nodes = addresses.iter().map(|address| Node { address: *address, active: true }).collect();
         let space = HashSpace { nodes, timestamp: ClockTime(1) };

@@ -22,6 +22,7 @@ fn epoch(managers: u8, servers: u8) -> Epoch {
         workers: 1,
         removed: None,
         claim: 0,
+        drained: false,
     };
     Epoch {
         number: 6,

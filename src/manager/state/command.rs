@@ -41,6 +41,14 @@ impl State {
         self.command(now, Command::Replace { full }, false)
     }
 
+    /// drain: has a server leave when others hold what it holds.
+    ///
+    /// # Errors
+    /// When a partner decides, or it may not be drained.
+    pub fn drain(&mut self, now: Now, address: Address) -> Result<Progress, Refused> {
+        self.command(now, Command::Drain(address), false)
+    }
+
     /// Deletes all that is stored before now, or before the moment when `delay_secs` have passed.
     ///
     /// # Errors
@@ -55,12 +63,31 @@ impl State {
             Command::Attach { replace } => self.attach_those_present(now, replace),
             Command::Detach { replace } => self.attach_and_detach(now, &[], true, replace),
             Command::Replace { full } => self.change(now, |draft| draft.replace(full)),
+            Command::Drain(address) => {
+                self.log(Level::Info, format!("server {address} is drained"));
+                self.change(now, |draft| draft.drain(address))
+            }
             Command::Rate(bytes_per_sec) => {
                 self.change(now, |draft| draft.set_pace(Pace { bytes_per_sec, ..draft.epoch().pace }))
             }
             Command::Pause(paused) => self.change(now, |draft| draft.set_pace(Pace { paused, ..draft.epoch().pace })),
             Command::Flush => self.change(now, Draft::flush),
             Command::FlushAt(unix_secs) => self.change(now, |draft| draft.flush_at(unix_secs)),
+        }
+    }
+
+    /// Whether a server may be drained, or is being.
+    ///
+    /// # Errors
+    /// When it is not active, is a kumofs 0.4 server, or nobody else would be.
+    pub(super) fn may_drain(&self, address: Address) -> Result<(), Refused> {
+        let entry = self.epoch.server(address).filter(|s| s.drained || self.epoch.whs.is_active(s.address));
+        let others = self.epoch.whs.nodes.iter().any(|n| n.active && n.address != address);
+        match entry {
+            None => Err(Refused::NotActive(address)),
+            Some(entry) if entry.incarnation == 0 => Err(Refused::OldServer),
+            Some(_) if !others => Err(Refused::OnlyOne(address)),
+            Some(_) => Ok(()),
         }
     }
 
@@ -89,6 +116,9 @@ impl State {
         replace: bool,
     ) -> Decision {
         let mut draft = self.draft(now);
+        if !detach {
+            draft.keep_the_draining();
+        }
         let claims = self.ranges.claims(&self.epoch);
         let claimed: BTreeSet<Address> = claims.good.union(&claims.doubtful).copied().collect();
         for newcomer in newcomers {

@@ -50,6 +50,8 @@ pub enum Command {
         /// Everything, not only what is missing.
         full: bool,
     },
+    /// Have a server leave, as soon as others hold what it holds.
+    Drain(Address),
     /// Move records at most so fast, in bytes per second for each server; 0: as fast as they can.
     Rate(u64),
     /// Move no records for now, or go on.
@@ -323,6 +325,9 @@ impl State {
         let flushes = matches!(command, Command::Flush | Command::FlushAt(_));
         if flushes && self.epoch.number > 0 && !self.epoch.strict() {
             return Err(Refused::OldServer);
+        }
+        if let Command::Drain(address) = command {
+            self.may_drain(address)?;
         }
         self.last_ticket += 1;
         let ticket = self.last_ticket;

@@ -90,9 +90,11 @@ impl State {
         parted
     }
 
-    /// The newcomers that auto-replace attaches.
+    /// The newcomers that auto-replace attaches. What an operator has drained is not among them.
     pub(super) fn welcome(&self, now: Now) -> Vec<Newcomer> {
-        let kept_out = |n: &Newcomer| self.kept_out.get(&n.address).is_some_and(|until| now.since_start < *until);
+        let drained = |n: &Newcomer| self.epoch.server(n.address).is_some_and(|s| s.drained && s.disk_id == n.disk_id);
+        let kept_out =
+            |n: &Newcomer| drained(n) || self.kept_out.get(&n.address).is_some_and(|until| now.since_start < *until);
         self.newcomers().into_iter().filter(|n| !kept_out(n)).collect()
     }
 }

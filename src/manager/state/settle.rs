@@ -231,8 +231,7 @@ impl State {
                 _ => self.reported.contains(&a),
             }
         };
-        matches!(self.epoch.phase, Phase::Copying { time: now, .. } if now == time)
-            && self.epoch.whs.nodes.iter().filter(|n| n.active).all(|n| has_copied(n.address))
+        matches!(self.epoch.phase, Phase::Copying { time: now, .. } if now == time) && self.movers().all(has_copied)
     }
 
     /// A server that is being filled, and has itself copied what it had to, asks whether all have.
@@ -252,8 +251,7 @@ impl State {
         if self.epoch.phase == Phase::Idle {
             return;
         }
-        let mut active = self.epoch.whs.nodes.iter().filter(|n| n.active);
-        if active.any(|n| !self.reported.contains(&n.address)) && on(Rule::CopiedBeforeFull) {
+        if self.movers().any(|a| !self.reported.contains(&a)) && on(Rule::CopiedBeforeFull) {
             return;
         }
         // Filling servers may say that they have copied everything when nobody was there to copy from.
@@ -272,6 +270,13 @@ impl State {
             Phase::Idle => return,
         }
         self.decide(now, draft);
+    }
+
+    /// Those who have to end a phase: the active ones, and among them those that are being drained, which may be the only
+    /// ones to have something.
+    fn movers(&self) -> impl Iterator<Item = Address> {
+        let active = |a: &Address| change::is_active(&self.epoch, *a);
+        self.epoch.servers.iter().map(|s| s.address).filter(active)
     }
 
     /// Whether the copying under way, if it ended now, would take keys from those who hold them and leave them to nobody:

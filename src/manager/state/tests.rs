@@ -4,6 +4,7 @@ use super::*;
 use crate::logic::route::Route;
 use std::collections::BTreeMap;
 
+mod drained;
 mod model;
 mod parted;
 mod quorum;

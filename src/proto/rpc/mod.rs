@@ -6,6 +6,7 @@
 
 pub mod frame;
 pub mod msgpack;
+pub mod settings;
 pub mod v0;
 pub mod v1;
 pub mod vote;

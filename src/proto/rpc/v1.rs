@@ -85,6 +85,11 @@ pub mod method {
     /// To a worker of a coordinator, from tools: `[epoch, dbkey, epoch of a record, its dbval]` → true, when the newer of that
     /// and its own is stored anew at all members.
     pub const RESTATE: u32 = v1(44);
+    /// To a manager, from tools: `[address of a server]` → nil once it is decided that it leaves when others hold what it holds.
+    pub const DRAIN: u32 = v1(46);
+    /// To a manager or server, from tools: `[]` → see [`super::super::settings::write_list`]; `[name, value]` → nil, or as raw why that
+    /// cannot be set.
+    pub const CONFIG: u32 = v1(45);
     /// To a manager or server, from a manager: see [`super::super::vote::Ask`] → [`super::super::vote::Voted`].
     pub const VOTE: u32 = v1(30);
     /// To a server, from a manager, before an epoch is told: see [`super::Prepare`] → its number, when that is done.

@@ -189,14 +189,19 @@ pub(super) const ALL: [Scenario; 9] = [
             script.push((1_000, Act::Isolate(FIRST)));
             script.extend([SECOND, THIRD].map(|who| (4_000, Act::WallClock(who, 3_600))));
             script.push((5_000, Act::HealAll));
-            // Nobody tells it but one manager, slowly.
+            // One manager hears it, and tells it nothing.
             for who in [other, SECOND, THIRD] {
                 script.extend([Act::Cut(who, FIRST), Act::Cut(FIRST, who)].map(|act| (5_000, act)));
-                script.extend([Act::Mend(who, FIRST), Act::Mend(FIRST, who)].map(|act| (5_002, act)));
+                script.extend([Act::Mend(who, FIRST), Act::Mend(FIRST, who)].map(|act| (5_600, act)));
             }
             script.push((5_000, Act::Delay(told, FIRST, 700)));
             script.push((5_001, Act::Insist(Command::AttachOnly)));
-            script.push((5_800, Act::Command(Command::Replace)));
+            script.push((5_002, Act::Cut(told, FIRST)));
+            // Without the wait for it, all others are told at once.
+            script.push((5_002, Act::Kill(told)));
+            script.push((5_010, Act::Start(told)));
+            script.push((7_000, Act::Mend(told, FIRST)));
+            script.push((7_500, Act::Command(Command::Replace)));
         },
         load: |load| {
             busy(load);

@@ -360,6 +360,12 @@ impl Disk for MemDisk {
         Ok(())
     }
 
+    fn is_same(&self, one: &Path, other: &Path) -> io::Result<bool> {
+        let state = locked(&self.state);
+        let inode = |path: &Path| state.names.get(path).copied().ok_or(io::Error::from(io::ErrorKind::NotFound));
+        Ok(inode(one)? == inode(other)?)
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = locked(&self.state);
         state.whole_sync()?;

@@ -61,6 +61,12 @@ impl Disk for RealDisk {
         std::fs::hard_link(from, to)
     }
 
+    fn is_same(&self, one: &Path, other: &Path) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+        let (one, other) = (std::fs::metadata(one)?, std::fs::metadata(other)?);
+        Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
         std::fs::File::open(dir)?.sync_all()

@@ -1,12 +1,15 @@
 //! Backup: a directory of hard links to the segments, made while serving.
 //!
 //! Sealed segments never change, so a link is a copy. The active segments are sealed first, which takes a shard's lock
-//! for a moment. The backup is a store of its own, with a disk id of its own: it must not be taken for the same disk.
+//! for a moment. The backup is a store of its own, with a disk id of its own: it must not be taken for the same disk. An
+//! increment ([`super::increment`]) leaves out the segments that an earlier backup has.
 
+use super::increment::{MANIFEST, Manifest, holder};
 use super::segment::Segment;
 use super::{LogStore, files_of, identity};
 use crate::store::StoreError;
 use crate::store::fs::{self, Disk, PARTIAL_SUFFIX, partial_name, store_error};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +17,10 @@ use std::sync::atomic::Ordering;
 
 const COPY_CHUNK: usize = 1 << 20;
 
-pub(super) fn backup(store: &LogStore, dst: &Path) -> Result<(), StoreError> {
+/// Gives the bytes that it put there.
+pub(super) fn backup(store: &LogStore, dst: &Path, since: Option<&Path>) -> Result<u64, StoreError> {
     let disk = store.core.disk.as_ref();
+    since.map_or(Ok(()), |since| check_backup(disk, since))?;
     match disk.list(dst) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) if e.kind() != io::ErrorKind::NotADirectory => return Err(store_error("cannot look at", dst, e)),
@@ -25,7 +30,7 @@ pub(super) fn backup(store: &LogStore, dst: &Path) -> Result<(), StoreError> {
         }
     }
     store.pins.fetch_add(1, Ordering::AcqRel);
-    let made = snapshot(store).and_then(|segments| write_backup(store, &segments, dst));
+    let made = snapshot(store).and_then(|segments| write_backup(store, &segments, dst, since));
     store.pins.fetch_sub(1, Ordering::AcqRel);
     made
 }
@@ -43,12 +48,32 @@ fn snapshot(store: &LogStore) -> Result<Vec<Arc<Segment>>, StoreError> {
     Ok(store.core.segments().into_iter().filter(|s| s.is_sealed()).collect())
 }
 
-fn write_backup(store: &LogStore, segments: &[Arc<Segment>], dst: &Path) -> Result<(), StoreError> {
+/// Whether something can be built upon a directory.
+fn check_backup(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
+    let none = || StoreError::Unusable(format!("{} is no backup to build upon", dir.display()));
+    let listed = disk.list(dir).map_err(|_| none())?;
+    let is_one = listed.iter().any(|l| l.name == identity::IDENTITY || l.name == MANIFEST);
+    if is_one { Ok(()) } else { Err(none()) }
+}
+
+fn write_backup(
+    store: &LogStore,
+    segments: &[Arc<Segment>],
+    dst: &Path,
+    since: Option<&Path>,
+) -> Result<u64, StoreError> {
     let disk = store.core.disk.as_ref();
     let partial = partial_name(dst);
     clear_partial(disk, &partial)?;
     disk.create_dir(&partial).map_err(|e| store_error("cannot make", &partial, e))?;
+    let (mut bytes, mut kept) = (0, BTreeMap::new());
     for segment in segments {
+        if since.map_or(Ok(false), |since| has(disk, since, segment))? {
+            let file = disk.open(&segment.path).and_then(|file| file.size());
+            kept.insert(segment.head.id, file.map_err(|e| store_error("cannot read", &segment.path, e))?);
+            continue;
+        }
+        bytes += segment.len() + segment.hint_len();
         for from in files_of(segment) {
             let to = partial.join(from.file_name().unwrap_or_default());
             match link_or_copy(disk, &from, &to) {
@@ -58,10 +83,24 @@ fn write_backup(store: &LogStore, segments: &[Arc<Segment>], dst: &Path) -> Resu
             }
         }
     }
-    identity::write(disk, &partial)?;
+    match since.and_then(Path::file_name) {
+        Some(name) => {
+            let manifest = Manifest { since: name.to_string_lossy().into_owned(), kept };
+            manifest.write(disk, &partial)?;
+        }
+        None => drop(identity::write(disk, &partial)?),
+    }
     disk.rename(&partial, dst).map_err(|e| store_error("cannot rename to", dst, e))?;
     let above = dst.parent().unwrap_or(Path::new("."));
-    disk.sync_dir(above).map_err(|e| store_error("cannot sync", above, e))
+    disk.sync_dir(above).map_err(|e| store_error("cannot sync", above, e))?;
+    Ok(bytes)
+}
+
+/// Whether an earlier backup has this very file. Where links are impossible, none has.
+fn has(disk: &dyn Disk, backup: &Path, segment: &Segment) -> Result<bool, StoreError> {
+    let Some(holder) = holder(disk, backup, segment.head.id)? else { return Ok(false) };
+    let name = segment.path.file_name().unwrap_or_default();
+    Ok(disk.is_same(&holder.join(name), &segment.path).unwrap_or(false))
 }
 
 /// Removes what an earlier backup left that did not end.

@@ -4,6 +4,7 @@
 //! number in 16 hex digits, and the CRC-32C of all before it in 8. A directory without one is made ours only when it
 //! is empty.
 
+use super::increment::MANIFEST;
 use super::open::unreadable;
 use super::segment::id_in;
 use crate::store::StoreError;
@@ -95,7 +96,9 @@ fn check_empty(dir: &Path, names: &[String]) -> Result<(), StoreError> {
     let ours = |name: &&String| *name == LOCK || Path::new(name) == partial || *name == "lost+found";
     let Some(foreign) = names.iter().find(|name| !ours(name)) else { return Ok(()) };
     let dir = dir.display();
-    Err(StoreError::Unusable(if names.iter().any(|name| id_in(name, ".log").is_some()) {
+    Err(StoreError::Unusable(if names.iter().any(|name| name == MANIFEST) {
+        format!("cannot use {dir}: it is an increment of a backup: make it whole with `kumomergedb DIR {dir}`")
+    } else if names.iter().any(|name| id_in(name, ".log").is_some()) {
         format!(
             "cannot use {dir}: its identity file is missing: restore the file `kumofs` from a backup of this directory"
         )

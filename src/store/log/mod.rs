@@ -27,6 +27,7 @@ pub mod format;
 pub mod fresh;
 mod hint;
 pub mod identity;
+pub mod increment;
 mod index;
 mod open;
 mod plan;
@@ -247,7 +248,11 @@ impl Store for LogStore {
     }
 
     fn backup(&self, dst: &Path) -> Result<(), StoreError> {
-        backup::backup(self, dst)
+        backup::backup(self, dst, None).map(drop)
+    }
+
+    fn backup_since(&self, dst: &Path, since: &Path) -> Result<u64, StoreError> {
+        backup::backup(self, dst, Some(since))
     }
 
     fn disk_bytes(&self) -> u64 {

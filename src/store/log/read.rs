@@ -7,6 +7,7 @@
 
 use super::format::{Draft, Kind, Origin, SegmentHead};
 use super::identity::{IDENTITY, LOCK, parse};
+use super::increment::{Manifest, built_upon};
 use super::open::{Start, unreadable};
 use super::segment::{id_in, log_name};
 use super::walk::{Step, Walk};
@@ -19,9 +20,8 @@ use std::sync::Arc;
 /// A directory that is read. Nobody can open it as a store meanwhile, if anybody ever has.
 pub struct Reading {
     disk: Arc<dyn Disk>,
-    dir: PathBuf,
-    /// Numbers of its segments, ascending.
-    ids: Vec<u32>,
+    /// Numbers of its segments, ascending, and where they are: those of an increment lie in several directories.
+    segments: Vec<(u32, PathBuf)>,
     bytes: u64,
     _lock: Option<Box<dyn Lock>>,
 }
@@ -42,7 +42,8 @@ impl Reading {
     pub fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<Reading, StoreError> {
         let names = disk.list(dir).map_err(|e| unreadable(dir, &e))?;
         let has = |name: &str| names.iter().any(|n| n.name == name);
-        if !has(IDENTITY) {
+        let increment = Manifest::read(disk.as_ref(), dir)?;
+        if !has(IDENTITY) && increment.is_none() {
             return Err(StoreError::Unusable(format!("{} is not a kumofs database", dir.display())));
         }
         // A directory without a lock file was never opened: a backup. None is made there: it may be read-only.
@@ -56,17 +57,22 @@ impl Reading {
                 Some(taken.ok_or_else(|| StoreError::Unusable(in_use()))?)
             }
         };
-        let identity = dir.join(IDENTITY);
-        let bytes = read_small(disk.as_ref(), &identity, 4096).map_err(|e| unreadable(&identity, &e))?;
-        parse(&bytes).map_err(|why| StoreError::Unusable(format!("cannot read {}: {why}", dir.display())))?;
-        let mut ids: Vec<u32> = names.iter().filter_map(|n| id_in(&n.name, ".log")).collect();
-        ids.sort_unstable();
-        let size = |id: &u32| {
+        let mut segments: Vec<(u32, PathBuf)> =
+            names.iter().filter_map(|n| Some((id_in(&n.name, ".log")?, dir.to_owned()))).collect();
+        if let Some(manifest) = increment {
+            segments.extend(built_upon(disk.as_ref(), dir, &manifest)?);
+        } else {
+            let identity = dir.join(IDENTITY);
+            let bytes = read_small(disk.as_ref(), &identity, 4096).map_err(|e| unreadable(&identity, &e))?;
+            parse(&bytes).map_err(|why| StoreError::Unusable(format!("cannot read {}: {why}", dir.display())))?;
+        }
+        segments.sort_unstable();
+        let size = |(id, dir): &(u32, PathBuf)| {
             let path = dir.join(log_name(*id));
             disk.open(&path).and_then(|file| file.size()).map_err(|e| store_error("cannot read", &path, e))
         };
-        let bytes = ids.iter().map(size).sum::<Result<u64, _>>()?;
-        Ok(Reading { disk, dir: dir.to_owned(), ids, bytes, _lock: lock })
+        let bytes = segments.iter().map(size).sum::<Result<u64, _>>()?;
+        Ok(Reading { disk, segments, bytes, _lock: lock })
     }
 
     /// How long all segments are together.
@@ -77,15 +83,15 @@ impl Reading {
     /// Passes on all records.
     pub fn read(&self, heed: &mut dyn Heed) -> Result<(), StoreError> {
         let mut found = Vec::new();
-        for id in &self.ids {
-            found.extend(self.find(*id, heed)?);
+        for (id, dir) in &self.segments {
+            found.extend(self.find(*id, dir, heed)?);
         }
         let heads: Vec<SegmentHead> = found.iter().map(|f| f.head).collect();
         found.iter().try_for_each(|f| read_segment(f, &heads, heed))
     }
 
-    fn find(&self, id: u32, heed: &mut dyn Heed) -> Result<Option<Found>, StoreError> {
-        let start = Start::look(self.disk.as_ref(), &self.dir, id)?;
+    fn find(&self, id: u32, dir: &Path, heed: &mut dyn Heed) -> Result<Option<Found>, StoreError> {
+        let start = Start::look(self.disk.as_ref(), dir, id)?;
         if let Some(line) = start.damage() {
             heed.damaged(line);
         }

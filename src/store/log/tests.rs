@@ -5,6 +5,7 @@ mod bounds;
 mod crash;
 mod damage;
 mod faults;
+mod increment;
 mod model;
 mod open;
 mod process;

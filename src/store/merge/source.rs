@@ -3,6 +3,7 @@
 use super::Heed;
 use crate::store::fs::{RealDisk, store_error};
 use crate::store::identity::IDENTITY_FILE;
+use crate::store::log::increment::MANIFEST;
 use crate::store::log::read;
 use crate::store::sled::{self, outside};
 use crate::store::{StoreError, tokyo};
@@ -30,6 +31,9 @@ impl Source {
             _ => store_error("cannot read", path, e),
         };
         if std::fs::metadata(path).map_err(failed)?.is_dir() {
+            if path.join(MANIFEST).exists() {
+                return read::Reading::open(Arc::new(RealDisk), path).map(Source::Log);
+            }
             let identity = begin(&path.join(IDENTITY_FILE), 64).map_err(|_| foreign())?;
             let engine = identity.split(u8::is_ascii_whitespace).nth(1);
             return if !identity.starts_with(b"kumofs ") {

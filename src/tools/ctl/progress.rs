@@ -154,6 +154,7 @@ mod tests {
             workers: 1,
             removed: None,
             claim: 0,
+            drained: false,
         };
         let phase = Phase::Copying { time: ClockTime(6), full };
         Epoch {

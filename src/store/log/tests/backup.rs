@@ -143,6 +143,10 @@ impl Disk for Busy {
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.disk.remove(path)
     }
+    fn is_same(&self, one: &Path, other: &Path) -> io::Result<bool> {
+        self.disk.is_same(one, other)
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.disk.sync_dir(dir)
     }

@@ -106,6 +106,7 @@ mod tests {
             workers: 1,
             removed: if *active { None } else { Some(1) },
             claim: u64::from(!*active),
+            drained: false,
         };
         let servers = servers.iter().map(entry).collect();
         Epoch { number: 9, flushed: 9, servers, whs: space.clone(), rhs: space, ..Epoch::default() }

@@ -204,7 +204,7 @@ fn store() {
     let (dbkeys, dbval): (Vec<_>, _) = ((0..=TIMES).map(dbkey).collect(), dbval(9));
     let mut put = |n: u64| {
         shard.put(&dbkeys[n as usize], Record { epoch: 1, dbval: &dbval }).expect("there is room");
-        if n % 16 == 0 {
+        if n.is_multiple_of(16) {
             shard.commit().expect("there is room");
         }
     };

@@ -154,10 +154,7 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
         write_obsolete(request.conn, request.msgid, known);
         return Ok(());
     };
-    // Whoever speaks in this epoch has adopted it, and given back what it held in earlier ones.
-    if state.takeover.adopted_by(key) {
-        state.given.remove(&key);
-    }
+    state.spoke(key);
     let source = state.sources.entry(key).or_default();
     if head.first > source.next && on(Rule::PrefixClosed) {
         // Something before it was refused and will be sent again.
@@ -211,6 +208,14 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
 }
 
 impl State {
+    /// A life's worker spoke in this epoch: it has adopted it, and given back what it held in earlier ones. What it was granted
+    /// in this one it holds.
+    pub(super) fn spoke(&mut self, holder: (u64, u16)) {
+        if self.takeover.adopted_by(holder) {
+            self.given.remove(&holder);
+        }
+    }
+
     /// The ring positions of what this server was not told to be stable: it may be here and nowhere else.
     pub(super) fn unstable_hashes(&self) -> HashSet<u64> {
         let told: HashSet<u64> = self.sources.values().flat_map(|source| source.unstable.hashes()).collect();

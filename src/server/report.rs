@@ -65,8 +65,7 @@ impl Worker {
             }
         }
         if !more {
-            state.takeover.adopted_by((connect.incarnation, connect.from_worker));
-            state.given.remove(&(connect.incarnation, connect.from_worker));
+            state.spoke((connect.incarnation, connect.from_worker));
             state.takeover.reported.insert((connect.incarnation, connect.from_worker));
         }
         let mut bytes = Vec::new();

@@ -391,6 +391,20 @@ mod tests {
         assert!(state.is_silent(None));
     }
 
+    /// A report came behind the first lease of its epoch, which was forgotten; at the next epoch nobody waited for that lease.
+    #[test]
+    fn a_report_gives_back_what_was_granted_before_its_epoch_and_no_more() {
+        let address = Address::new(([127, 0, 0, 1], 1).into());
+        let view = View::new(crate::logic::epoch::Epoch::default(), address, 1);
+        let mut state = State::new(Arc::new(view), crate::server::Config::default(), 0);
+        state.given = [((7, 0), GRANT_MICROS)].into();
+        state.spoke((7, 0));
+        assert!(state.given.is_empty());
+        state.given = [((7, 0), GRANT_MICROS)].into();
+        state.spoke((7, 0));
+        assert_eq!(state.given.len(), 1);
+    }
+
     #[test]
     fn workers_overlap_exactly_when_they_share_keys() {
         for (n, m) in [(1, 1), (1, 4), (2, 3), (4, 4), (8, 3)] {

@@ -50,9 +50,9 @@ async fn copy(shared: &Arc<Shared>, suffix: &[u8], since: Option<&[u8]>) -> Resu
         // It says what was flushed, and whose stamps the records have.
         restored::save(shared.store.disk(), &target, &shared.view().epoch)
             .map_err(|e| format!("cannot write to {}: {e}", target.display()))?;
-        Ok(bytes)
+        Ok::<u64, String>(bytes)
     });
-    let bytes = copied.await.map_err(|e| e.to_string())?.map_err(|e: String| e)?;
+    let bytes = copied.await.map_err(|e| e.to_string())??;
     Ok((path, bytes))
 }
 

@@ -4,7 +4,7 @@
 //! for a moment. The backup is a store of its own, with a disk id of its own: it must not be taken for the same disk. An
 //! increment ([`super::increment`]) leaves out the segments that an earlier backup has.
 
-use super::increment::{MANIFEST, Manifest, holder};
+use super::increment::{Chain, MANIFEST, Manifest};
 use super::segment::Segment;
 use super::{LogStore, files_of, identity};
 use crate::store::StoreError;
@@ -66,9 +66,10 @@ fn write_backup(
     let partial = partial_name(dst);
     clear_partial(disk, &partial)?;
     disk.create_dir(&partial).map_err(|e| store_error("cannot make", &partial, e))?;
+    let earlier = since.map(|since| Chain::of(disk, since)).transpose()?;
     let (mut bytes, mut kept) = (0, BTreeMap::new());
     for segment in segments {
-        if since.map_or(Ok(false), |since| has(disk, since, segment))? {
+        if earlier.as_ref().is_some_and(|earlier| has(disk, earlier, segment)) {
             let file = disk.open(&segment.path).and_then(|file| file.size());
             kept.insert(segment.head.id, file.map_err(|e| store_error("cannot read", &segment.path, e))?);
             continue;
@@ -97,10 +98,10 @@ fn write_backup(
 }
 
 /// Whether an earlier backup has this very file. Where links are impossible, none has.
-fn has(disk: &dyn Disk, backup: &Path, segment: &Segment) -> Result<bool, StoreError> {
-    let Some(holder) = holder(disk, backup, segment.head.id)? else { return Ok(false) };
+fn has(disk: &dyn Disk, earlier: &Chain<'_>, segment: &Segment) -> bool {
     let name = segment.path.file_name().unwrap_or_default();
-    Ok(disk.is_same(&holder.join(name), &segment.path).unwrap_or(false))
+    let holder = earlier.holder(segment.head.id);
+    holder.is_some_and(|holder| disk.is_same(&holder.join(name), &segment.path).unwrap_or(false))
 }
 
 /// Removes what an earlier backup left that did not end.

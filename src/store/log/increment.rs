@@ -78,24 +78,43 @@ impl Manifest {
     }
 }
 
-/// The directory that holds a segment of a backup: its own, or one of those that it builds upon.
-pub fn holder(disk: &dyn Disk, backup: &Path, id: u32) -> Result<Option<PathBuf>, StoreError> {
-    let mut dir = backup.to_owned();
-    for _ in 0..MAX_CHAIN {
-        if disk.open(&dir.join(log_name(id))).is_ok() {
-            return Ok(Some(dir));
+/// A backup with all that it builds upon: the directories, and what each leaves to the ones behind it.
+pub struct Chain<'d> {
+    disk: &'d dyn Disk,
+    links: Vec<(PathBuf, Option<Manifest>)>,
+}
+
+impl<'d> Chain<'d> {
+    /// Reads what each of them says.
+    pub fn of(disk: &'d dyn Disk, backup: &Path) -> Result<Chain<'d>, StoreError> {
+        let mut links = Vec::new();
+        let mut next = Some(backup.to_owned());
+        while let Some(dir) = next.filter(|_| links.len() < MAX_CHAIN) {
+            let manifest = Manifest::read(disk, &dir)?;
+            next = manifest.as_ref().map(|manifest| dir.with_file_name(&manifest.since));
+            links.push((dir, manifest));
         }
-        match Manifest::read(disk, &dir)? {
-            Some(manifest) if manifest.kept.contains_key(&id) => dir = dir.with_file_name(manifest.since),
-            _ => return Ok(None),
-        }
+        Ok(Chain { disk, links })
     }
-    Ok(None)
+
+    /// The directory that holds a segment of the backup: its own, or one of those that it builds upon.
+    pub fn holder(&self, id: u32) -> Option<&Path> {
+        for (dir, manifest) in &self.links {
+            if self.disk.open(&dir.join(log_name(id))).is_ok() {
+                return Some(dir);
+            }
+            if !manifest.as_ref().is_some_and(|manifest| manifest.kept.contains_key(&id)) {
+                return None;
+            }
+        }
+        None
+    }
 }
 
 /// The segments that an increment builds upon: their numbers and directories.
 pub fn built_upon(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<Vec<(u32, PathBuf)>, StoreError> {
     let earlier = dir.with_file_name(&manifest.since);
+    let chain = Chain::of(disk, &earlier)?;
     let mut found = Vec::new();
     for (id, len) in &manifest.kept {
         let missing = || {
@@ -105,13 +124,13 @@ pub fn built_upon(disk: &dyn Disk, dir: &Path, manifest: &Manifest) -> Result<Ve
                  those that this one builds upon"
             ))
         };
-        let holder = holder(disk, &earlier, *id)?.ok_or_else(missing)?;
+        let holder = chain.holder(*id).ok_or_else(missing)?;
         let path = holder.join(log_name(*id));
         let size = disk.open(&path).and_then(|file| file.size()).map_err(|e| store_error("cannot read", &path, e))?;
         if size != *len {
             return Err(missing());
         }
-        found.push((*id, holder));
+        found.push((*id, holder.to_owned()));
     }
     Ok(found)
 }

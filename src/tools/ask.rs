@@ -6,6 +6,7 @@
 
 use super::ctl::NodesInfo;
 use crate::logic::address::Address;
+use crate::logic::epoch::Epoch;
 use crate::logic::ring::HashSpace;
 use crate::net::listen;
 use crate::net::rpc::{CallError, Limits, RpcConn};
@@ -176,6 +177,17 @@ pub async fn statistics(node: &Node) -> Result<Statistics, AskError> {
         Err(AskError::Refused(address, error::PROTOCOL)) => Err(AskError::Old(address)),
         answer => answer,
     }
+}
+
+/// The newest epoch that a manager has; `None`: no server was attached yet.
+///
+/// # Errors
+/// As [`Node::ask`]; managers of kumofs 0.4 refuse with [`error::PROTOCOL`], or hang up.
+pub async fn newest_epoch(node: &Node) -> Result<Option<Epoch>, AskError> {
+    let read = |r: &mut Reader<'_>| {
+        if r.take_nil() { Ok(None) } else { Epoch::decode(r.raw()?).map(Some).map_err(|_| DecodeError::Type) }
+    };
+    node.ask(v1::method::GET_EPOCH, &[0x91, 0], read).await
 }
 
 /// The hash space for writing, as a manager tells it.

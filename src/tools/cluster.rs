@@ -11,7 +11,7 @@ use crate::logic::record::worker_of;
 use crate::logic::route::{Group, Route};
 use crate::net::rpc::CallError;
 use crate::proto::rpc::error;
-use crate::proto::rpc::v1::{Connect, Connected, Peer, method};
+use crate::proto::rpc::v1::{Connect, Connected, Peer};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -144,19 +144,14 @@ impl View {
 
 async fn newest_epoch(manager: Address) -> Result<Epoch, Trouble> {
     let node = Node::connect(manager, Role::Manager).await?;
-    let asked = node.ask(method::GET_EPOCH, &[0x91, 0], |r| {
-        if r.take_nil() { Ok(None) } else { r.raw().map(|raw| Some(raw.to_vec())) }
-    });
-    let encoded = match asked.await {
-        Ok(Some(encoded)) => encoded,
-        Ok(None) => return Err(Trouble::Failed("no server is attached yet".to_owned())),
+    match ask::newest_epoch(&node).await {
+        Ok(Some(epoch)) => Ok(epoch),
+        Ok(None) => Err(Trouble::Failed("no server is attached yet".to_owned())),
         Err(AskError::Refused(_, error::PROTOCOL)) => {
-            return Err(Trouble::Failed(format!("{manager} is an older version, which cannot do that")));
+            Err(Trouble::Failed(format!("{manager} is an older version, which cannot do that")))
         }
-        Err(e) => return Err(e.into()),
-    };
-    Epoch::decode(&encoded)
-        .map_err(|_| Trouble::Failed(format!("{manager} answered what is no answer of a kumo-manager")))
+        Err(e) => Err(e.into()),
+    }
 }
 
 async fn connect(server: ServerEntry, worker: u16) -> Result<Node, String> {

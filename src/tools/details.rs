@@ -156,15 +156,7 @@ mod tests {
         let address = |i: usize| Address::new(([10, 0, 0, i as u8], 19800).into());
         let nodes = active.iter().enumerate().map(|(i, active)| RingNode { address: address(i), active: *active });
         let space = HashSpace { nodes: nodes.collect(), ..HashSpace::default() };
-        let entry = |i| ServerEntry {
-            address: address(i),
-            disk_id: 1,
-            incarnation: 1,
-            workers: 1,
-            removed: None,
-            claim: 0,
-            drained: false,
-        };
+        let entry = |i| ServerEntry::new(address(i), 1, 1, 1);
         let servers = (0..active.len()).map(entry).collect();
         Epoch { number: 12, servers, whs: space.clone(), rhs: space, ..Epoch::default() }
     }

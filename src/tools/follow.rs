@@ -9,8 +9,7 @@ use super::ctl::NodesInfo;
 use crate::logic::address::Address;
 use crate::logic::epoch::{Epoch, Phase};
 use crate::net::time::unix_secs;
-use crate::proto::rpc::msgpack::Reader;
-use crate::proto::rpc::{v0, v1};
+use crate::proto::rpc::v0;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -67,8 +66,7 @@ async fn look(node: &mut Option<Node>, manager: Address) -> Result<State, AskErr
     };
     let info = node.ask(v0::method::GET_NODES_INFO, &[0x90], NodesInfo::read).await?;
     // Managers of kumofs 0.4 have no epochs, and hang up when they are asked for one.
-    let epoch = node.call(v1::method::GET_EPOCH, &[0x91, 0]).await.ok();
-    let epoch = epoch.and_then(|encoded| Epoch::decode(Reader::new(&encoded).raw().ok()?).ok());
+    let epoch = ask::newest_epoch(node).await.ok().flatten();
     Ok(state_of(&info, epoch.as_ref()))
 }
 

@@ -26,14 +26,7 @@ impl Control {
             let known = self.shared.view().epoch.number;
             let managers: Vec<RpcConn> = self.managers.borrow().iter().filter(|m| m.2).map(|m| m.1.clone()).collect();
             for conn in managers {
-                let ask = |out: &mut Vec<u8>| {
-                    write_array(out, 1);
-                    write_uint(out, known);
-                };
-                let Ok(result) = conn.call(method::GET_EPOCH, ask, MANAGERS_PATIENCE).await else { continue };
-                if let Ok(bytes) = Reader::new(&result).raw()
-                    && self.take_epoch(bytes).is_err()
-                {
+                if !self.ask_for_epoch(&conn, known, MANAGERS_PATIENCE).await {
                     conn.hang_up();
                 }
             }
@@ -69,16 +62,19 @@ impl Control {
         let (to, timeout) = (server.socket_addr(), self.shared.config.connect_timeout);
         let nothing: Handler = Rc::new(|_, _| {});
         let Ok(conn) = RpcConn::connect_client(to, timeout, Limits::default(), nothing).await else { return };
+        if !self.ask_for_epoch(&conn, known, PATIENCE).await {
+            tracing::warn!("server {server} told an epoch of another cluster");
+        }
+        conn.close();
+    }
+
+    /// Asks a node for an epoch above `known`, and acts by it. False: it told one that cannot be taken.
+    async fn ask_for_epoch(self: &Rc<Self>, conn: &RpcConn, known: u64, patience: Duration) -> bool {
         let ask = |out: &mut Vec<u8>| {
             write_array(out, 1);
             write_uint(out, known);
         };
-        if let Ok(result) = conn.call(method::GET_EPOCH, ask, PATIENCE).await
-            && let Ok(bytes) = Reader::new(&result).raw()
-            && self.take_epoch(bytes).is_err()
-        {
-            tracing::warn!("server {server} told an epoch of another cluster");
-        }
-        conn.close();
+        let Ok(result) = conn.call(method::GET_EPOCH, ask, patience).await else { return true };
+        Reader::new(&result).raw().map_or(true, |bytes| self.take_epoch(bytes).is_ok())
     }
 }

@@ -41,7 +41,7 @@ pub(super) async fn run(order: &Order) -> Result<(), Trouble> {
     if order.value.is_some() {
         return match reader.head().map_err(broken)? {
             Head::Nil => {
-                super::super::print(if order.json { "{\"result\":null}\n" } else { "nil\n" });
+                crate::tools::print(if order.json { "{\"result\":null}\n" } else { "nil\n" });
                 Ok(())
             }
             _ => {
@@ -51,7 +51,7 @@ pub(super) async fn run(order: &Order) -> Result<(), Trouble> {
         };
     }
     let settings = read_list(&mut reader).map_err(broken)?;
-    super::super::print(&shown(&settings, order.name.as_deref(), order.json)?);
+    crate::tools::print(&shown(&settings, order.name.as_deref(), order.json)?);
     Ok(())
 }
 

@@ -7,8 +7,8 @@ use super::progress;
 use crate::logic::address::Address;
 use crate::logic::epoch::Epoch;
 use crate::net::time::Instant;
-use crate::proto::rpc::msgpack::{Reader, write_array};
-use crate::proto::rpc::{v0, v1};
+use crate::proto::rpc::msgpack::write_array;
+use crate::proto::rpc::{error, v0, v1};
 use crate::tools::Trouble;
 use crate::tools::ask::{self, AskError, MANAGER_PORT, Node, Role, SERVER_PORT};
 use serde_json::json;
@@ -58,7 +58,7 @@ pub(super) async fn run(order: &Order) -> Result<(), Trouble> {
     if order.wait {
         wait(&node, server).await?;
     }
-    super::super::print(&match (order.json, order.wait) {
+    crate::tools::print(&match (order.json, order.wait) {
         (true, drained) => format!("{}\n", json!({"server": server.to_string(), "drained": drained})),
         (false, _) => "nil\n".to_owned(),
     });
@@ -87,16 +87,12 @@ async fn wait(node: &Node, server: Address) -> Result<(), Trouble> {
 }
 
 async fn epoch_of(node: &Node) -> Result<Epoch, Trouble> {
-    let old = || Trouble::Failed(format!("{} is a manager of kumofs 0.4, which drains nothing", node.address()));
-    let encoded = match node.call(v1::method::GET_EPOCH, &[0x91, 0]).await {
-        Err(AskError::Refused(_, crate::proto::rpc::error::PROTOCOL)) => return Err(old()),
-        encoded => encoded?,
-    };
-    if encoded == [0xc0] {
-        return Ok(Epoch::default());
+    match ask::newest_epoch(node).await {
+        Err(AskError::Refused(address, error::PROTOCOL)) => {
+            Err(Trouble::Failed(format!("{address} is a manager of kumofs 0.4, which drains nothing")))
+        }
+        epoch => Ok(epoch?.unwrap_or_default()),
     }
-    let read = |encoded: &[u8]| Epoch::decode(Reader::new(encoded).raw().ok()?).ok();
-    read(&encoded).ok_or_else(|| Trouble::Failed(format!("{} answered what is no epoch", node.address())))
 }
 
 /// Why a server cannot be drained.
@@ -147,13 +143,8 @@ mod tests {
             timestamp: ClockTime(1),
         };
         let entry = |n: u8| ServerEntry {
-            address: server(n),
-            disk_id: n.into(),
-            incarnation: if n == 9 { 0 } else { 8 },
-            workers: 1,
-            removed: None,
-            claim: 0,
             drained: !whs.iter().any(|(of, _)| *of == n),
+            ..ServerEntry::new(server(n), n.into(), if n == 9 { 0 } else { 8 }, 1)
         };
         Epoch { servers: (1..10).map(entry).collect(), whs: space(whs), rhs: space(rhs), ..Epoch::default() }
     }

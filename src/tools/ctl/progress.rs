@@ -147,15 +147,7 @@ mod tests {
             timestamp: ClockTime(5),
         };
         let last = if fourth { 4 } else { 3 };
-        let entry = |n| ServerEntry {
-            address: server(n),
-            disk_id: n.into(),
-            incarnation: 8,
-            workers: 1,
-            removed: None,
-            claim: 0,
-            drained: false,
-        };
+        let entry = |n| ServerEntry::new(server(n), n.into(), 8, 1);
         let phase = Phase::Copying { time: ClockTime(6), full };
         Epoch {
             number: 7,

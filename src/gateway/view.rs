@@ -106,16 +106,7 @@ impl View {
         let mut servers: Vec<ServerEntry> = Vec::new();
         for node in whs.nodes.iter().chain(&rhs.nodes) {
             if !servers.iter().any(|s| s.address == node.address) {
-                let address = node.address;
-                servers.push(ServerEntry {
-                    address,
-                    disk_id: 0,
-                    incarnation: 0,
-                    workers: 1,
-                    removed: None,
-                    claim: 0,
-                    drained: false,
-                });
+                servers.push(ServerEntry::of_version0(node.address));
             }
         }
         View::new(Epoch { servers, whs, rhs, ..Epoch::default() })

@@ -45,6 +45,18 @@ pub struct ServerEntry {
     pub drained: bool,
 }
 
+impl ServerEntry {
+    /// One that nothing was ever said of.
+    pub fn new(address: Address, disk_id: u64, incarnation: u64, workers: u16) -> ServerEntry {
+        ServerEntry { address, disk_id, incarnation, workers, removed: None, claim: 0, drained: false }
+    }
+
+    /// A kumofs 0.4 server, of which no more is known than where it is reached.
+    pub fn of_version0(address: Address) -> ServerEntry {
+        ServerEntry::new(address, 0, 0, 1)
+    }
+}
+
 fn is_false(value: &bool) -> bool {
     !value
 }
@@ -196,15 +208,7 @@ mod tests {
             number: 3,
             cluster: 9,
             managers: vec![ManagerEntry { address, disk_id: 4 }],
-            servers: vec![ServerEntry {
-                address,
-                disk_id: 7,
-                incarnation: 8,
-                workers: 2,
-                removed: None,
-                claim: 0,
-                drained: false,
-            }],
+            servers: vec![ServerEntry::new(address, 7, 8, 2)],
             whs: space.clone(),
             rhs: space,
             flushed: 1,

@@ -256,15 +256,7 @@ mod tests {
         let mut all: Vec<u8> = rhs.iter().chain(whs).map(|(n, _)| *n).collect();
         all.sort_unstable();
         all.dedup();
-        let entry = |n| ServerEntry {
-            address: address(n),
-            disk_id: 1,
-            incarnation: 1,
-            workers: 1,
-            removed: None,
-            claim: 0,
-            drained: false,
-        };
+        let entry = |n| ServerEntry::new(address(n), 1, 1, 1);
         let servers = all.into_iter().map(entry).collect();
         Epoch { number: 1, servers, rhs: space(rhs), whs: space(whs), ..Epoch::default() }
     }

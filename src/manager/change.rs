@@ -123,15 +123,7 @@ impl Draft {
 
     fn enter(&mut self, server: &Newcomer) {
         let Newcomer { address, disk_id, incarnation, workers } = *server;
-        let entry = ServerEntry {
-            address,
-            disk_id,
-            incarnation,
-            workers: workers.max(1),
-            removed: None,
-            claim: 0,
-            drained: false,
-        };
+        let entry = ServerEntry::new(address, disk_id, incarnation, workers.max(1));
         match self.epoch.servers.iter_mut().find(|s| s.address == address) {
             Some(old) => {
                 let claim = if old.disk_id == disk_id && disk_id != 0 { old.claim } else { 0 };

@@ -100,13 +100,9 @@ mod tests {
         let nodes = servers.iter().map(|(n, active)| Node { address: address(*n), active: *active }).collect();
         let space = HashSpace { nodes, ..HashSpace::default() };
         let entry = |(n, active): &(u8, bool)| ServerEntry {
-            address: address(*n),
-            disk_id: u64::from(*n),
-            incarnation: u64::from(*n),
-            workers: 1,
             removed: if *active { None } else { Some(1) },
             claim: u64::from(!*active),
-            drained: false,
+            ..ServerEntry::new(address(*n), u64::from(*n), u64::from(*n), 1)
         };
         let servers = servers.iter().map(entry).collect();
         Epoch { number: 9, flushed: 9, servers, whs: space.clone(), rhs: space, ..Epoch::default() }

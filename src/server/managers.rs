@@ -543,16 +543,7 @@ impl Control {
         let mut addresses: Vec<Address> = whs.nodes.iter().chain(&rhs.nodes).map(|n| n.address).collect();
         addresses.sort_unstable();
         addresses.dedup();
-        let entry = |address| ServerEntry {
-            address,
-            disk_id: 0,
-            incarnation: 0,
-            workers: 1,
-            removed: None,
-            claim: 0,
-            drained: false,
-        };
-        let servers = addresses.into_iter().map(entry).collect();
+        let servers = addresses.into_iter().map(ServerEntry::of_version0).collect();
         let epoch = Epoch { servers, whs, rhs, phase, ..Epoch::default() };
         self.act_on(Arc::new(View::new(epoch, self.shared.config.address, self.shared.incarnation())));
     }

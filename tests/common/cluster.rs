@@ -66,6 +66,19 @@ impl Cluster {
         Cluster::at(Place::Hosts(Hosts::claim()), 0, 0)
     }
 
+    /// A cluster of which nothing is left but backups: a manager, a server on each of them, and a gateway.
+    pub fn restored(backups: &[PathBuf]) -> Cluster {
+        let mut cluster = Cluster::empty();
+        cluster.start_managers(1);
+        for (i, backup) in backups.iter().enumerate() {
+            std::fs::rename(backup, cluster.store_of(i)).expect("a backup can be moved");
+            cluster.add_server();
+        }
+        cluster.attach();
+        cluster.add_gateway(&[]);
+        cluster
+    }
+
     /// Attached and with so many gateways that serve, on hosts of a network whose links can be cut.
     pub fn start_in(world: Arc<World>, managers: usize, servers: usize, gateways: usize) -> Cluster {
         let mut cluster = Cluster::at(Place::World(world), managers, servers);

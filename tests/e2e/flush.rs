@@ -186,14 +186,7 @@ fn a_backup_brings_back_nothing_that_was_flushed_and_what_it_brings_can_be_chang
     assert_eq!(said.code, Some(0), "{said:?}");
     let backups: Vec<_> = (0..3).map(|i| cluster.store_of(i).with_extension("tch-one")).collect();
     cluster.processes().for_each(Process::kill);
-    let mut restored = Cluster::empty();
-    restored.start_managers(1);
-    for (i, backup) in backups.iter().enumerate() {
-        std::fs::rename(backup, restored.store_of(i)).expect("a backup can be moved");
-        restored.add_server();
-    }
-    restored.attach();
-    restored.add_gateway(&[]);
+    let mut restored = Cluster::restored(&backups);
     let mut client = restored.client();
     assert_eq!(found(&mut client), 100, "and nothing that was flushed");
     // What is changed now is newer than what the backup brought, at every server.

@@ -208,14 +208,7 @@ fn a_backup_is_made_while_serving_and_can_be_served_from() {
 
     // All disks are lost; the backups take their place, and nothing else is left of the cluster.
     cluster.processes().for_each(Process::kill);
-    let mut restored = Cluster::empty();
-    restored.start_managers(1);
-    for (i, backup) in backups.iter().enumerate() {
-        std::fs::rename(backup, restored.store_of(i)).expect("a backup can be moved");
-        restored.add_server();
-    }
-    restored.attach();
-    restored.add_gateway(&[]);
+    let restored = Cluster::restored(&backups);
     assert_filled(&mut restored.client(), 300);
 }
 
@@ -247,11 +240,7 @@ fn increments_of_a_backup_are_restored_as_they_were() {
     let said = run("kumomergedb", &words.each_ref().map(String::as_str), cluster.dir());
     assert_eq!(said.code, Some(0), "{said:?}");
     cluster.processes().for_each(Process::kill);
-    let mut restored = Cluster::unattached(1, 0);
-    std::fs::rename(&merged, restored.store_of(0)).expect("it can be moved");
-    restored.add_servers(1);
-    restored.attach();
-    restored.add_gateway(&[]);
+    let restored = Cluster::restored(&[merged]);
     let mut client = restored.client();
     for n in 0..2_000 {
         let expected = match n {

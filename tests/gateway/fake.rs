@@ -490,14 +490,8 @@ impl World {
         }
         let mut borrowed = world.borrow_mut();
         let addresses: Vec<Address> = borrowed.servers.iter().map(|s| s.address).collect();
-        let entry = |(i, address): (usize, &Address)| ServerEntry {
-            address: *address,
-            disk_id: i as u64 + 1,
-            incarnation: i as u64 + 1,
-            workers: setup.server_workers,
-            removed: None,
-            claim: 0,
-            drained: false,
+        let entry = |(i, address): (usize, &Address)| {
+            ServerEntry::new(*address, i as u64 + 1, i as u64 + 1, setup.server_workers)
         };
         let nodes = addresses.iter().map(|address| Node { address: *address, active: true }).collect();
         let space = HashSpace { nodes, timestamp: ClockTime(1) };

@@ -15,15 +15,7 @@ fn server(n: u8) -> Address {
 fn epoch(managers: u8, servers: u8) -> Epoch {
     let nodes = (0..servers).map(|n| Node { address: server(n), active: true }).collect();
     let space = HashSpace { nodes, ..HashSpace::default() };
-    let entry = |n| ServerEntry {
-        address: server(n),
-        disk_id: 200 + u64::from(n),
-        incarnation: 1,
-        workers: 1,
-        removed: None,
-        claim: 0,
-        drained: false,
-    };
+    let entry = |n| ServerEntry::new(server(n), 200 + u64::from(n), 1, 1);
     Epoch {
         number: 6,
         cluster: 1,

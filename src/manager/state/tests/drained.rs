@@ -2,6 +2,14 @@
 
 use super::*;
 
+impl World {
+    /// An operator has a server leave.
+    fn drain(&mut self, n: u8) {
+        self.state.drain(self.now(), server(n)).unwrap();
+        self.act();
+    }
+}
+
 fn is_drained(world: &World, n: u8) -> bool {
     world.epoch().server(server(n)).is_some_and(|s| s.drained)
 }
@@ -9,8 +17,7 @@ fn is_drained(world: &World, n: u8) -> bool {
 #[test]
 fn a_drained_server_serves_until_the_others_have_all() {
     let mut world = World::attached(4);
-    world.state.drain(world.now(), server(2)).unwrap();
-    world.act();
+    world.drain(2);
     let epoch = world.epoch();
     assert!(epoch.whs.find(server(2)).is_none() && epoch.rhs.is_active(server(2)));
     assert_eq!(world.not_attached(), [], "it is no newcomer");
@@ -38,8 +45,7 @@ fn a_drained_server_serves_until_the_others_have_all() {
 fn only_an_operator_attaches_a_drained_server_again() {
     let mut world = World::attached(4);
     world.state.set_auto_replace(true);
-    world.state.drain(world.now(), server(2)).unwrap();
-    world.act();
+    world.drain(2);
     world.copy_and_delete();
     world.kill(2);
     world.start(2);
@@ -61,8 +67,7 @@ fn only_an_operator_attaches_a_drained_server_again() {
 fn with_another_disk_it_is_another_server() {
     let mut world = World::attached(4);
     world.state.set_auto_replace(true);
-    world.state.drain(world.now(), server(2)).unwrap();
-    world.act();
+    world.drain(2);
     world.copy_and_delete();
     world.kill(2);
     world.disks.remove(&2);
@@ -74,8 +79,7 @@ fn with_another_disk_it_is_another_server() {
 #[test]
 fn attach_has_a_server_stay_that_is_being_drained() {
     let mut world = World::attached(4);
-    world.state.drain(world.now(), server(2)).unwrap();
-    world.act();
+    world.drain(2);
     world.state.attach(world.now(), true).unwrap();
     world.act();
     assert!(!is_drained(&world, 2));
@@ -87,8 +91,7 @@ fn attach_has_a_server_stay_that_is_being_drained() {
 #[test]
 fn one_that_dies_while_it_is_drained_is_copied_from_the_others() {
     let mut world = World::attached(4);
-    world.state.drain(world.now(), server(2)).unwrap();
-    world.act();
+    world.drain(2);
     world.kill(2);
     world.wait(500);
     assert_eq!(world.shape(), "1+ 2- 3+ 4+");
@@ -111,8 +114,7 @@ fn one_that_dies_while_it_is_drained_is_copied_from_the_others() {
 #[test]
 fn one_that_is_drained_and_dies_last_is_waited_for() {
     let mut world = World::attached(3);
-    world.state.drain(world.now(), server(2)).unwrap();
-    world.act();
+    world.drain(2);
     for n in [1, 3, 2] {
         world.kill(n);
         world.wait(500);
@@ -147,10 +149,8 @@ fn what_cannot_be_drained_is_refused() {
 #[test]
 fn drained_twice_is_drained_once() {
     let mut world = World::attached(4);
-    world.state.drain(world.now(), server(2)).unwrap();
-    world.act();
+    world.drain(2);
     let number = world.epoch().number;
-    world.state.drain(world.now(), server(2)).unwrap();
-    world.act();
+    world.drain(2);
     assert_eq!(world.epoch().number, number);
 }

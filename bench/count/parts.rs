@@ -100,6 +100,7 @@ fn routes() {
         workers: 2,
         removed: None,
         claim: 0,
+        drained: false,
     };
     let nodes: Vec<Node> = (1..=6).map(|n| Node { address: address(n), active: true }).collect();
     let space = HashSpace { nodes, timestamp: ClockTime(1) };
@@ -203,7 +204,7 @@ fn store() {
     let (dbkeys, dbval): (Vec<_>, _) = ((0..=TIMES).map(dbkey).collect(), dbval(9));
     let mut put = |n: u64| {
         shard.put(&dbkeys[n as usize], Record { epoch: 1, dbval: &dbval }).expect("there is room");
-        if n % 16 == 0 {
+        if n.is_multiple_of(16) {
             shard.commit().expect("there is room");
         }
     };

@@ -360,8 +360,10 @@ fn poll_read_more(
 ) -> Poll<io::Result<usize>> {
     let missing = need.saturating_sub(kept.len()).clamp(GROW_MIN, GROW_MAX);
     if kept.capacity() - kept.len() < missing {
-        // Twice as much each time, but not more than the message has.
-        let doubled = need.min(2 * kept.capacity()).max(kept.len() + missing);
+        // Twice as much each time, but not more than the message has, where that is known: one that tells no length is looked
+        // at from its beginning with each read, so these have to become fewer.
+        let most = if missing > GROW_MIN { need } else { usize::MAX };
+        let doubled = (2 * kept.capacity()).min(most).max(kept.len() + missing);
         kept.reserve_exact(doubled - kept.len());
     }
     let room = kept.spare_capacity_mut();

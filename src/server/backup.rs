@@ -42,11 +42,11 @@ async fn copy(shared: &Arc<Shared>, suffix: &[u8], since: Option<&[u8]>) -> Resu
     let copied = blocking(move || {
         // Two at a time could be about one directory.
         let _turn = shared.backup_turn.lock().expect("no backup panics");
-        let bytes = match since {
+        let made = match since {
             Some(since) => shared.store.backup_since(&target, &since),
             None => shared.store.backup(&target).map(|()| shared.store.disk_bytes()),
         };
-        let bytes = bytes.map_err(|e| e.to_string())?;
+        let bytes = made.map_err(|e| e.to_string())?;
         // It says what was flushed, and whose stamps the records have.
         restored::save(shared.store.disk(), &target, &shared.view().epoch)
             .map_err(|e| format!("cannot write to {}: {e}", target.display()))?;

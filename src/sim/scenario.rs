@@ -426,21 +426,20 @@ const SEVERAL: [Scenario; 35] = [
     Scenario {
         name: "refused-in-front",
         story: "a member refuses a message and takes the one behind it, and takes over with a change whose outcome it lacks",
-        shape: TRIO,
+        shape: Shape { servers: 4, attached: 4, ..TRIO },
         script: |dice, script| {
             let [x, y, z] = [Who::Coordinator(1), Who::Member(1, 0), Who::Member(1, 1)];
-            let late = 60 + dice.below(80);
-            script.push((1_000, Act::Delay(Who::Manager(0), y, late)));
+            script.push((1_000, Act::Delay(Who::Manager(0), y, 60 + dice.below(80))));
             script.push((1_000, Act::Delay(y, x, 400)));
             // Nor does the third tell it of the epoch that it is behind.
             script.extend([Act::Cut(x, z), Act::Cut(y, z)].map(|act| (1_000, act)));
-            script.push((1_001, Act::Command(Command::Replace)));
-            // It is told in the third message, behind two that have all get ready.
-            let then = 1_010 + 3 * late + dice.below(120);
+            // One that removes somebody is told at once. This one has no part in the key.
+            script.push((1_001, Act::Kill(Who::Server(3))));
+            let then = 1_218 + dice.below(120);
             script.push((then, Act::Mend(y, z)));
             script.push((then, Act::Kill(x)));
             script.push((2_500, Act::HealAll));
-            script.extend((0..3).map(|n| (2_600, Act::Start(Who::Server(n)))));
+            script.extend((0..4).map(|n| (2_600, Act::Start(Who::Server(n)))));
         },
         load: |load| (load.keys, load.clients, load.pause_ms, load.readers) = (2, 6, 150, None),
         ..PLAIN

@@ -261,7 +261,8 @@ impl Managers {
         }
     }
 
-    /// Has a manager flush, and takes over the epoch that says so, so that this gateway's clients see it at once.
+    /// Has a manager flush, and takes over the epoch that says so, so that this gateway's clients see it at once. Another
+    /// manager is asked only where the one before has said that it does nothing: a flush is done once.
     async fn flush(&self, delay_secs: u64) -> Result<(), FlushError> {
         let mut outcome = Err(FlushError::NoManager);
         for manager in &self.all {
@@ -276,9 +277,14 @@ impl Managers {
                 write_uint(out, delay_secs);
             };
             match conn.call(method::FLUSH_ALL, params, FLUSH_LIMIT).await {
+                Ok(result) if Reader::new(&result).bool() == Ok(false) => return Err(FlushError::NoManager),
                 // Should asking fail, the servers refuse our older epoch, and tell.
                 Ok(_) => return self.ask(manager, &conn, true).await.or(Ok(())),
-                Err(e) => tracing::warn!("manager {} does not flush: {e}", manager.address),
+                Err(e @ CallError::Refused(..)) => tracing::warn!("manager {} does not flush: {e}", manager.address),
+                Err(e) => {
+                    tracing::warn!("manager {} does not say whether it flushes: {e}", manager.address);
+                    return Err(FlushError::NoManager);
+                }
             }
         }
         outcome

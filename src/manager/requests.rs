@@ -94,6 +94,7 @@ pub(super) fn answer(manager: &Rc<Manager>, ticket: Ticket, outcome: Result<(), 
         Ok(()) if method == v1::method::FLUSH_ALL => answer_flush(manager, &params, reply),
         Ok(()) => reply.success(write_nil),
         Err(Refused::NotLeading) => forward(manager, method, &params, reply),
+        Err(Refused::Undecided) if method == v1::method::FLUSH_ALL => leave_in_doubt(reply),
         Err(why) => {
             tracing::warn!("a command is refused: {why}");
             reply.error(error::SERVER);
@@ -112,6 +113,7 @@ fn forward(manager: &Rc<Manager>, method: u32, params: &[u8], reply: Reply) {
         match call.await {
             Ok(result) => reply.success(|out| out.extend_from_slice(&result)),
             Err(CallError::Refused(number, _)) => reply.error(number),
+            Err(_) if method == v1::method::FLUSH_ALL => leave_in_doubt(reply),
             Err(e) => reply.error(e.number()),
         }
     });
@@ -129,10 +131,16 @@ fn answer_flush(manager: &Rc<Manager>, params: &[u8], reply: Reply) {
             true => reply.success(write_nil),
             false => {
                 tracing::warn!("a flush is decided, but keys are held by servers alone that have not heard of it");
-                reply.error(error::SERVER);
+                leave_in_doubt(reply);
             }
         }
     });
+}
+
+/// Answers a flush that may happen, or is decided and not seen by all. It is no error: who asked would ask another manager,
+/// and there would be two.
+fn leave_in_doubt(reply: Reply) {
+    reply.success(|out| write_bool(out, false));
 }
 
 fn result(write: impl FnOnce(&mut Vec<u8>)) -> Handled {

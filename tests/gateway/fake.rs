@@ -76,6 +76,8 @@ pub struct World {
     /// Whether managers and servers know version 1.
     pub speaks_v1: bool,
     pub store: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The manager cannot say whether a flush is seen by all.
+    pub doubts_flushes: bool,
     /// What changes were answered with, by their sequences: each is executed once.
     remembered: BTreeMap<u64, Vec<u8>>,
     version: u64,
@@ -157,6 +159,7 @@ impl World {
                 incoming.reply.success(|out| connected.write(out));
             }
             method::GET_EPOCH if self.speaks_v1 => self.tell_epoch(incoming),
+            method::FLUSH_ALL if self.doubts_flushes => incoming.reply.success(|out| write_bool(out, false)),
             method::FLUSH_ALL if self.speaks_v1 => {
                 let mut r = Reader::new(&incoming.params);
                 r.array_of(1).unwrap();
@@ -476,6 +479,7 @@ impl World {
             servers: Vec::new(),
             speaks_v1: setup.speaks_v1,
             store: BTreeMap::new(),
+            doubts_flushes: false,
             remembered: BTreeMap::new(),
             version: 1000,
             managers: Vec::new(),

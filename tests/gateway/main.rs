@@ -351,6 +351,15 @@ fn a_flush_comes_after_what_was_asked_before_and_before_what_is_asked_after() {
 }
 
 #[test]
+fn a_flush_that_is_in_doubt_is_told_as_that() {
+    let (fake, mut client) = start(Setup::default());
+    fake.with(|world| world.doubts_flushes = true);
+    client.ask("flush_all\r\n", "SERVER_ERROR no manager decided the flush; it may still happen\r\n");
+    fake.with(|world| world.doubts_flushes = false);
+    client.ask("flush_all\r\n", "OK\r\n");
+}
+
+#[test]
 fn stats_tell_what_is_true() {
     let (fake, mut client) = start(Setup { speaks_v1: true, ..Setup::default() });
     client.ask("set a 0 0 1\r\n1\r\n", "STORED\r\n");

@@ -41,7 +41,8 @@ pub mod method {
     pub const JOIN: u32 = v1(3);
     /// To a manager, from a server: `[address, milliseconds]`: the link to that server is down, for so long → nil.
     pub const LOST: u32 = v1(4);
-    /// To a manager, from gateways and tools: `[delay in seconds]` → nil once the flush is decided.
+    /// To a manager, from gateways and tools: `[delay in seconds]` → nil once the flush is decided and seen by all, or false:
+    /// it is decided, or may be, and not seen by all.
     pub const FLUSH_ALL: u32 = v1(5);
     /// To a manager, from a server: `[time]` → whether all full servers have copied what the replace of that time asks.
     pub const SOURCED: u32 = v1(6);

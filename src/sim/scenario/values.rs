@@ -25,7 +25,7 @@ fn watch(load: &mut Load) {
 }
 
 /// All of them.
-pub(super) const ALL: [Scenario; 8] = [
+pub(super) const ALL: [Scenario; 9] = [
     Scenario {
         name: "told-expired",
         story: "a value is told to have expired by a clock that is ahead, and a server whose clock is right takes over",
@@ -97,6 +97,21 @@ pub(super) const ALL: [Scenario; 8] = [
             script.extend((0..3).map(|n| (7_600, Act::Start(Who::Server(n)))));
         },
         load: |load| (load.keys, load.pause_ms, load.readers, load.readers_change_one_in) = (1, 200, Some(0), 40),
+        ..PLAIN
+    },
+    Scenario {
+        name: "flushed-twice",
+        story: "a manager waits in vain for a server that has flushed, and the gateway has another one flush once more",
+        shape: PAIR,
+        script: |dice, script| {
+            script.extend([B, C].map(|who| (500, Act::Kill(who))));
+            // The one that holds all keys alone hears managers, and they do not hear it.
+            script.extend((0..2).map(|n| (2_500, Act::Cut(X, Who::Manager(n)))));
+            ask(script, 2_510 + dice.below(300), OTHER, Action::Flush);
+            script.push((7_000, Act::HealAll));
+            script.extend((0..3).map(|n| (7_600, Act::Start(Who::Server(n)))));
+        },
+        load: |load| (load.keys, load.pause_ms) = (1, 200),
         ..PLAIN
     },
     Scenario {

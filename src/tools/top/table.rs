@@ -319,7 +319,7 @@ pub mod tests {
     pub fn two() -> Table {
         let start = Instant::now();
         let mut table = Table::default();
-        let nodes = (1..=2).map(|n| Node { address: server(n), active: true }).collect();
+        let nodes = (1..=2).map(|n| Node::new(server(n), true)).collect();
         table.lie_on(HashSpace { nodes, ..HashSpace::default() });
         for (half, gets) in [(0, 100), (1, 150)] {
             let at = start + half * Duration::from_millis(500);

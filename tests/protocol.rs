@@ -195,7 +195,7 @@ impl Written {
     fn comparing(&mut self) {
         let time = ClockTime(EPOCH);
         let window = Window::at(Leaves::for_records(17), 0).expect("it begins");
-        self.add("Compare", |out| Compare { time, window, digests: vec![5, 0] }.write(out, MSGID));
+        self.add("Compare", |out| Compare { time, counter: 8, window, digests: vec![5, 0] }.write(out, MSGID));
         self.answer("holds nothing there", |out| Compared::Nothing.write(out));
         self.answer("the first differs", |out| Compared::Differ(vec![0]).write(out));
         self.add("List", |out| List { time, window, leaves: vec![(0, vec![5])] }.write(out, MSGID));

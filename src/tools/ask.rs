@@ -62,7 +62,7 @@ pub enum AskError {
     #[error("{0} hung up before it answered; is it a {1}?")]
     HungUp(Address, Role),
     /// It answered with an error.
-    #[error("{0} refused (error {1}); its log says why")]
+    #[error("{0} {no}", no = no(*.1))]
     Refused(Address, u32),
     /// It is older than what is asked.
     #[error("{0} is an older version: it tells only `stats`")]
@@ -70,6 +70,14 @@ pub enum AskError {
     /// Its answer has another form.
     #[error("{0} answered what is no answer of a {1}: {2}")]
     Answer(Address, Role, DecodeError),
+}
+
+/// What an error of a node says to an operator.
+pub(super) fn no(number: u32) -> String {
+    match number {
+        error::PROTOCOL => "does not know what it was asked; is it another program, or an older version?".to_owned(),
+        _ => format!("refused (error {number}); its log says why"),
+    }
 }
 
 /// A connection to a node.

@@ -138,7 +138,7 @@ enum CtlError {
     Silent(Address),
     #[error("{0} hung up before it answered; is it a kumo-manager?")]
     HungUp(Address),
-    #[error("{0} refused (error {1}); its log says why")]
+    #[error("{0} {no}", no = ask::no(*.1))]
     Refused(Address, u32),
     #[error("{0} answered what is no answer of a kumo-manager: {1}")]
     Answer(Address, DecodeError),
@@ -161,9 +161,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(e) => {
-            let text = e.to_string();
-            let line = text.lines().next().unwrap_or_default();
-            eprintln!("kumoctl: {}; see kumoctl --help", line.trim_start_matches("error: "));
+            eprintln!("kumoctl: {}", super::one_line(&e.to_string()));
             return ExitCode::from(2);
         }
     };

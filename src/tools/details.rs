@@ -149,7 +149,10 @@ fn server_text(told: &Server) -> String {
     for (name, number) in [("epoch", numbers.epoch), ("records", numbers.items), ("waiting", numbers.parked)] {
         out.push_str(&number.map_or(String::new(), |n| format!("  {name} {n}")));
     }
-    out.push_str(&numbers.moving_ppm.map_or(String::new(), |ppm| format!("  moving {}%", ppm / 10_000)));
+    let sends = numbers.coordinates_ppm != Some(0);
+    out.push_str(
+        &numbers.moving_ppm.filter(|_| sends).map_or(String::new(), |ppm| format!("  moving {}%", ppm / 10_000)),
+    );
     out
 }
 

@@ -23,6 +23,7 @@ mod kill;
 mod once;
 mod onecommand;
 mod options;
+mod package;
 mod partition;
 mod planned;
 mod pymemcache;

@@ -4,6 +4,7 @@
 //! everything not acknowledged is sent again. A server of kumofs 0.4 gets ReplicateSet and ReplicateDelete instead, one
 //! for each entry, and grants no leases.
 
+use super::peers::Up;
 use super::version0::Passed;
 use super::worker::{Answer, State, Worker};
 use crate::logic::address::Address;
@@ -484,6 +485,7 @@ impl Worker {
         });
         let mut scanner = Scanner::default();
         let mut useful = false;
+        let mut up = None;
         let (receiver, scratch) = (conn.clone(), self.scratch.clone());
         let receive = |bytes: &[u8]| {
             self.state.borrow_mut().set_time();
@@ -495,7 +497,12 @@ impl Worker {
                         used += len;
                         scanner = Scanner::default();
                         match self.receive_answer(place, wanted, &receiver, message) {
-                            Ok(up) => useful |= up,
+                            Ok(works) => {
+                                useful |= works;
+                                if up.is_none() && self.is_link(place, &receiver) {
+                                    up = Some(Up::new(&self.shared, wanted.address));
+                                }
+                            }
                             Err(()) => return Received::close(),
                         }
                     }
@@ -505,6 +512,7 @@ impl Worker {
             }
         };
         let _ = read_loop(&conn, read, &scratch, receive).await;
+        drop(up);
         let mut state = self.state.borrow_mut();
         state.set_time();
         let now_micros = state.now_micros;
@@ -523,6 +531,12 @@ impl Worker {
             }
         }
         useful
+    }
+
+    /// Whether a connection is the one of the link at that place.
+    fn is_link(&self, place: usize, conn: &Rc<Conn>) -> bool {
+        let state = self.state.borrow();
+        state.links.get(place).and_then(|link| link.conn.as_ref()).is_some_and(|own| Rc::ptr_eq(own, conn))
     }
 
     /// Takes in a message on a link; true when it shows that the link works. An error ends the connection.

@@ -72,6 +72,7 @@ pub async fn run(
         moved: Moved::default(),
         backup_turn: Mutex::default(),
         lost,
+        peers: super::peers::Peers::default(),
         offered: stream::Offered::default(),
         offers,
         clock: AtomicU64::new(0),

@@ -242,6 +242,8 @@ pub struct Shared {
     pub statistics: super::statistics::Newest,
     /// Links to other servers that are down, for the managers: to whom, and for how long.
     pub lost: UnboundedSender<(Address, Duration)>,
+    /// Other servers that are connected.
+    pub peers: super::peers::Peers,
     /// Streams offered to other servers.
     pub offered: super::stream::Offered,
     /// Stream addresses that other servers offer, and for which replace, for the control plane to fetch.

@@ -49,6 +49,13 @@ fn tutorial_two_managers_three_servers_and_a_gateway() {
     assert_eq!(client.get("the-key").expect("an answer"), Some(b"the value".to_vec()));
     assert!(client.delete("the-key").expect("an answer"));
     assert_eq!(client.get("the-key").expect("an answer"), None);
+
+    for (process, own) in cluster.servers.iter_mut().zip(&servers) {
+        let others = servers.iter().filter(|other| *other != own);
+        others.for_each(|other| drop(process.wait_for(&format!("new node 1 {other}"), 0)));
+    }
+    cluster.kill_server(2);
+    cluster.servers[..2].iter_mut().for_each(|s| drop(s.wait_for(&format!("lost node 1 {}", servers[2]), 0)));
     cluster.assert_sound();
 }
 

@@ -13,9 +13,9 @@ use kumofs::logic::ring::{HashSpace, Node};
 use kumofs::proto::rpc::frame::{Role, write_error, write_error_head, write_hello, write_request, write_success};
 use kumofs::proto::rpc::msgpack::{write_array, write_raw, write_uint};
 use kumofs::proto::rpc::v1::{
-    Caller, Compare, Compared, Connect, Connected, Join, Lag, List, Mutate, Mutated, Numbers, Op, Peer, ReplicateHead,
-    ReportHead, RequestId, Statistics, Terms, method, term, told, write_digests, write_entry, write_get,
-    write_get_if_modified, write_multi_get_head,
+    Caller, Compare, Compared, Connect, Connected, GetPart, InParts, Join, Lag, List, Mutate, Mutated, Numbers, Op,
+    Part, Peer, ReplicateHead, ReportHead, RequestId, Statistics, Terms, method, term, told, write_digests,
+    write_entry, write_get, write_get_if_modified, write_multi_get_head,
 };
 use kumofs::proto::rpc::vote::{Ask, Voted};
 use kumofs::proto::rpc::{error, v0};
@@ -127,6 +127,11 @@ impl Written {
         self.add("Join", |out| join.write(out, MSGID));
         self.add("Get", |out| write_get(out, MSGID, EPOCH, dbkey));
         self.add("GetIfModified", |out| write_get_if_modified(out, MSGID, EPOCH, dbkey, VERSION.0));
+        let part = Part { id: 4, dbkey, len: 3_000_000, from: 128 << 10, bytes: b"abc" };
+        self.add("Part", |out| part.write(out, MSGID));
+        let get = GetPart { dbkey, version: VERSION.0, from: 128 << 10, len: 100 };
+        self.add("GetPart", |out| get.write(out, MSGID));
+        self.answer("in parts", |out| InParts { version: VERSION.0, len: 3_000_000 }.write(out));
         self.add("MultiGet", |out| {
             write_multi_get_head(out, MSGID, EPOCH, 1);
             write_raw(out, dbkey);

@@ -40,7 +40,7 @@ fn serve(options: GatewayOptions, host: &mut Host<'_>) -> Result<(), String> {
         key_prefix: options.key_prefix.into_bytes(),
         connect_timeout: options.common.connect_timeout,
         binary_log: host.binary_log(),
-        doors: Arc::default(),
+        ..Config::default()
     };
     let workers = options.common.workers(cores());
     let cores = Arc::new(Cores::start(workers).map_err(|e| format!("cannot start threads: {e}"))?);

@@ -1,6 +1,7 @@
 //! What the gateway daemon does: listens, keeps in touch with the managers, hands clients to workers, stops.
 
 use super::cache;
+use super::downloads::DOWNLOAD_BYTES;
 use super::prefixes::Prefixes;
 use super::stats::{Baseline, Counters, Places};
 use super::value::Layout;
@@ -28,6 +29,9 @@ pub const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long stopping waits for one more client that has connected already.
 const LAST_CLIENTS: Duration = Duration::from_millis(1);
+
+/// See [`Config::unread_bytes`]: as much as a worker may have of large values, and as much again of others.
+const UNREAD_BYTES: usize = 2 * DOWNLOAD_BYTES;
 
 /// What the operator asked for (`doc/guide.md`, "kumo-gateway").
 #[derive(Clone, Debug)]
@@ -58,6 +62,9 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Where failures are written down for programs (`-g`).
     pub binary_log: BinaryLog,
+    /// Bytes of answers that the clients of a worker may leave unread, all together, before those are closed that have taken
+    /// nothing for the longest.
+    pub unread_bytes: usize,
     /// Servers in this process.
     pub doors: Arc<Doors>,
 }
@@ -78,6 +85,7 @@ impl Default for Config {
             key_prefix: Vec::new(),
             connect_timeout: Duration::from_secs(1),
             binary_log: BinaryLog::default(),
+            unread_bytes: UNREAD_BYTES,
             doors: Arc::default(),
         }
     }

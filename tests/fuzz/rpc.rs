@@ -130,6 +130,24 @@ fn messages(method: u32, params: &[u8]) {
                 }
             }
         }
+        v1::method::PART => {
+            if let Ok(part) = v1::Part::read(params) {
+                part.write(&mut out, 1);
+                assert_eq!(v1::Part::read(params_of(&out)), Ok(part));
+            }
+        }
+        v1::method::GET_PART => {
+            if let Ok(part) = v1::GetPart::read(params) {
+                part.write(&mut out, 1);
+                assert_eq!(v1::GetPart::read(params_of(&out)), Ok(part));
+            }
+        }
+        v1::method::GET => {
+            if let Ok(parts) = v1::InParts::read(params) {
+                parts.write(&mut out);
+                assert_eq!(v1::InParts::read(&out), Ok(parts));
+            }
+        }
         v1::method::COMPARE => {
             if let Ok(compare) = v1::Compare::read(params) {
                 compare.write(&mut out, 1);

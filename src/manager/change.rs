@@ -167,10 +167,10 @@ impl Draft {
         self.copy(full || nobody_full || was_full);
     }
 
-    /// Has copying start, or start over.
+    /// Has copying start, or start over. Where nobody is there to do it, the phase under way waits for those who come back:
+    /// what they had not copied or dropped yet, they still have to.
     pub fn copy(&mut self, full: bool) {
         if !self.epoch.whs.nodes.iter().any(|n| n.active) {
-            self.epoch.phase = Phase::Idle;
             return;
         }
         self.epoch.whs.timestamp = self.time;

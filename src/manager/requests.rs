@@ -373,9 +373,10 @@ impl Caller<'_> {
 
     fn get_epoch(&self) -> Handled {
         let known = self.reader(1)?.u64()?;
+        let newest = if self.kind == LinkKind::Gateway { State::for_gateways } else { State::epoch };
         self.tell(|state, out| {
-            if state.epoch().number > known {
-                write_raw(out, &state.epoch().encode());
+            if newest(state).number > known {
+                write_raw(out, &newest(state).encode());
             } else {
                 write_nil(out);
             }

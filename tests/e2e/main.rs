@@ -24,6 +24,7 @@ mod large;
 mod once;
 mod onecommand;
 mod options;
+mod package;
 mod partition;
 mod planned;
 mod pymemcache;

@@ -102,6 +102,24 @@ fn a_loss_starts_the_copying_over() {
     assert_eq!(remove(&deleting, &[2]).phase, deleting.phase);
 }
 
+/// The only manager took all servers for dead while keys were to move, and took them back. The copying was forgotten, and the
+/// spaces stayed different: new members of a group got what was written from then on, and nothing of what was there.
+#[test]
+fn what_was_to_move_still_is_when_all_were_lost_and_come_back() {
+    let copying = change(&remove(&cluster(4), &[4]), |d| {
+        d.detach_faults(|_| false);
+        d.replace(true);
+    });
+    let lost = remove(&copying, &[1, 2, 3]);
+    assert!(matches!(lost.phase, Phase::Copying { full: true, .. }));
+    let back = change(&lost, |d| (1..=3).for_each(|n| d.revive(&newcomer(n), true)));
+    assert_eq!(back.phase, Phase::Copying { time: back.whs.timestamp, full: true });
+    let deleting = change(&back, Draft::finish_copying);
+    let lost = remove(&deleting, &[1, 2, 3]);
+    let back = change(&lost, |d| (1..=3).for_each(|n| d.revive(&newcomer(n), true)));
+    assert_eq!(back.phase, deleting.phase);
+}
+
 #[test]
 fn those_removed_together_may_all_come_back() {
     let epoch = remove(&cluster(3), &[1, 2, 3]);

@@ -10,12 +10,14 @@ use kumofs::logic::mutation::Answer;
 use kumofs::logic::paxos::{self, Ballot, Question, Voter};
 use kumofs::logic::record::{LAYOUT_CAS, LAYOUT_FULL, LAYOUT_KUMOFS, encode_dbkey, encode_header, encode_marked, mark};
 use kumofs::logic::ring::{HashSpace, Node};
+use kumofs::logic::weight::Weight;
 use kumofs::proto::rpc::frame::{Role, write_error, write_error_head, write_hello, write_request, write_success};
-use kumofs::proto::rpc::msgpack::{write_array, write_raw, write_uint};
+use kumofs::proto::rpc::msgpack::{Reader, write_array, write_bool, write_nil, write_raw, write_uint};
+use kumofs::proto::rpc::settings::{Setting, read_list, write_list};
 use kumofs::proto::rpc::v1::{
-    Caller, Compare, Compared, Connect, Connected, Join, Lag, List, Mutate, Mutated, Numbers, Op, Peer, ReplicateHead,
-    ReportHead, RequestId, Statistics, Terms, method, term, told, write_digests, write_entry, write_get,
-    write_get_if_modified, write_multi_get_head,
+    BackedUp, Caller, Compare, Compared, Connect, Connected, Held, Join, Lag, List, Mutate, Mutated, Numbers, Op, Page,
+    Peer, ReplicateHead, ReportHead, RequestId, Statistics, Terms, method, term, told, write_digests, write_entry,
+    write_get, write_get_if_modified, write_multi_get_head,
 };
 use kumofs::proto::rpc::vote::{Ask, Voted};
 use kumofs::proto::rpc::{error, v0};
@@ -48,7 +50,7 @@ fn server(port: u16) -> Address {
 
 fn epoch() -> Epoch {
     let address = server(19801);
-    let space = HashSpace { nodes: vec![Node { address, active: true }], timestamp: ClockTime(5) };
+    let space = HashSpace { nodes: vec![Node::new(address, true)], timestamp: ClockTime(5) };
     Epoch {
         number: EPOCH,
         cluster: 9,
@@ -62,6 +64,9 @@ fn epoch() -> Epoch {
         pace: Pace::default(),
     }
 }
+
+/// Writes a parameter of a request.
+type Param<'a> = &'a dyn Fn(&mut Vec<u8>);
 
 /// What the code writes, under the names of the document.
 #[derive(Default)]
@@ -81,6 +86,14 @@ impl Written {
         });
     }
 
+    fn request(&mut self, name: &str, method: u32, params: &[Param<'_>]) {
+        self.add(name, |out| {
+            write_request(out, MSGID, method);
+            write_array(out, params.len());
+            params.iter().for_each(|write| write(out));
+        });
+    }
+
     fn values(&mut self, dbkey: &[u8]) {
         self.add("dbkey", |out| out.extend_from_slice(dbkey));
         let layouts = [("0", LAYOUT_KUMOFS), ("1", LAYOUT_FULL), ("2", LAYOUT_CAS)];
@@ -96,6 +109,11 @@ impl Written {
         });
         self.add("deletion mark", |out| out.extend_from_slice(&MARK));
         self.add("epoch", |out| *out = epoch().encode());
+        self.add("with weight 0.5, to be", |out| {
+            let mut weighed = epoch();
+            weighed.whs.nodes[0].weight = Weight::of_points(64).expect("it is one");
+            *out = weighed.encode();
+        });
         let copying = Phase::Copying { time: ClockTime(5), full: true };
         self.add("copying, flush at 300", |out| {
             *out = Epoch { flush_at: Some(300), phase: copying, ..epoch() }.encode();
@@ -177,7 +195,7 @@ impl Written {
     fn comparing(&mut self) {
         let time = ClockTime(EPOCH);
         let window = Window::at(Leaves::for_records(17), 0).expect("it begins");
-        self.add("Compare", |out| Compare { time, window, digests: vec![5, 0] }.write(out, MSGID));
+        self.add("Compare", |out| Compare { time, counter: 8, window, digests: vec![5, 0] }.write(out, MSGID));
         self.answer("holds nothing there", |out| Compared::Nothing.write(out));
         self.answer("the first differs", |out| Compared::Differ(vec![0]).write(out));
         self.add("List", |out| List { time, window, leaves: vec![(0, vec![5])] }.write(out, MSGID));
@@ -208,10 +226,7 @@ impl Written {
             write_request(out, MSGID, method::LEAVE);
             write_array(out, 0);
         });
-        self.add("Statistics", |out| {
-            write_request(out, MSGID, method::STATISTICS);
-            write_array(out, 0);
-        });
+        self.request("Statistics", method::STATISTICS, &[]);
         let told = Statistics {
             numbers: Numbers { epoch: Some(EPOCH), ..Numbers::default() },
             lags: vec![(server(19801), Lag { entries: 2, bytes: 300, age_micros: 9, up: true })],
@@ -226,6 +241,61 @@ impl Written {
             v0::write_address(out, server(19802));
         });
     }
+
+    fn for_tools(&mut self, dbkey: &[u8]) {
+        let number = |n: u64| move |out: &mut Vec<u8>| write_uint(out, n);
+        let raw = |bytes: &'static [u8]| move |out: &mut Vec<u8>| write_raw(out, bytes);
+        let key = |out: &mut Vec<u8>| write_raw(out, dbkey);
+        self.request("Rate", method::RATE, &[&number(300)]);
+        self.request("Pause", method::PAUSE, &[&|out| write_bool(out, true)]);
+        self.request("Drain", method::DRAIN, &[&|out| v0::write_address(out, server(19801))]);
+        self.request("Weight", method::WEIGHT, &[&|out| v0::write_address(out, server(19801)), &number(64)]);
+
+        self.request("Backup", method::BACKUP, &[&raw(b"2")]);
+        self.request("Backup since another", method::BACKUP, &[&raw(b"2"), &raw(b"1")]);
+        let made = BackedUp { path: "/d-2".to_owned(), items: 3, bytes: 300, micros: 5 };
+        self.answer("backed up", |out| BackedUp::write(&Ok(made), out));
+        self.answer("no backup", |out| BackedUp::write(&Err("full".to_owned()), out));
+
+        self.request("Page", method::PAGE, &[&number(EPOCH), &number(0)]);
+        self.answer("a page", |out| {
+            Page::write_head(out, Some(1 << 63), 1, 1);
+            write_array(out, 2);
+            write_raw(out, dbkey);
+            write_raw(out, &MARK);
+        });
+        self.answer("the last page", |out| Page::write_head(out, None, 0, 0));
+
+        let window = Window::at(Leaves::for_records(17), 0).expect("it begins");
+        let held = Held { epoch: EPOCH, coordinator: 1, member: 2, seed: 300, window, lists: true };
+        for (name, lists) in [("Held", false), ("Held, listed", true)] {
+            self.add(name, |out| {
+                write_request(out, MSGID, method::HELD);
+                Held { lists, ..held }.write(out);
+            });
+        }
+        self.answer("leaves", |out| write_digests(out, &[5, 6]));
+        self.answer("listed", |out| {
+            write_array(out, 1);
+            write_array(out, 2);
+            write_raw(out, dbkey);
+            write_uint(out, 5);
+        });
+        self.request("Restate", method::RESTATE, &[&number(EPOCH), &key, &number(2), &raw(&MARK)]);
+        self.request("Restate, without an offer", method::RESTATE, &[&number(EPOCH), &key, &number(0), &raw(b"")]);
+
+        self.request("Config", method::CONFIG, &[]);
+        let setting = |name: &str, value: &str, changeable| Setting {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            changeable,
+        };
+        let settings = [setting("log-level", "warn", true), setting("listen", "svr1", false)];
+        self.answer("settings", |out| write_list(out, &settings));
+        self.request("Config of one", method::CONFIG, &[&raw(b"log-level"), &raw(b"info")]);
+        self.answer("set", write_nil);
+        self.answer("not set", |out| write_raw(out, b"no"));
+    }
 }
 
 #[test]
@@ -238,6 +308,7 @@ fn the_documents_golden_bytes_are_those_that_are_written() {
     written.version1(&dbkey);
     written.between_servers(&dbkey);
     written.comparing();
+    written.for_tools(&dbkey);
     written.votes();
     let documented = documented();
     let names = |all: &BTreeMap<String, Vec<u8>>| all.keys().cloned().collect::<Vec<_>>();
@@ -251,4 +322,16 @@ fn the_documents_golden_bytes_are_those_that_are_written() {
 #[test]
 fn the_documents_epoch_is_read() {
     assert_eq!(Epoch::decode(&documented()["epoch"]).unwrap(), epoch());
+}
+
+#[test]
+fn the_documents_answers_to_tools_are_read() {
+    let documented = documented();
+    let of = |name: &str| documented[name][4..].to_vec();
+    let page = Page::read(&mut Reader::new(&of("a page"))).unwrap();
+    let dbkey = documented["dbkey"].clone();
+    assert_eq!(page, Page { next: Some(1 << 63), damaged: 1, records: vec![(dbkey.clone(), MARK.to_vec())] });
+    assert_eq!(Page::read(&mut Reader::new(&of("the last page"))).unwrap(), Page::default());
+    assert_eq!(Held::read_list(&mut Reader::new(&of("listed"))).unwrap(), [(dbkey, 5)]);
+    assert_eq!(read_list(&mut Reader::new(&of("settings"))).unwrap().len(), 2);
 }

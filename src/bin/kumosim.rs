@@ -187,6 +187,9 @@ fn table(seeds: &Range<u64>, jobs: usize, trials: &[Trial]) -> ExitCode {
 
 fn show(plan: &Plan, report: &Report, traced: bool) {
     if report.failure.is_none() && !traced {
+        if report.undecided {
+            println!("seed {}: undecided", plan.seed);
+        }
         return;
     }
     let mut text = format!("seed {}: {:?}\n", plan.seed, plan.shape);

@@ -63,6 +63,27 @@ pub enum Action {
     FlushLater(u32),
 }
 
+impl Action {
+    /// Whether what it does depends on when it was asked for.
+    pub(super) fn counts_time(&self) -> bool {
+        match self {
+            Action::Set(stored) | Action::Add(stored) | Action::Replace(stored) | Action::Cas(_, stored) => {
+                stored.ttl_secs.is_some()
+            }
+            Action::Touch(ttl) | Action::GetAndTouch(ttl) => ttl.is_some(),
+            Action::Fetch { .. } | Action::FlushLater(_) => true,
+            Action::Get
+            | Action::Append(_)
+            | Action::Prepend(_)
+            | Action::Incr(_)
+            | Action::Decr(_)
+            | Action::Delete
+            | Action::Invalidate
+            | Action::Flush => false,
+        }
+    }
+}
+
 /// What `mg` tells beside a value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
 pub struct Marks {

@@ -5,6 +5,9 @@
 //! is placed, what the key holds then) and enters none twice. An operation may come next when it was asked for before
 //! the first answer among those not placed yet. Those of unknown outcome may come at any time after they were asked
 //! for, or never.
+//!
+//! A long fault leaves dozens of the latter, and which of them were done when is a choice among very many. So they are tried
+//! last, where no answered one fits, and of those that do the same only the first: it may come wherever a later one may.
 
 use super::history::{Action, Clocks, Entry, History, Outcome, Seen};
 use super::model::{self, Moment, State};
@@ -97,8 +100,17 @@ struct Taken {
     before_asked: u64,
 }
 
+/// Where the search goes on among those that may come next: those of unknown outcome come last.
+#[derive(Clone, Copy)]
+struct Turn {
+    unknown: bool,
+    at: usize,
+}
+
 struct Search<'a> {
     entries: &'a [Entry],
+    /// Of one of unknown outcome: the last before it that does the same.
+    twins: Vec<Option<usize>>,
     clocks: Clocks,
     placed: Placed,
     state: State,
@@ -120,6 +132,7 @@ pub fn check_key(key: &[u8], entries: &[Entry], clocks: Clocks, steps: u64) -> V
     let answered = entries.iter().filter(|e| e.outcome != Outcome::Unknown).count();
     let mut search = Search {
         entries: &entries,
+        twins: twins(&entries),
         clocks,
         placed: Placed(vec![0; entries.len().div_ceil(64)].into()),
         state: None,
@@ -140,10 +153,22 @@ pub fn check_key(key: &[u8], entries: &[Entry], clocks: Clocks, steps: u64) -> V
     }
 }
 
+/// For each operation of unknown outcome, the last one before it that does the same to any value.
+fn twins(entries: &[Entry]) -> Vec<Option<usize>> {
+    let unknown = |at: &usize| entries[*at].outcome == Outcome::Unknown;
+    let twin = |at: usize| {
+        let action = &entries[at].action;
+        let same = |other: &usize| unknown(other) && entries[*other].action == *action;
+        // How long a value lives is counted from when it was asked for.
+        if unknown(&at) && !action.counts_time() { (0..at).rev().find(same) } else { None }
+    };
+    (0..entries.len()).map(twin).collect()
+}
+
 impl Search<'_> {
     /// Whether there is an order; `None`: not known after so many steps.
     fn run(&mut self, steps: u64) -> Option<bool> {
-        let mut from = self.first;
+        let mut from = self.turn();
         for _ in 0..steps {
             if self.answered_left == 0 {
                 return Some(true);
@@ -151,7 +176,7 @@ impl Search<'_> {
             match self.next(from) {
                 Some((at, state)) => {
                     self.take(at, state);
-                    from = self.first;
+                    from = self.turn();
                 }
                 None => match self.path.pop() {
                     Some(taken) => from = self.take_back(taken),
@@ -162,31 +187,43 @@ impl Search<'_> {
         None
     }
 
+    /// Where to begin to look for what comes next.
+    fn turn(&self) -> Turn {
+        Turn { unknown: false, at: self.first }
+    }
+
     /// The first operation from `from` on that may come next, leads somewhere new, and what the key holds then.
-    fn next(&mut self, from: usize) -> Option<(usize, State)> {
+    fn next(&mut self, from: Turn) -> Option<(usize, State)> {
         // Whatever was asked for after this was answered comes later.
         let left = (self.first..self.entries.len()).filter(|at| !self.placed.has(*at));
         let answered = left.map(|at| &self.entries[at]).filter(|e| e.outcome != Outcome::Unknown);
         let until = answered.map(|e| e.returned).min()?;
-        for at in from..self.entries.len() {
-            let entry = &self.entries[at];
-            if entry.invoked > until {
-                return None;
-            }
-            if self.placed.has(at) {
-                continue;
-            }
-            let moment = Moment { from: self.asked.max(entry.invoked), until, clocks: self.clocks };
-            for state in model::step(&self.state, entry, moment).into_iter().flatten() {
-                // Unknown and without effect here, it may as well come later or never.
-                if entry.outcome == Outcome::Unknown && state == self.state {
+        let answered_ones = if from.unknown { None } else { Some((false, from.at)) };
+        let unknown_ones = (true, if from.unknown { from.at } else { self.first });
+        for (unknown, start) in answered_ones.into_iter().chain([unknown_ones]) {
+            for at in start..self.entries.len() {
+                let entry = &self.entries[at];
+                if entry.invoked > until {
+                    break;
+                }
+                if self.placed.has(at) || (entry.outcome == Outcome::Unknown) != unknown {
                     continue;
                 }
-                self.placed.flip(at);
-                if self.seen.insert((self.placed.clone(), state.clone())) {
-                    return Some((at, state));
+                if self.twins[at].is_some_and(|twin| !self.placed.has(twin)) {
+                    continue;
                 }
-                self.placed.flip(at);
+                let moment = Moment { from: self.asked.max(entry.invoked), until, clocks: self.clocks };
+                for state in model::step(&self.state, entry, moment).into_iter().flatten() {
+                    // Unknown and without effect here, it may as well come later or never.
+                    if unknown && state == self.state {
+                        continue;
+                    }
+                    self.placed.flip(at);
+                    if self.seen.insert((self.placed.clone(), state.clone())) {
+                        return Some((at, state));
+                    }
+                    self.placed.flip(at);
+                }
             }
         }
         None
@@ -210,16 +247,17 @@ impl Search<'_> {
     }
 
     /// Takes the last step back; returns where to look for another.
-    fn take_back(&mut self, taken: Taken) -> usize {
+    fn take_back(&mut self, taken: Taken) -> Turn {
         self.placed.flip(taken.at);
         self.state = taken.before;
         self.first = taken.before_first;
         self.asked = taken.before_asked;
-        if self.entries[taken.at].outcome != Outcome::Unknown {
+        let unknown = self.entries[taken.at].outcome == Outcome::Unknown;
+        if !unknown {
             self.answered_left += 1;
         }
         // There may be another state that the same operation leads to; the one that was tried is in `seen`.
-        taken.at
+        Turn { unknown, at: taken.at }
     }
 }
 

@@ -96,6 +96,15 @@ impl Link {
         matches!(self.stage, Stage::Up(_)) && self.dialect == Dialect::V1 && now_ms < self.active_ms + PING_MS
     }
 
+    /// Its connection is made: writes what waited for it. False when it was given up meanwhile, and with it what waited: a
+    /// connection without CONNECT is nobody's, and changes that come over it are not remembered.
+    fn made(&mut self, conn: &Rc<Conn>) -> bool {
+        let Stage::Connecting(early) = &self.stage else { return false };
+        conn.write(|out| out.extend_from_slice(early));
+        self.stage = Stage::Up(conn.clone());
+        true
+    }
+
     /// Whether requests can be written, if need be by opening a connection.
     #[inline]
     fn is_usable(&self) -> bool {
@@ -245,10 +254,7 @@ impl State {
     /// The connection is made: writes what waited for it. False when nobody waits any more.
     fn link_up(&mut self, place: u32, connection: u32, conn: &Rc<Conn>) -> bool {
         let Some(link) = self.links.connected(place, connection) else { return false };
-        if let Stage::Connecting(early) = std::mem::replace(&mut link.stage, Stage::Up(conn.clone())) {
-            conn.write(|out| out.extend_from_slice(&early));
-        }
-        true
+        link.made(conn)
     }
 
     /// The connection broke, or was never made: what was under way on it is tried again.
@@ -384,4 +390,27 @@ async fn serve_link(worker: Rc<Worker>, place: u32, connection: u32, address: Ad
         Err(e) => e.to_string(),
     };
     worker.state.borrow_mut().link_down(place, connection, &why);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::pipe::Pipe;
+    use crate::net::turn::Turn;
+
+    /// A gateway slept while it connected; awake, it first gave up the link for its silence, and then found it connected. What
+    /// it asked for again went without CONNECT in front, and was executed a second time.
+    #[test]
+    fn a_connection_that_was_given_up_while_it_was_made_is_not_used() {
+        let mut links = Links::default();
+        let place = links.add(Address::new(([127, 0, 0, 1], 1).into()), 1, 0, Dialect::V1);
+        let link = links.at(place).unwrap();
+        let (conn, _) = Conn::new(Pipe::pair().0, &Turn::new());
+        link.stage = Stage::Down { until_ms: 0 };
+        assert!(!link.made(&conn));
+        assert!(matches!(link.stage, Stage::Down { .. }));
+        link.stage = Stage::Connecting(b"CONNECT".to_vec());
+        assert!(link.made(&conn));
+        assert!(matches!(link.stage, Stage::Up(_)) && conn.backlog() == b"CONNECT".len());
+    }
 }

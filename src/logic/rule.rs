@@ -65,6 +65,8 @@ pub enum Rule {
     FlushHeard,
     /// An epoch has the mark of the last flush until the next one.
     FlushStays,
+    /// Who fills a server tells it the counter of its clock, so that no version is made again.
+    CounterTravels,
     /// Whether a value has expired its coordinator says, by its clock alone.
     CoordinatorJudges,
     /// That a value has expired is known to every member before it is told.
@@ -73,7 +75,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Rule; 32] = [
+    pub const ALL: [Rule; 33] = [
         Rule::Fence,
         Rule::Lease,
         Rule::LookFirst,
@@ -104,6 +106,7 @@ impl Rule {
         Rule::LatestRefusalOnly,
         Rule::FlushHeard,
         Rule::FlushStays,
+        Rule::CounterTravels,
         Rule::CoordinatorJudges,
         Rule::ExpiryIsWritten,
     ];

@@ -13,6 +13,7 @@ use crate::logic::clock::ClockTime;
 use crate::logic::digest::{Window, of_record};
 use crate::logic::epoch::Phase;
 use crate::logic::record::{Stamp, worker_of};
+use crate::logic::rule::{Rule, on};
 use crate::net::conn::Conn;
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{write_error, write_success};
@@ -53,7 +54,7 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
         let asked = Compare::read(request.params)?;
         let with = with(asked.time, asked.window);
         start(worker, request, async move |worker, out| {
-            worker.compare(with, &asked.digests).await?.write(out);
+            worker.compare(with, asked.counter, &asked.digests).await?.write(out);
             Ok(())
         });
     } else {
@@ -94,8 +95,15 @@ fn start(
 }
 
 impl Worker {
-    async fn compare(&self, with: With, theirs: &[u64]) -> Result<Compared, Refused> {
-        self.state.borrow_mut().begin_window(with)?;
+    async fn compare(&self, with: With, counter: u32, theirs: &[u64]) -> Result<Compared, Refused> {
+        {
+            let mut state = self.state.borrow_mut();
+            state.begin_window(with)?;
+            // What was overwritten, deleted or flushed does not come here, and its versions must not be made again.
+            if on(Rule::CounterTravels) {
+                state.clock.observe_counter(counter);
+            }
+        }
         let mut own = vec![0_u64; theirs.len()];
         let mut found = 0_u64;
         let mut alike: Vec<(usize, u64)> = Vec::new();

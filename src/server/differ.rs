@@ -84,8 +84,8 @@ impl Worker {
         number: usize,
     ) -> Result<Vec<&'f [u8]>, Failed> {
         let malformed = |_| Failed::At(pair.target.0, "its answer is malformed");
-        let window = found.window;
-        let compare = Compare { time, window, digests: found.digests(number) };
+        let (window, counter) = (found.window, self.state.borrow().clock.counter());
+        let compare = Compare { time, counter, window, digests: found.digests(number) };
         let answer = self.ask(pair, |out, id| compare.write(out, id)).await?;
         let differ = match Compared::read(&answer).map_err(malformed)? {
             Compared::Nothing => return Ok(found.dbkeys(number, |_| true)),

@@ -139,6 +139,7 @@ impl Control {
                     Ok(()) => {
                         backoff.worked();
                         refused = false;
+                        self.keep_alive(&conn).await;
                     }
                     // An old manager answers error 5 to Join.
                     Err(CallError::Refused(error::PROTOCOL, _)) => version1 = false,
@@ -154,9 +155,7 @@ impl Control {
                     }
                     Err(e) => tracing::info!("manager {manager}: {e}"),
                 }
-                if conn.is_open() {
-                    self.keep_alive(&conn).await;
-                }
+                // One on which it has not said who it is in time is no use: it would tell that manager nothing.
                 conn.close();
                 let mut managers = self.managers.borrow_mut();
                 let known = managers.len();

@@ -11,7 +11,8 @@ use crate::logic::record;
 use crate::logic::rule::{Rule, on};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{write_error, write_success};
-use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_nil, write_raw, write_uint};
+use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_raw};
+use crate::proto::rpc::v1;
 use crate::store::{Record, Shard, StoreError};
 use std::rc::Rc;
 
@@ -87,13 +88,7 @@ impl Worker {
         state.leased_until = state.leased_until.min(leased);
         let mut bytes = Vec::with_capacity(page.records.len() + 32);
         write_success(&mut bytes, request.msgid);
-        write_array(&mut bytes, 3);
-        match page.rest.or(next) {
-            Some(position) => write_uint(&mut bytes, position),
-            None => write_nil(&mut bytes),
-        }
-        write_uint(&mut bytes, page.damaged.len() as u64);
-        write_array(&mut bytes, page.count);
+        v1::Page::write_head(&mut bytes, page.rest.or(next), page.damaged.len() as u64, page.count);
         bytes.extend_from_slice(&page.records);
         let answer = Answer { conn: request.conn.clone(), msgid: request.msgid, outcome: Outcome::Bytes(bytes) };
         match page.waits_for {

@@ -7,6 +7,7 @@ use super::script::{self, Act, Script};
 use super::wide::Wide;
 use super::{events, net, trace};
 use crate::check::{self, Action, Clocks, Entry, Flushed, Outcome, Verdict};
+use crate::logic::epoch::Phase;
 use crate::logic::record;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -374,9 +375,13 @@ impl Plan {
         Ok(())
     }
 
-    /// Whether the replicas of each key hold the same.
+    /// Whether the replicas of each key hold the same, and no records move any more.
     fn compare(&self, cluster: &Cluster) -> Result<(), Failure> {
         let epoch = cluster.newest_epoch();
+        // Who died for good has to be attached or detached first.
+        if epoch.phase != Phase::Idle && epoch.whs.nodes.iter().all(|node| node.active) {
+            return Err(Failure::NotServing(format!("records still move: {}", cluster.describe())));
+        }
         for key in (0..self.load.keys).map(key_name) {
             let members = cluster.members(&epoch, &key);
             let held = |server: &usize| {

@@ -71,7 +71,7 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
 }
 
 /// Those that several rules stand against.
-const SEVERAL: [Scenario; 35] = [
+const SEVERAL: [Scenario; 38] = [
     Scenario {
         name: "combined-paused",
         story: "processes that are server and gateway are paused for longer than leases, and ask and answer themselves",
@@ -102,6 +102,19 @@ const SEVERAL: [Scenario; 35] = [
             script.extend((0..2).map(|n| (7_000, Act::Continue(Who::Manager(n)))));
         },
         gap_ms: Some(1_000),
+        ..PLAIN
+    },
+    Scenario {
+        name: "manager-wakes",
+        story: "a newcomer waits in vain for a manager that hangs; it wakes, and never hears that the newcomer was filled",
+        shape: TRIO,
+        script: |dice, script| {
+            script.push((200, Act::Kill(C)));
+            script.extend((0..3).map(|n| (400, Act::Start(Who::Server(n)))));
+            script.push((1_000, Act::Stop(Who::Manager(0))));
+            script.push((5_500 + dice.below(1_500), Act::Continue(Who::Manager(0))));
+            script.push((7_500, Act::Command(Command::Attach)));
+        },
         ..PLAIN
     },
     Scenario {
@@ -256,6 +269,23 @@ const SEVERAL: [Scenario; 35] = [
         ..PLAIN
     },
     Scenario {
+        name: "weighed",
+        story: "servers are to hold more and less, while they and those that fill them die",
+        shape: FIVE,
+        script: |dice, script| {
+            for (at, weighed, points) in [(1_000, 1, 40), (1_020, 2, 400), (4_500, 1, 128), (4_510, 3, 13)] {
+                script.push((at, Act::Command(Command::Weigh(weighed, points))));
+                let dies = if dice.one_in(2) { Who::Server(weighed) } else { X };
+                script.push((at + dice.below(100), Act::Kill(dies)));
+                script.extend((0..5).map(|n| (at + 1_500, Act::Start(Who::Server(n)))));
+            }
+            script.push((2_600, Act::Command(Command::Drain(4))));
+            script.push((2_600 + dice.below(60), Act::Kill(B)));
+            script.push((7_000, Act::Command(Command::Attach)));
+        },
+        ..PLAIN
+    },
+    Scenario {
         name: "drained",
         story: "servers leave while they serve, and they or those who take over from them die meanwhile",
         shape: FIVE,
@@ -318,6 +348,18 @@ const SEVERAL: [Scenario; 35] = [
             script.push((1_600, Act::Kill(X)));
             script.push((4_500, Act::Continue(GATEWAY)));
             script.extend((0..3).map(|n| (5_000, Act::Start(Who::Server(n)))));
+        },
+        ..PLAIN
+    },
+    Scenario {
+        name: "given-up-while-connecting",
+        story: "a gateway sleeps while it connects anew, gives that up, and uses it after all without saying who it is",
+        shape: TRIO,
+        script: |dice, script| {
+            script.extend([(1_000, Act::Cut(X, GATEWAY)), (1_000, Act::Cut(GATEWAY, X))]);
+            script.push((2_650 + dice.below(200), Act::Stop(GATEWAY)));
+            script.push((2_900, Act::HealAll));
+            script.push((4_150 + dice.below(500), Act::Continue(GATEWAY)));
         },
         ..PLAIN
     },

@@ -68,6 +68,22 @@ fn a_deleted_value_that_comes_back_is_found() {
     assert!(violated(&[first, second, (5, 6, Action::Get, value("a"))]));
 }
 
+/// A gateway was cut off for seconds, with clients that went on to ask. Which of their operations were done was searched for
+/// among all sets of them, in vain.
+#[test]
+fn what_does_the_same_and_was_not_answered_is_tried_once() {
+    let unknown = (0..40).map(|n| {
+        (10 + n, 0, [Action::Incr(1 + n % 3), Action::Delete][usize::from(n % 7 == 0)].clone(), Outcome::Unknown)
+    });
+    let mut lines = vec![(1, 2, set("1"), Outcome::Stored)];
+    lines.extend(unknown);
+    let read = |at, text| (at, at + 1, Action::Get, value(text));
+    lines.extend([read(60, "1"), read(62, "45"), (64, 65, set("0"), Outcome::Stored), read(66, "9")]);
+    assert_eq!(verdict(&lines), Verdict::Linearizable);
+    lines.extend([read(68, "33")]);
+    assert!(violated(&lines), "they count to 67 together");
+}
+
 #[test]
 fn the_unknown_may_happen_later_or_never_but_once() {
     let start = (1, 2, set("1"), Outcome::Stored);

@@ -1,5 +1,6 @@
 use super::*;
 use crate::logic::ring::Ring;
+use crate::logic::weight::Weight;
 use crate::manager::ranges::{Claims, Ranges};
 use proptest::prelude::*;
 
@@ -102,6 +103,24 @@ fn a_loss_starts_the_copying_over() {
     assert_eq!(remove(&deleting, &[2]).phase, deleting.phase);
 }
 
+/// The only manager took all servers for dead while keys were to move, and took them back. The copying was forgotten, and the
+/// spaces stayed different: new members of a group got what was written from then on, and nothing of what was there.
+#[test]
+fn what_was_to_move_still_is_when_all_were_lost_and_come_back() {
+    let copying = change(&remove(&cluster(4), &[4]), |d| {
+        d.detach_faults(|_| false);
+        d.replace(true);
+    });
+    let lost = remove(&copying, &[1, 2, 3]);
+    assert!(matches!(lost.phase, Phase::Copying { full: true, .. }));
+    let back = change(&lost, |d| (1..=3).for_each(|n| d.revive(&newcomer(n), true)));
+    assert_eq!(back.phase, Phase::Copying { time: back.whs.timestamp, full: true });
+    let deleting = change(&back, Draft::finish_copying);
+    let lost = remove(&deleting, &[1, 2, 3]);
+    let back = change(&lost, |d| (1..=3).for_each(|n| d.revive(&newcomer(n), true)));
+    assert_eq!(back.phase, deleting.phase);
+}
+
 #[test]
 fn those_removed_together_may_all_come_back() {
     let epoch = remove(&cluster(3), &[1, 2, 3]);
@@ -187,7 +206,7 @@ proptest! {
     /// Whatever is done in whatever order: the text never contradicts itself, and a server that may come back full
     /// was active in every epoch in which its ranges were served.
     #[test]
-    fn any_history_keeps_its_word(steps in proptest::collection::vec((0u8..8, 1u8..7), 1..40)) {
+    fn any_history_keeps_its_word(steps in proptest::collection::vec((0u8..9, 1u8..7), 1..40)) {
         let mut epoch = cluster(3);
         let mut history = vec![epoch.clone()];
         for (step, n) in steps {
@@ -202,6 +221,7 @@ proptest! {
                     d.detach_faults(|a| claims_something(&epoch, a));
                     d.replace(false);
                 }
+                8 => d.weigh(address(n), Weight::of_points([13, 64, 500][usize::from(n) % 3]).expect("it is one")),
                 7 if claims(&epoch).good.contains(&address(n)) => d.revive(&newcomer(n), true),
                 _ => {}
             });

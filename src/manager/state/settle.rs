@@ -254,6 +254,10 @@ impl State {
         if self.movers().any(|a| !self.reported.contains(&a)) && on(Rule::CopiedBeforeFull) {
             return;
         }
+        // It waits for those who come back.
+        if self.movers().next().is_none() {
+            return;
+        }
         // Filling servers may say that they have copied everything when nobody was there to copy from.
         if matches!(self.epoch.phase, Phase::Copying { .. })
             && !self.ranges.rescued(&self.epoch, |a| self.epoch.whs.is_active(a))

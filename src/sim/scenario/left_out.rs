@@ -29,7 +29,7 @@ fn delay_all(from: std::ops::Range<usize>, to: std::ops::Range<usize>, ms: u64, 
 }
 
 /// Rules, and the schedule that fails within a few dozen runs where they are left out together.
-pub const FOUND: [(&[Rule], &str); 21] = [
+pub const FOUND: [(&[Rule], &str); 22] = [
     (&[Rule::Fence], "refused-elsewhere"),
     (&[Rule::AwaitReports], "reported-late"),
     (&[Rule::CopyStableOnly], "copied-pending"),
@@ -48,6 +48,7 @@ pub const FOUND: [(&[Rule], &str); 21] = [
     (&[Rule::ReportUnstable], "nobody-asks-again"),
     (&[Rule::QuietStart], "restarted-at-once"),
     (&[Rule::ExpiryIsWritten], "told-expired"),
+    (&[Rule::CounterTravels], "flushed-and-filled"),
     (&[Rule::CoordinatorJudges], "two-clocks"),
     (&[Rule::FlushHeard], "flushed-alone"),
     (&[Rule::FlushStays], "flushed-meanwhile"),

@@ -19,13 +19,17 @@ fn set_for(secs: u32) -> Action {
     Action::Set(Stored { ttl_secs: Some(secs), ..b"for a while".to_vec().into() })
 }
 
+fn set(value: String) -> Action {
+    Action::Set(value.into_bytes().into())
+}
+
 /// Clients read one key, and change nothing.
 fn watch(load: &mut Load) {
     (load.keys, load.pause_ms, load.readers, load.then) = (1, 60, None, Some((0, Then::Read)));
 }
 
 /// All of them.
-pub(super) const ALL: [Scenario; 9] = [
+pub(super) const ALL: [Scenario; 10] = [
     Scenario {
         name: "told-expired",
         story: "a value is told to have expired by a clock that is ahead, and a server whose clock is right takes over",
@@ -126,6 +130,22 @@ pub(super) const ALL: [Scenario; 9] = [
             script.push((4_700, Act::Command(Command::Attach)));
             script.push((6_000 + dice.below(300), Act::Kill(X)));
             script.extend((0..3).map(|n| (7_500, Act::Start(Who::Server(n)))));
+        },
+        load: watch,
+        ..PLAIN
+    },
+    Scenario {
+        name: "flushed-and-filled",
+        story: "a server whose clock is behind is filled when all is flushed, and gives values the versions that others had",
+        shape: TRIO,
+        script: |dice, script| {
+            script.extend([(100, Act::WallClock(X, -1)), (400, Act::Kill(X))]);
+            (0..20).for_each(|n| ask(script, 1_000 + n * 45, OTHER, set(format!("before {n}"))));
+            script.extend((0..3).map(|n| (1_900, Act::Start(Who::Server(n)))));
+            ask(script, 2_000, OTHER, Action::Flush);
+            script.push((2_100, Act::Command(Command::Attach)));
+            let first = 2_300 + dice.below(200);
+            (0..40).for_each(|n| ask(script, first + n * 20, GATEWAY, set(format!("after {n}"))));
         },
         load: watch,
         ..PLAIN

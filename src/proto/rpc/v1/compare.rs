@@ -9,11 +9,13 @@ use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_raw, wr
 /// Bytes of a digest in a list.
 const DIGEST_LEN: usize = 8;
 
-/// Parameters of [`method::COMPARE`]: `[time, bits, first, [digest...]]`.
+/// Parameters of [`method::COMPARE`]: `[time, counter, bits, first, [digest...]]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Compare {
     /// Names the replace.
     pub time: ClockTime,
+    /// The sender's logical counter ([`ClockTime::counter`]): no version that it knows of has a higher one.
+    pub counter: u32,
     /// The leaves.
     pub window: Window,
     /// One for each.
@@ -24,8 +26,9 @@ impl Compare {
     /// Appends the whole request.
     pub fn write(&self, out: &mut Vec<u8>, msgid: u32) {
         write_request(out, msgid, method::COMPARE);
-        write_array(out, 4);
+        write_array(out, 5);
         write_uint(out, self.time.0);
+        write_uint(out, u64::from(self.counter));
         write_uint(out, u64::from(self.window.leaves.bits()));
         write_uint(out, self.window.first);
         write_array(out, self.digests.len());
@@ -35,12 +38,12 @@ impl Compare {
     /// Reads the parameters.
     pub fn read(params: &[u8]) -> Result<Compare, DecodeError> {
         let mut r = Reader::new(params);
-        r.array_of(4)?;
-        let time = ClockTime(r.u64()?);
+        r.array_of(5)?;
+        let (time, counter) = (ClockTime(r.u64()?), r.u32()?);
         let window = read_window(&mut r)?;
         r.array_of(window.len as usize)?;
         let digests = (0..window.len).map(|_| r.u64()).collect::<Result<_, _>>()?;
-        Ok(Compare { time, window, digests })
+        Ok(Compare { time, counter, window, digests })
     }
 }
 

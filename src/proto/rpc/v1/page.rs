@@ -1,6 +1,6 @@
 //! The result of Page. Source: `doc/protocol.md`, "Pages".
 
-use super::super::msgpack::{DecodeError, Reader};
+use super::super::msgpack::{DecodeError, Reader, write_array, write_nil, write_uint};
 
 /// A part of what a worker coordinates, by ascending ring position.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -14,6 +14,17 @@ pub struct Page {
 }
 
 impl Page {
+    /// Writes what comes before `count` records.
+    pub fn write_head(out: &mut Vec<u8>, next: Option<u64>, damaged: u64, count: usize) {
+        write_array(out, 3);
+        match next {
+            Some(position) => write_uint(out, position),
+            None => write_nil(out),
+        }
+        write_uint(out, damaged);
+        write_array(out, count);
+    }
+
     /// Reads a result: `[next or nil, damaged, [[dbkey, dbval]...]]`.
     ///
     /// # Errors

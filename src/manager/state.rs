@@ -128,7 +128,10 @@ pub enum Refused {
     /// A kumofs 0.4 server cannot do that.
     #[error("a kumofs 0.4 server cannot do that")]
     OldServer,
-    /// A server that is not active cannot be drained.
+    /// Nor can a manager of it.
+    #[error("a kumofs 0.4 manager cannot do that")]
+    OldManager,
+    /// A server that is not active cannot be drained, nor weighed.
     #[error("server {0} is not attached, or in fault")]
     NotActive(Address),
     /// Nor can one without which nobody would be left.

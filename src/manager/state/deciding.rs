@@ -9,6 +9,7 @@ use super::{Action, Level, Now, Refused, State};
 use crate::logic::address::Address;
 use crate::logic::epoch::Epoch;
 use crate::logic::paxos::{Answer, Ballot, Electorate, Proposer, Question, Step, Voter};
+use crate::logic::weight::Weight;
 use crate::manager::change::Draft;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -54,6 +55,8 @@ pub enum Command {
     },
     /// Have a server leave, as soon as others hold what it holds.
     Drain(Address),
+    /// Give a server another part of the ring.
+    Weigh(Address, Weight),
     /// Move records at most so fast, in bytes per second for each server; 0: as fast as they can.
     Rate(u64),
     /// Move no records for now, or go on.
@@ -333,6 +336,9 @@ impl State {
         }
         if let Command::Drain(address) = command {
             self.may_drain(address)?;
+        }
+        if let Command::Weigh(address, _) = command {
+            self.may_weigh(address)?;
         }
         self.last_ticket += 1;
         let ticket = self.last_ticket;

@@ -10,6 +10,7 @@ use crate::logic::clock::ClockTime;
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{write_error, write_success};
 use crate::proto::rpc::msgpack::{DecodeError, write_bool, write_nil, write_raw};
+pub(super) use crate::proto::rpc::v1::InParts;
 use crate::proto::rpc::v1::{GetPart, Part};
 use crate::store::staged::{HEAD_LEN, Staged};
 use crate::store::{Shard, StoreError};

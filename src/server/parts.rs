@@ -12,6 +12,7 @@ use crate::proto::rpc::frame::{write_error, write_success};
 use crate::proto::rpc::msgpack::{DecodeError, write_bool, write_nil, write_raw};
 pub(super) use crate::proto::rpc::v1::InParts;
 use crate::proto::rpc::v1::{GetPart, Part};
+pub(super) use crate::store::LARGE_BYTES;
 use crate::store::staged::{HEAD_LEN, Staged};
 use crate::store::{Shard, StoreError};
 use std::cell::RefCell;

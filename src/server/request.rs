@@ -6,7 +6,7 @@
 use super::backup;
 use super::compare;
 use super::member;
-use super::parts::{InParts, Incoming};
+use super::parts::{InParts, Incoming, LARGE_BYTES};
 use super::shared::Counters;
 use super::statistics;
 use super::status;
@@ -23,7 +23,7 @@ use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{self, Frame, Role, Scanner, write_error, write_success};
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_raw, write_uint};
 use crate::proto::rpc::v1::{Caller, Connect, Connected, Gone, Mutate, Peer as Calling, method};
-use crate::store::{LARGE_BYTES, Record, Shard, StoreError};
+use crate::store::{Record, Shard, StoreError};
 use std::cell::Cell;
 use std::rc::Rc;
 

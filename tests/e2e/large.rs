@@ -174,7 +174,7 @@ fn small_gets_go_on_beside_them_and_what_was_acknowledged_stays_while_servers_di
         for server in 0..3 {
             let until = Instant::now() + Duration::from_secs(2);
             while Instant::now() < until {
-                let found = Client::connect(gateway).and_then(|mut client| Ok(client.get("small")));
+                let found = Client::connect(gateway).map(|mut client| client.get("small"));
                 assert!(matches!(found, Ok(Ok(Some(data))) if data == b"x"), "a small one is told");
             }
             cluster.kill_server(server);

@@ -79,6 +79,8 @@ pub struct World {
     pub store: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The manager cannot say whether a flush is seen by all.
     pub doubts_flushes: bool,
+    /// The largest value.
+    max_value: usize,
     /// After how long parts of large values are answered; `None`: never.
     pub part_pause: Option<Duration>,
     /// Parts of large values, by the sequences of what is to take them.
@@ -337,7 +339,7 @@ impl World {
         let old = self.live(mutate.dbkey).cloned();
         let old = old.as_deref().and_then(record::parse).and_then(|value| value.body);
         let (mut dbval, mut result) = (Vec::new(), Vec::new());
-        let decision = mutation::decide(mutate, new, old, 8 << 20, &mut dbval);
+        let decision = mutation::decide(mutate, new, old, self.max_value, &mut dbval);
         let version = self.next_version();
         if let Some(head) = dbval.get_mut(..8) {
             head.copy_from_slice(&version.to_be_bytes());
@@ -506,6 +508,7 @@ impl World {
             speaks_v1: setup.speaks_v1,
             store: BTreeMap::new(),
             doubts_flushes: false,
+            max_value: setup.config.limits.value_bytes,
             part_pause: Some(Duration::ZERO),
             parts: BTreeMap::new(),
             remembered: BTreeMap::new(),

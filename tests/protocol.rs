@@ -10,6 +10,7 @@ use kumofs::logic::mutation::Answer;
 use kumofs::logic::paxos::{self, Ballot, Question, Voter};
 use kumofs::logic::record::{LAYOUT_CAS, LAYOUT_FULL, LAYOUT_KUMOFS, encode_dbkey, encode_header, encode_marked, mark};
 use kumofs::logic::ring::{HashSpace, Node};
+use kumofs::logic::weight::Weight;
 use kumofs::proto::rpc::frame::{Role, write_error, write_error_head, write_hello, write_request, write_success};
 use kumofs::proto::rpc::msgpack::{Reader, write_array, write_bool, write_nil, write_raw, write_uint};
 use kumofs::proto::rpc::settings::{Setting, read_list, write_list};
@@ -49,7 +50,7 @@ fn server(port: u16) -> Address {
 
 fn epoch() -> Epoch {
     let address = server(19801);
-    let space = HashSpace { nodes: vec![Node { address, active: true }], timestamp: ClockTime(5) };
+    let space = HashSpace { nodes: vec![Node::new(address, true)], timestamp: ClockTime(5) };
     Epoch {
         number: EPOCH,
         cluster: 9,
@@ -108,6 +109,11 @@ impl Written {
         });
         self.add("deletion mark", |out| out.extend_from_slice(&MARK));
         self.add("epoch", |out| *out = epoch().encode());
+        self.add("with weight 0.5, to be", |out| {
+            let mut weighed = epoch();
+            weighed.whs.nodes[0].weight = Weight::of_points(64).expect("it is one");
+            *out = weighed.encode();
+        });
         let copying = Phase::Copying { time: ClockTime(5), full: true };
         self.add("copying, flush at 300", |out| {
             *out = Epoch { flush_at: Some(300), phase: copying, ..epoch() }.encode();
@@ -243,6 +249,7 @@ impl Written {
         self.request("Rate", method::RATE, &[&number(300)]);
         self.request("Pause", method::PAUSE, &[&|out| write_bool(out, true)]);
         self.request("Drain", method::DRAIN, &[&|out| v0::write_address(out, server(19801))]);
+        self.request("Weight", method::WEIGHT, &[&|out| v0::write_address(out, server(19801)), &number(64)]);
 
         self.request("Backup", method::BACKUP, &[&raw(b"2")]);
         self.request("Backup since another", method::BACKUP, &[&raw(b"2"), &raw(b"1")]);

@@ -94,7 +94,7 @@ fn clients() {
 fn routes() {
     let address = |n: u8| Address::new(([10, 0, 0, n], 19800).into());
     let entry = |n| ServerEntry::new(address(n), 1, n.into(), 2);
-    let nodes: Vec<Node> = (1..=6).map(|n| Node { address: address(n), active: true }).collect();
+    let nodes: Vec<Node> = (1..=6).map(|n| Node::new(address(n), true)).collect();
     let space = HashSpace { nodes, timestamp: ClockTime(1) };
     let servers = (1..=6).map(entry).collect();
     let epoch = Epoch { number: 1, servers, whs: space.clone(), rhs: space, ..Epoch::default() };

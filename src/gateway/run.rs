@@ -8,6 +8,8 @@ use super::view::View;
 use super::worker::{self, Mail, Shared};
 use super::{holdings, managers};
 use crate::daemon::binlog::BinaryLog;
+use crate::daemon::cache_spec::CacheSpec;
+use crate::daemon::options::Serving;
 use crate::logic::address::Address;
 use crate::net::chance::random_u64;
 use crate::net::cores::Cores;
@@ -60,6 +62,23 @@ pub struct Config {
     pub binary_log: BinaryLog,
     /// Servers in this process.
     pub doors: Arc<Doors>,
+}
+
+impl Config {
+    /// As `options` say, and for the rest as usual.
+    pub fn serving(options: &Serving) -> Config {
+        // More than there are addresses is as much as there are.
+        let clamped = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let cached =
+            |spec: &CacheSpec| cache::Limits { bytes: clamped(spec.bytes), least_value: clamped(spec.least_value) };
+        Config {
+            layout: Layout { flags: options.memproto_save_flag, expire: options.memproto_save_expire },
+            async_set: options.async_replicate_set,
+            async_delete: options.async_replicate_delete,
+            local_cache: options.local_cache.as_ref().map_or(cache::Limits::OFF, cached),
+            ..Config::default()
+        }
+    }
 }
 
 impl Default for Config {

@@ -122,7 +122,7 @@ mod tests {
 
     fn space(nodes: &[(u16, bool)], timestamp: u64) -> HashSpace {
         let address = |port| Address::new(([127, 0, 0, 1], port).into());
-        let nodes = nodes.iter().map(|&(port, active)| Node { address: address(port), active }).collect();
+        let nodes = nodes.iter().map(|&(port, active)| Node::new(address(port), active)).collect();
         HashSpace { nodes, timestamp: ClockTime(timestamp) }
     }
 

@@ -6,7 +6,7 @@
 //! under any load. All times are microseconds of one clock.
 
 /// Of how many parts of the time background work gets one while clients are served.
-const PARTS: u64 = 8;
+const PARTS: u64 = 12;
 /// Clients count as served for so long after a request.
 const SERVED_MICROS: u64 = 10_000;
 /// Time not used is kept for so long: timers wake late, and that is to cost no speed.

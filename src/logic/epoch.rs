@@ -179,6 +179,9 @@ impl Epoch {
         if self.servers.iter().any(|s| s.drained && self.whs.find(s.address).is_some()) {
             return Err(EpochError::Inconsistent("a drained server is to get records"));
         }
+        if self.whs.nodes.iter().chain(&self.rhs.nodes).any(|n| !n.weight.is_sound()) {
+            return Err(EpochError::Inconsistent("a server of no possible weight"));
+        }
         if self.flushed > self.number {
             return Err(EpochError::Inconsistent("flushed by an epoch that is not yet"));
         }
@@ -188,6 +191,11 @@ impl Epoch {
     /// The server at an address.
     pub fn server(&self, address: Address) -> Option<&ServerEntry> {
         self.servers.iter().find(|s| s.address == address)
+    }
+
+    /// Whether the ring is another than version 0 can tell: who asks in it is sent nowhere.
+    pub fn is_weighted(&self) -> bool {
+        self.whs.is_weighted() || self.rhs.is_weighted()
     }
 
     /// Whether all servers speak version 1, so that the whole promise holds (doc/guarantees.md, "The promise").
@@ -203,7 +211,7 @@ mod tests {
 
     fn sample() -> Epoch {
         let address = Address::new("127.0.0.1:19801".parse().unwrap());
-        let space = HashSpace { nodes: vec![Node { address, active: true }], timestamp: ClockTime(5) };
+        let space = HashSpace { nodes: vec![Node::new(address, true)], timestamp: ClockTime(5) };
         Epoch {
             number: 3,
             cluster: 9,
@@ -245,6 +253,19 @@ mod tests {
         assert_eq!(Epoch::decode(&epoch.encode()).unwrap(), epoch);
         assert_eq!(epoch.encode().len(), emptied.len() + 1);
         assert!(before.len() > emptied.len());
+    }
+
+    #[test]
+    fn a_weight_is_told_behind_all_else_of_a_node_and_only_when_it_is_not_usual() {
+        let plain = sample();
+        let mut weighed = sample();
+        weighed.whs.nodes[0].weight = "0.5".parse().unwrap();
+        assert!(weighed.is_weighted() && !plain.is_weighted());
+        assert!(!weighed.whs.same_nodes(&weighed.rhs), "records move");
+        assert_eq!(weighed.encode().len(), plain.encode().len() + 1);
+        assert_eq!(Epoch::decode(&weighed.encode()).unwrap(), weighed);
+        weighed.whs.nodes[0].weight = rmp_serde::from_slice(&[12]).unwrap();
+        assert!(Epoch::decode(&weighed.encode()).is_err(), "too light");
     }
 
     #[test]

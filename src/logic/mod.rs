@@ -25,3 +25,4 @@ pub mod record;
 pub mod ring;
 pub mod route;
 pub mod rule;
+pub mod weight;

@@ -3,15 +3,14 @@
 //! Source: `doc/protocol.md`: hash(x) is the first 8 bytes of SHA-1(x) read little-endian. A node has 128 points:
 //! p0 = hash(address bytes), p(i+1) = hash(p(i) as 8 little-endian bytes). A key belongs to the first point at or
 //! after its hash, wrapping; its replicas are the first three distinct nodes met walking on from there, fault nodes
-//! counted.
+//! counted. A node with another [`Weight`] than the usual has as many more points of the same sequence, or fewer.
 
 use super::address::Address;
 use super::clock::ClockTime;
+use super::weight::Weight;
 use sha1::block_api::compress;
 use sha1::{Digest, Sha1};
 
-/// Points of a node on the ring.
-pub const POINTS_PER_NODE: usize = 128;
 /// Copies kept of each key.
 pub const REPLICAS: usize = 3;
 
@@ -49,6 +48,16 @@ pub struct Node {
     pub address: Address,
     /// False: taken for dead ("fault"); skipped, but its place on the ring is kept.
     pub active: bool,
+    /// How much of the ring is its own. Left out when it is usual, as in [`super::epoch::Epoch::pace`]; version 0 cannot say it.
+    #[serde(default, skip_serializing_if = "Weight::is_usual")]
+    pub weight: Weight,
+}
+
+impl Node {
+    /// One of the usual weight.
+    pub fn new(address: Address, active: bool) -> Node {
+        Node { address, active, weight: Weight::USUAL }
+    }
 }
 
 /// A hash space as the wire carries it ("seed"): nodes in the order in which they were added, and a timestamp.
@@ -64,6 +73,11 @@ impl HashSpace {
     /// Whether both name the same nodes in the same states, whenever they were made.
     pub fn same_nodes(&self, other: &HashSpace) -> bool {
         self.nodes == other.nodes
+    }
+
+    /// Whether a node has another weight than the usual.
+    pub fn is_weighted(&self) -> bool {
+        self.nodes.iter().any(|n| !n.weight.is_usual())
     }
 
     /// Whether the node at `address` is there and not taken for dead.
@@ -101,11 +115,11 @@ impl Replicas {
 impl Ring {
     /// Lays out the points of `nodes`, which are numbered by their place.
     pub fn new(nodes: &[Node]) -> Ring {
-        let mut points = Vec::with_capacity(nodes.len() * POINTS_PER_NODE);
+        let mut points = Vec::with_capacity(nodes.iter().map(|n| n.weight.points()).sum());
         for (number, node) in nodes.iter().enumerate() {
             let number = u16::try_from(number).expect("a hash space has fewer than 65536 nodes");
             let mut point = hash(&node.address.to_bytes());
-            for _ in 0..POINTS_PER_NODE {
+            for _ in 0..node.weight.points() {
                 points.push((point, number));
                 point = hash(&point.to_le_bytes());
             }
@@ -149,7 +163,7 @@ mod tests {
 
     fn golden_nodes() -> Vec<Node> {
         let address = |last| Address::new(format!("192.168.0.{last}:19800").parse().unwrap());
-        (101..=104).map(|last| Node { address: address(last), active: true }).collect()
+        (101..=104).map(|last| Node::new(address(last), true)).collect()
     }
 
     fn assigned(key: &str) -> Vec<u16> {
@@ -184,6 +198,30 @@ mod tests {
         assert_eq!(assigned("wirekey"), [104, 103, 101]);
         assert_eq!(assigned("user:1"), [103, 102, 101]);
         assert_eq!(assigned("user:2"), [101, 102, 103]);
+    }
+
+    #[test]
+    fn a_nodes_part_of_the_ring_follows_its_weight() {
+        let plain = golden_nodes();
+        let mut weighed = plain.clone();
+        weighed[1].weight = "0.5".parse().unwrap();
+        weighed[2].weight = "2".parse().unwrap();
+        let points = |ring: &Ring, node| -> Vec<u64> {
+            ring.points().iter().filter(|(_, n)| *n == node).map(|(point, _)| *point).collect()
+        };
+        let (plain, weighed) = (Ring::new(&plain), Ring::new(&weighed));
+        assert_eq!((0..4).map(|n| points(&weighed, n).len()).collect::<Vec<_>>(), [128, 64, 256, 128]);
+        assert_eq!(points(&weighed, 0), points(&plain, 0));
+        // Less weight only takes points away, and more only adds some, so that nothing moves between the others.
+        assert!(points(&weighed, 1).iter().all(|point| points(&plain, 1).contains(point)));
+        assert!(points(&plain, 2).iter().all(|point| points(&weighed, 2).contains(point)));
+        let first = |ring: &Ring, node| {
+            (0..20_000_u32).filter(|key| ring.assign(hash(&key.to_be_bytes())).as_slice()[0] == node).count() as f64
+        };
+        for (node, share) in [(0, 1.0 / 4.5), (1, 0.5 / 4.5), (2, 2.0 / 4.5), (3, 1.0 / 4.5)] {
+            let is = first(&weighed, node) / 20_000.0;
+            assert!((is / share - 1.0).abs() < 0.25, "{node}: {is} instead of {share}");
+        }
     }
 
     #[test]

@@ -250,7 +250,7 @@ mod tests {
     fn epoch(rhs: &[(u8, bool)], whs: &[(u8, bool)]) -> Epoch {
         let address = |n: u8| Address::new(format!("10.0.0.{n}:19800").parse().unwrap());
         let space = |nodes: &[(u8, bool)]| HashSpace {
-            nodes: nodes.iter().map(|&(n, active)| Node { address: address(n), active }).collect(),
+            nodes: nodes.iter().map(|&(n, active)| Node::new(address(n), active)).collect(),
             timestamp: ClockTime(1),
         };
         let mut all: Vec<u8> = rhs.iter().chain(whs).map(|(n, _)| *n).collect();
@@ -319,7 +319,7 @@ mod tests {
 
     /// How much more than the mean the fullest of these servers holds, counted by the widths of arcs.
     fn fullest(addresses: &[Address]) -> f64 {
-        let nodes: Vec<Node> = addresses.iter().map(|address| Node { address: *address, active: true }).collect();
+        let nodes: Vec<Node> = addresses.iter().map(|address| Node::new(*address, true)).collect();
         let ring = Ring::new(&nodes);
         let ends: Vec<u64> = ring.points().iter().map(|(point, _)| *point).collect();
         let mut held = vec![0.0; nodes.len()];

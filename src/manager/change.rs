@@ -9,6 +9,7 @@ use crate::logic::clock::ClockTime;
 use crate::logic::epoch::{Epoch, ManagerEntry, Pace, Phase, ServerEntry};
 use crate::logic::ring::{HashSpace, Node};
 use crate::logic::rule::{Rule, on};
+use crate::logic::weight::Weight;
 
 /// A server as it introduced itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,7 +70,7 @@ impl Draft {
     pub fn admit(&mut self, server: &Newcomer) {
         self.enter(server);
         if self.epoch.whs.find(server.address).is_none() {
-            self.epoch.whs.nodes.push(Node { address: server.address, active: false });
+            self.epoch.whs.nodes.push(Node::new(server.address, false));
         }
         set_active(&mut self.epoch.whs, server.address, true, self.time);
     }
@@ -102,11 +103,21 @@ impl Draft {
         self.copy(matches!(self.epoch.phase, Phase::Copying { full: true, .. }));
     }
 
+    /// Gives a server of the write space another part of the ring; records move at once.
+    pub fn weigh(&mut self, address: Address, weight: Weight) {
+        let node = self.epoch.whs.nodes.iter_mut().find(|n| n.address == address && n.weight != weight);
+        if let Some(node) = node {
+            node.weight = weight;
+            self.copy(matches!(self.epoch.phase, Phase::Copying { full: true, .. }));
+        }
+    }
+
     /// Has those that are being drained stay.
     pub fn keep_the_draining(&mut self) {
-        for entry in self.epoch.servers.iter_mut().filter(|s| s.drained && self.epoch.rhs.is_active(s.address)) {
+        for entry in self.epoch.servers.iter_mut().filter(|s| s.drained) {
+            let Some(node) = self.epoch.rhs.find(entry.address).filter(|n| n.active) else { continue };
             entry.drained = false;
-            self.epoch.whs.nodes.push(Node { address: entry.address, active: true });
+            self.epoch.whs.nodes.push(*node);
             self.epoch.whs.timestamp = self.time;
         }
     }

@@ -97,7 +97,7 @@ mod tests {
 
     /// Servers by number, and whether each is active.
     fn epoch(servers: &[(u8, bool)]) -> Epoch {
-        let nodes = servers.iter().map(|(n, active)| Node { address: address(*n), active: *active }).collect();
+        let nodes = servers.iter().map(|(n, active)| Node::new(address(*n), *active)).collect();
         let space = HashSpace { nodes, ..HashSpace::default() };
         let entry = |(n, active): &(u8, bool)| ServerEntry {
             removed: if *active { None } else { Some(1) },

@@ -44,6 +44,7 @@ impl Manager {
             let _ = time::timeout(limit, all).await;
         }
         if self.state.borrow().epoch().number == epoch.number {
+            self.state.borrow_mut().handed_over();
             let everybody = self.links.borrow().all();
             self.tell(&everybody);
         }

@@ -7,6 +7,7 @@ use crate::net::rpc::{Peer, RpcConn};
 use crate::proto::rpc::msgpack::{write_array, write_bool, write_raw, write_uint};
 use crate::proto::rpc::{v0, v1};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 /// What a connection leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -132,6 +133,17 @@ impl Links {
         nodes.map(|(id, l)| (*id, l.conn.clone(), l.kind)).collect()
     }
 
+    /// Where a gateway of kumofs 0.4 is connected from.
+    pub(super) fn old_gateway(&self) -> Option<SocketAddr> {
+        self.links.values().find(|l| l.kind == LinkKind::OldGateway).and_then(|l| l.conn.remote())
+    }
+
+    /// Where a connection comes from, for messages.
+    pub(super) fn remote(&self, id: ConnId) -> String {
+        let remote = self.links.get(&id).and_then(|l| l.conn.remote());
+        remote.map_or("somebody".to_owned(), |remote| remote.to_string())
+    }
+
     pub(super) fn servers(&self) -> impl Iterator<Item = &RpcConn> {
         self.links.values().filter(|l| l.kind == LinkKind::Server).map(|l| &l.conn)
     }
@@ -168,6 +180,8 @@ impl Links {
                     sync_spaces(&link.conn, epoch, state.counter())
                 }
                 LinkKind::Partner | LinkKind::Gateway => push(&link.conn),
+                // What it knows would lead it to servers that refuse it; it is told nothing more.
+                LinkKind::OldGateway if epoch.is_weighted() => {}
                 LinkKind::OldGateway => link.conn.notify(v0::method::HASH_SPACE_PUSH, |out| {
                     write_array(out, 2);
                     v0::write_seed(out, &epoch.whs);

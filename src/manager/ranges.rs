@@ -7,11 +7,13 @@ use crate::logic::address::Address;
 use crate::logic::epoch::{Epoch, ServerEntry};
 use crate::logic::ring::Ring;
 use crate::logic::rule::{Rule, on};
+use crate::logic::weight::Weight;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// All distinct ranges of a read space. Depends on the addresses alone, so that faults and returns leave it as it is.
+/// All distinct ranges of a read space. Depends on addresses and weights alone, so that faults and returns leave it as it is.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ranges {
+    weights: Vec<Weight>,
     addresses: Vec<Address>,
     /// Places in the read space.
     ranges: BTreeSet<Vec<u16>>,
@@ -45,12 +47,15 @@ impl Ranges {
             places
         };
         let ranges = (0..ring.points().len()).map(range).collect();
-        Ranges { addresses: epoch.rhs.nodes.iter().map(|n| n.address).collect(), ranges }
+        let weights = epoch.rhs.nodes.iter().map(|n| n.weight).collect();
+        Ranges { weights, addresses: epoch.rhs.nodes.iter().map(|n| n.address).collect(), ranges }
     }
 
     /// Whether these are the ranges of an epoch.
     pub fn fit(&self, epoch: &Epoch) -> bool {
-        self.addresses.iter().eq(epoch.rhs.nodes.iter().map(|n| &n.address))
+        let nodes = &epoch.rhs.nodes;
+        self.addresses.iter().eq(nodes.iter().map(|n| &n.address))
+            && self.weights.iter().eq(nodes.iter().map(|n| &n.weight))
     }
 
     /// Whether every range has a server that `counts`. False when there is no range.

@@ -3,16 +3,17 @@
 //! Sources: `doc/protocol.md`, "Version 0", and `doc/protocol.md` for version 1. Commands are answered when the
 //! epoch that they brought about is decided and on disk; a manager whose partner decides passes them on.
 
+mod operator;
+
 use super::flushing;
 use super::links::LinkKind;
 use super::run::Manager;
-use super::state::{Command, ConnId, Now, Progress, Refused, State, Ticket};
+use super::state::{ConnId, Now, Refused, State, Ticket};
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
 use crate::logic::epoch::Epoch;
 use crate::logic::paxos::Answer;
-use crate::net::rpc::{CallError, Incoming, Peer, Reply};
-use crate::net::settings::{Own, number, truth};
+use crate::net::rpc::{CallError, Incoming, Reply};
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_raw, write_uint};
 use crate::proto::rpc::vote::{Ask, Voted};
 use crate::proto::rpc::{error, v0, v1};
@@ -21,13 +22,6 @@ use std::time::Duration;
 
 /// How long the partner may take over a command: less than a tool waits.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long a server may take over a backup before that is worth a warning.
-const BACKUP_TIMEOUT: Duration = Duration::from_secs(600);
-/// Longest suffix of a backup in bytes: what file systems leave of a name.
-const MAX_SUFFIX: usize = 64;
-
-/// The longest `replace-delay`, in seconds: a day.
-const LONGEST_DELAY_SECS: u64 = 86_400;
 
 /// What comes of a request.
 enum Outcome {
@@ -188,6 +182,11 @@ impl Caller<'_> {
 
     fn client(&self) -> Handled {
         match self.method {
+            v0::method::HASH_SPACE_REQUEST if self.manager.state.borrow().epoch().is_weighted() => {
+                let from = self.manager.links.borrow().remote(self.id);
+                tracing::warn!("{from} is told no hash spaces: servers have weights, and kumofs 0.4 knows none");
+                Ok(Outcome::Refused)
+            }
             v0::method::HASH_SPACE_REQUEST => {
                 // Only who asks for both spaces wants to hear of changes: that is a gateway.
                 if self.kind == LinkKind::Client {
@@ -213,70 +212,6 @@ impl Caller<'_> {
         }
     }
 
-    /// Tells or changes settings of this manager; what is the cluster's is said to all of them.
-    fn config(&self) -> Handled {
-        let state = &self.manager.state;
-        let (auto_replace, delay) = (state.borrow().auto_replace(), state.borrow().replace_delay());
-        let own = vec![
-            Own {
-                name: "auto-replace",
-                value: auto_replace.to_string(),
-                set: Box::new(|value| {
-                    self.turn_auto_replace(truth(value)?);
-                    Ok(())
-                }),
-            },
-            Own {
-                name: "replace-delay",
-                value: delay.as_secs().to_string(),
-                set: Box::new(|value| {
-                    let delay = Duration::from_secs(number(value, LONGEST_DELAY_SECS)?);
-                    state.borrow_mut().set_replace_delay(delay);
-                    Ok(())
-                }),
-            },
-        ];
-        self.manager.config.settings.answer(own, self.params).map(Outcome::Result)
-    }
-
-    /// What an operator or a gateway wants done.
-    fn command(&self) -> Handled {
-        match self.method {
-            v0::method::ATTACH_NEW_SERVERS => {
-                let replace = self.reader(1)?.bool()?;
-                self.change(Command::Attach { replace })
-            }
-            v0::method::DETACH_FAULT_SERVERS => {
-                let replace = self.reader(1)?.bool()?;
-                self.change(Command::Detach { replace })
-            }
-            v0::method::START_REPLACE => {
-                let mut params = self.reader(0)?;
-                let full = !params.rest().is_empty() && params.bool()?;
-                self.change(Command::Replace { full })
-            }
-            v1::method::DRAIN => {
-                let address = v0::read_address(&mut self.reader(1)?)?;
-                self.change(Command::Drain(address))
-            }
-            v1::method::RATE => {
-                let bytes_per_sec = self.reader(1)?.u64()?;
-                self.change(Command::Rate(bytes_per_sec))
-            }
-            v1::method::PAUSE => {
-                let paused = self.reader(1)?.bool()?;
-                self.change(Command::Pause(paused))
-            }
-            v1::method::FLUSH_ALL => {
-                let delay = self.reader(1)?.u64()?;
-                self.change(Command::flush(self.manager.now(), delay))
-            }
-            v0::method::SET_AUTO_REPLACE => self.set_auto_replace(),
-            v0::method::CREATE_BACKUP => self.create_backup(),
-            _ => Err(DecodeError::Type),
-        }
-    }
-
     /// Before the first of at least so many parameters. Further ones are for versions to come.
     fn reader(&self, at_least: usize) -> Result<Reader<'_>, DecodeError> {
         let mut reader = Reader::new(self.params);
@@ -285,19 +220,6 @@ impl Caller<'_> {
 
     fn tell(&self, write: impl FnOnce(&State, &mut Vec<u8>)) -> Handled {
         result(|out| write(&self.manager.state.borrow(), out))
-    }
-
-    fn change(&self, command: Command) -> Handled {
-        let passed_on = self.kind == LinkKind::Partner;
-        match self.manager.with_state(|state, now| state.command(now, command, passed_on)) {
-            Ok(Progress::Done) => result(write_nil),
-            Ok(Progress::Deciding(ticket)) => Ok(Outcome::Later(ticket)),
-            Err(Refused::NotLeading) => Ok(Outcome::ForPartner),
-            Err(why) => {
-                tracing::warn!("a command is refused: {why}");
-                Ok(Outcome::Refused)
-            }
-        }
     }
 
     fn keep_alive(&self) -> Handled {
@@ -373,9 +295,10 @@ impl Caller<'_> {
 
     fn get_epoch(&self) -> Handled {
         let known = self.reader(1)?.u64()?;
+        let newest = if self.kind == LinkKind::Gateway { State::for_gateways } else { State::epoch };
         self.tell(|state, out| {
-            if state.epoch().number > known {
-                write_raw(out, &state.epoch().encode());
+            if newest(state).number > known {
+                write_raw(out, &newest(state).encode());
             } else {
                 write_nil(out);
             }
@@ -427,48 +350,6 @@ impl Caller<'_> {
         let address = v0::read_address(&mut params)?;
         let lasting = Duration::from_millis(if params.rest().is_empty() { 0 } else { params.u64()? });
         self.manager.with_state(|state, now| state.link_lost(now, self.id, address, lasting));
-        result(write_nil)
-    }
-
-    fn set_auto_replace(&self) -> Handled {
-        let on = self.reader(1)?.bool()?;
-        self.turn_auto_replace(on);
-        result(|out| if on { write_bool(out, true) } else { write_nil(out) })
-    }
-
-    fn turn_auto_replace(&self, on: bool) {
-        self.manager.state.borrow_mut().set_auto_replace(on);
-        if self.kind == LinkKind::Client {
-            for partner in self.manager.links.borrow().partners() {
-                partner.notify(v0::method::SET_AUTO_REPLACE, |out| {
-                    write_array(out, 1);
-                    write_bool(out, on);
-                });
-            }
-        }
-    }
-
-    /// Every server that is connected makes a backup; how that went is told in the log, for it may take long.
-    fn create_backup(&self) -> Handled {
-        let suffix = self.reader(1)?.raw()?.to_vec();
-        let plain = |b: &u8| b.is_ascii_graphic() && *b != b'/';
-        if suffix.is_empty() || suffix.len() > MAX_SUFFIX || !suffix.iter().all(plain) {
-            return Ok(Outcome::Refused);
-        }
-        let params = |out: &mut Vec<u8>| {
-            write_array(out, 1);
-            write_raw(out, &suffix);
-        };
-        for server in self.manager.links.borrow().servers() {
-            let call = server.call(v0::method::SERVER_CREATE_BACKUP, params, BACKUP_TIMEOUT);
-            let Some(Peer::Node(address, _)) = server.peer() else { continue };
-            tokio::task::spawn_local(async move {
-                match call.await {
-                    Ok(_) => tracing::info!("backup made by {address}"),
-                    Err(e) => tracing::warn!("backup failed at {address}: {e}"),
-                }
-            });
-        }
         result(write_nil)
     }
 }

@@ -128,7 +128,10 @@ pub enum Refused {
     /// A kumofs 0.4 server cannot do that.
     #[error("a kumofs 0.4 server cannot do that")]
     OldServer,
-    /// A server that is not active cannot be drained.
+    /// Nor can a manager of it.
+    #[error("a kumofs 0.4 manager cannot do that")]
+    OldManager,
+    /// A server that is not active cannot be drained, nor weighed.
     #[error("server {0} is not attached, or in fault")]
     NotActive(Address),
     /// Nor can one without which nobody would be left.
@@ -141,6 +144,7 @@ pub enum Refused {
 pub struct State {
     setup: Setup,
     epoch: Rc<Epoch>,
+    for_gateways: Rc<Epoch>,
     clock: Clock,
     roster: Roster,
     /// Those that are connected.
@@ -157,6 +161,8 @@ pub struct State {
     vote: Vote,
     /// Votes being gathered.
     attempt: Option<Attempt>,
+    /// How long the next one is to last, within bounds.
+    attempt_lasts: Duration,
     /// The highest round by which an attempt was outbid.
     outbid: u64,
     /// No attempt is made before, since the start.
@@ -201,6 +207,7 @@ impl State {
             roster: Roster::new(setup.lost_after),
             setup,
             ranges: Ranges::of(&epoch),
+            for_gateways: epoch.clone(),
             epoch,
             partners: BTreeMap::new(),
             disks: BTreeMap::new(),
@@ -210,6 +217,7 @@ impl State {
             auto_replace,
             vote: kept.vote,
             attempt: None,
+            attempt_lasts: Duration::ZERO,
             outbid: 0,
             silent_until: Duration::ZERO,
             commands: VecDeque::new(),
@@ -238,6 +246,17 @@ impl State {
     /// The epoch in force.
     pub fn epoch(&self) -> &Rc<Epoch> {
         &self.epoch
+    }
+
+    /// The epoch that gateways are to go by: that in force, or, while servers get ready for it, the one before. A gateway that
+    /// named it early would be refused until they are.
+    pub fn for_gateways(&self) -> &Rc<Epoch> {
+        &self.for_gateways
+    }
+
+    /// Servers are ready for the epoch in force, or have had their time.
+    pub fn handed_over(&mut self) {
+        self.for_gateways = self.epoch.clone();
     }
 
     /// The logical counter, as version 0 messages carry it.
@@ -503,6 +522,9 @@ impl State {
     /// Makes a decided epoch the one that this manager goes by.
     fn put_in_force(&mut self, now: Now, next: Epoch, tell: Action) {
         let before = std::mem::replace(&mut self.epoch, Rc::new(next));
+        if tell != Action::HandOver {
+            self.for_gateways = self.epoch.clone();
+        }
         let active = before.servers.iter().filter(|s| s.removed.is_none());
         let removed = active.filter(|s| !self.is_recorded(s.address, s.incarnation)).map(|s| s.incarnation);
         let removed: Vec<u64> = removed.filter(|i| *i != 0).collect();

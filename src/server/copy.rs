@@ -17,7 +17,7 @@ use crate::logic::digest::{Leaves, Window, of_record};
 use crate::logic::epoch::{Pace, Phase};
 use crate::logic::record::{dbkey_hash, worker_of};
 use crate::logic::rule::{Rule, on};
-use crate::net::time::Instant;
+use crate::net::time::{Instant, boot_micros};
 use crate::proto::rpc::msgpack::{write_array, write_raw, write_uint};
 use crate::proto::rpc::v0::{self, method};
 use crate::proto::rpc::{frame::write_request, v1};
@@ -129,6 +129,7 @@ async fn copy(worker: &Rc<Worker>, job: &Job, plain: &BTreeSet<Target>) -> Resul
     }
     streams.end().await?;
     worker.what_was_left_out_arrives().await;
+    worker.may_take_over().await;
     Ok(())
 }
 
@@ -284,6 +285,18 @@ impl Worker {
                 }
             }
             tokio::time::sleep(STABLE_CHECK).await;
+        }
+    }
+
+    /// Waits until this server may take something over. Where all have copied, those that were filled coordinate; and one that has
+    /// just started keeps still for as long as leases of an earlier life may last, with all of its clients waiting.
+    async fn may_take_over(&self) {
+        loop {
+            let rest = self.state.borrow().quiet_until.saturating_sub(boot_micros());
+            if rest == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_micros(rest)).await;
         }
     }
 

@@ -209,7 +209,7 @@ impl Link {
             self.lease.ask(id, now_micros);
             sent = true;
         }
-        if !sent && now_micros >= self.last_sent_micros + RENEW_MICROS {
+        if !sent && self.is_to_renew(now_micros) {
             let id = self.take_id();
             let head = ReplicateHead { epoch, since, stable, first: self.log.next_to_send() };
             conn.write(|out| head.write(out, id, 0));
@@ -220,6 +220,20 @@ impl Link {
         if sent {
             self.last_sent_micros = now_micros;
         }
+    }
+
+    /// Whether the lease is to be asked for although there is nothing to send.
+    fn is_to_renew(&self, now_micros: u64) -> bool {
+        now_micros >= self.not_before_micros && now_micros >= self.last_sent_micros + RENEW_MICROS
+    }
+
+    /// The member refused a request: most likely one of the two has not adopted an epoch yet, and will within milliseconds. Reads
+    /// wait for its grant, so that is asked for as soon as may be, and not when it would be time to renew it.
+    fn refused(&mut self, msgid: u32, now_micros: u64) {
+        self.lease.refused(msgid);
+        self.log.rewind();
+        self.not_before_micros = now_micros + REFUSED_MICROS;
+        self.last_sent_micros = 0;
     }
 
     fn send_version0(&mut self, conn: &Rc<Conn>, now_micros: u64) {
@@ -322,7 +336,7 @@ impl Links {
         for place in 0..self.list.len() {
             if let Some(link) = self.get(place)
                 && link.is_up()
-                && now_micros >= link.last_sent_micros + RENEW_MICROS
+                && link.is_to_renew(now_micros)
                 && !link.is_version0()
             {
                 self.mark(place);
@@ -582,9 +596,7 @@ impl Worker {
                 r.array_of(1).and_then(|()| r.u64()).map_err(drop)?
             }
             (Some(_), _) => {
-                link.lease.refused(msgid);
-                link.log.rewind();
-                link.not_before_micros = state_ref.now_micros + REFUSED_MICROS;
+                link.refused(msgid, state_ref.now_micros);
                 if Reader::new(result).u64().is_ok_and(|epoch| epoch > state_ref.view.epoch.number) {
                     self.shared.behind.notify_one();
                 }
@@ -612,5 +624,25 @@ impl Worker {
                 let _ = answer.send(result.map(<[u8]>::to_vec));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// At a new epoch members refuse until they have adopted it, too. Where clients only read, their reads then waited for the
+    /// next renewal.
+    #[test]
+    fn what_was_refused_is_asked_for_again_at_once_and_not_when_it_would_be_renewed() {
+        let address = Address::new(([127, 0, 0, 1], 1).into());
+        let now = 1_000_000;
+        let mut link = Link::new((address, 7, 0, 0), LinkId { life: 1, number: 1 }, now);
+        link.last_sent_micros = now;
+        assert!(!link.is_to_renew(now + REFUSED_MICROS));
+        assert!(link.is_to_renew(now + RENEW_MICROS));
+        link.refused(1, now);
+        assert!(!link.is_to_renew(now + REFUSED_MICROS - 1));
+        assert!(link.is_to_renew(now + REFUSED_MICROS));
     }
 }

@@ -188,7 +188,7 @@ mod tests {
 
     fn view(servers: u8, me: u8) -> View {
         let address = |n: u8| Address::new(([10, 0, 0, n], 19800).into());
-        let nodes: Vec<Node> = (0..servers).map(|n| Node { address: address(n), active: true }).collect();
+        let nodes: Vec<Node> = (0..servers).map(|n| Node::new(address(n), true)).collect();
         let entry = |n: u8| ServerEntry::new(address(n), u64::from(n) + 1, 8, 1);
         let space = HashSpace { nodes, timestamp: ClockTime(5) };
         let servers = (0..servers).map(entry).collect();

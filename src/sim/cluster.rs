@@ -513,6 +513,8 @@ pub enum Command {
     AttachOnly,
     /// kumoctl drain of that server.
     Drain(usize),
+    /// kumoctl weight of that server, in points of the ring.
+    Weigh(usize, u16),
     /// kumoctl replace.
     Replace,
     /// kumoctl detach.
@@ -553,6 +555,12 @@ impl Command {
                 write_array(&mut params, 1);
                 v0::write_address(&mut params, address(2, server, SERVER_PORT));
                 v1::method::DRAIN
+            }
+            Command::Weigh(server, points) => {
+                write_array(&mut params, 2);
+                v0::write_address(&mut params, address(2, server, SERVER_PORT));
+                write_uint(&mut params, points.into());
+                v1::method::WEIGHT
             }
             Command::Replace => {
                 write_array(&mut params, 0);

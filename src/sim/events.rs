@@ -28,6 +28,11 @@ pub fn add(seed: u64, shape: &Shape, duration_ms: u64, script: &mut Script) {
         let end = at + 1 + dice.below(3_000);
         script.extend([Command::Pause(false), Command::Rate(0)].map(|command| (end, Act::Command(command))));
     }
+    for _ in 0..dice.below(3) {
+        let (server, points) =
+            (dice.below(shape.servers as u64) as usize, [13, 60, 128, 300, 1_024][dice.below(5) as usize]);
+        script.push((dice.below(duration_ms), Act::Command(Command::Weigh(server, points))));
+    }
     script.sort_by_key(|(at, _)| *at);
 }
 

@@ -71,7 +71,7 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
 }
 
 /// Those that several rules stand against.
-const SEVERAL: [Scenario; 37] = [
+const SEVERAL: [Scenario; 38] = [
     Scenario {
         name: "combined-paused",
         story: "processes that are server and gateway are paused for longer than leases, and ask and answer themselves",
@@ -265,6 +265,23 @@ const SEVERAL: [Scenario; 37] = [
             script.extend((0..5).map(|n| (2_000, Act::Start(Who::Server(n)))));
             script.push((4_000, Act::Command(Command::FullReplace)));
             script.push((4_000 + dice.below(20), Act::Isolate(B)));
+        },
+        ..PLAIN
+    },
+    Scenario {
+        name: "weighed",
+        story: "servers are to hold more and less, while they and those that fill them die",
+        shape: FIVE,
+        script: |dice, script| {
+            for (at, weighed, points) in [(1_000, 1, 40), (1_020, 2, 400), (4_500, 1, 128), (4_510, 3, 13)] {
+                script.push((at, Act::Command(Command::Weigh(weighed, points))));
+                let dies = if dice.one_in(2) { Who::Server(weighed) } else { X };
+                script.push((at + dice.below(100), Act::Kill(dies)));
+                script.extend((0..5).map(|n| (at + 1_500, Act::Start(Who::Server(n)))));
+            }
+            script.push((2_600, Act::Command(Command::Drain(4))));
+            script.push((2_600 + dice.below(60), Act::Kill(B)));
+            script.push((7_000, Act::Command(Command::Attach)));
         },
         ..PLAIN
     },

@@ -62,7 +62,7 @@ pub enum AskError {
     #[error("{0} hung up before it answered; is it a {1}?")]
     HungUp(Address, Role),
     /// It answered with an error.
-    #[error("{0} refused (error {1}); its log says why")]
+    #[error("{0} {no}", no = no(*.1))]
     Refused(Address, u32),
     /// It is older than what is asked.
     #[error("{0} is an older version: it tells only `stats`")]
@@ -70,6 +70,14 @@ pub enum AskError {
     /// Its answer has another form.
     #[error("{0} answered what is no answer of a {1}: {2}")]
     Answer(Address, Role, DecodeError),
+}
+
+/// What an error of a node says to an operator.
+pub(super) fn no(number: u32) -> String {
+    match number {
+        error::PROTOCOL => "does not know what it was asked; is it another program, or an older version?".to_owned(),
+        _ => format!("refused (error {number}); its log says why"),
+    }
 }
 
 /// A connection to a node.
@@ -197,7 +205,26 @@ pub async fn newest_epoch(node: &Node) -> Result<Option<Epoch>, AskError> {
 pub async fn hash_space(manager: Address) -> Result<HashSpace, AskError> {
     let node = Node::connect(manager, Role::Manager).await?;
     let info = node.ask(v0::method::GET_NODES_INFO, &[0x90], NodesInfo::read).await?;
-    Ok(info.whs)
+    Ok(with_weights(&node, info.whs).await)
+}
+
+/// The hash space for writing, as a server tells it.
+///
+/// # Errors
+/// As [`Node::ask`].
+pub async fn hash_space_of(server: &Node) -> Result<HashSpace, AskError> {
+    let space = server.status(v0::status::WHS, v0::read_seed).await?;
+    Ok(with_weights(server, space).await)
+}
+
+/// A hash space of version 0, and what it cannot say: the weights, where the node has an epoch. One of kumofs 0.4 refuses to
+/// tell that, or hangs up.
+async fn with_weights(node: &Node, mut space: HashSpace) -> HashSpace {
+    let Ok(Some(epoch)) = newest_epoch(node).await else { return space };
+    for node in &mut space.nodes {
+        node.weight = epoch.whs.find(node.address).map_or(node.weight, |known| known.weight);
+    }
+    space
 }
 
 /// The active servers, as a manager tells them, in their order.

@@ -7,11 +7,12 @@ mod config;
 mod consent;
 mod drain;
 mod progress;
+mod weight;
 
 use super::{Trouble, ask, backup, check, details, export, follow, import, ruby_time};
 use crate::logic::address::Address;
 use crate::logic::epoch::{Epoch, Phase};
-use crate::logic::ring::HashSpace;
+use crate::logic::ring::{HashSpace, Node};
 use crate::net::listen;
 use crate::net::rpc::{CallError, Limits, RpcConn};
 use crate::proto::rpc::msgpack::{DecodeError, Head, Reader, write_array, write_bool, write_raw, write_uint};
@@ -44,10 +45,10 @@ struct Options {
     #[arg(value_enum)]
     command: Command,
     /// For backup: what is appended to the names of the files, today's date unless written. For rate: bytes per second for
-    /// each server, or `unlimited`. For drain: the server. For config: the name of a setting. For export and import: the file, standard output or input unless
+    /// each server, or `unlimited`. For drain and weight: the server. For config: the name of a setting. For export and import: the file, standard output or input unless
     /// written
     argument: Option<String>,
-    /// For config: what the setting is to be
+    /// For config: what the setting is to be. For weight: from 0.1 to 8, 1 is usual
     value: Option<String>,
     /// For status: what stands behind it, too
     #[arg(short, long)]
@@ -95,6 +96,8 @@ enum Command {
     DetachNoreplace,
     /// Have a server leave that still serves, as soon as others hold what it holds
     Drain,
+    /// How much of the ring each server has; with a server and a number, gives it that many times the usual share
+    Weight,
     /// Move data to where it belongs
     Replace,
     /// Compare and repair all copies
@@ -135,7 +138,7 @@ enum CtlError {
     Silent(Address),
     #[error("{0} hung up before it answered; is it a kumo-manager?")]
     HungUp(Address),
-    #[error("{0} refused (error {1}); its log says why")]
+    #[error("{0} {no}", no = ask::no(*.1))]
     Refused(Address, u32),
     #[error("{0} answered what is no answer of a kumo-manager: {1}")]
     Answer(Address, DecodeError),
@@ -158,21 +161,20 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(e) => {
-            let text = e.to_string();
-            let line = text.lines().next().unwrap_or_default();
-            eprintln!("kumoctl: {}; see kumoctl --help", line.trim_start_matches("error: "));
+            eprintln!("kumoctl: {}", super::one_line(&e.to_string()));
             return ExitCode::from(2);
         }
     };
-    use Command::{Backup, Check, Config, Drain, Export, Import, Rate, Status, Watch};
-    if options.argument.is_some() && !matches!(options.command, Backup | Rate | Config | Drain | Export | Import) {
+    use Command::{Backup, Check, Config, Drain, Export, Import, Rate, Status, Watch, Weight};
+    let takes_more = matches!(options.command, Backup | Rate | Config | Drain | Weight | Export | Import);
+    if options.argument.is_some() && !takes_more {
         return failed(
-            "only backup, rate, config, drain, export and import take something more; see kumoctl --help",
+            "only backup, rate, config, drain, weight, export and import take something more; see kumoctl --help",
             2,
         );
     }
-    if options.value.is_some() && options.command != Config {
-        return failed("only config takes two things more; see kumoctl --help", 2);
+    if options.value.is_some() && !matches!(options.command, Config | Weight) {
+        return failed("only config and weight take two things more; see kumoctl --help", 2);
     }
     for (name, is_given, of) in [
         ("status takes --verbose", options.verbose, Status),
@@ -248,6 +250,10 @@ fn by_itself(options: &Options) -> Option<Result<(), Trouble>> {
         Command::Config => {
             let (name, value) = (options.argument.clone(), options.value.clone());
             ask::block_on(config::run(&config::Order { daemon: manager, name, value, json: options.json }))
+        }
+        Command::Weight => {
+            let (server, weight) = (options.argument.clone(), options.value.clone());
+            ask::block_on(weight::run(&weight::Order { manager, server, weight, json: options.json }))
         }
         Command::Watch => ask::block_on(follow::run(&manager, options.lines, options.json)),
         Command::Check => {
@@ -366,6 +372,7 @@ fn request(command: Command, suffix: &str) -> (u32, Vec<u8>) {
         | Command::Check
         | Command::Config
         | Command::Drain
+        | Command::Weight
         | Command::Export
         | Command::Import => (v0::method::GET_NODES_INFO, vec![0x90]),
         Command::Attach => (v0::method::ATTACH_NEW_SERVERS, one_bool(true)),
@@ -454,7 +461,8 @@ impl NodesInfo {
     }
 
     fn json(&self, epoch: Option<&Epoch>, filling: &[Filling]) -> Value {
-        let node = |n: &crate::logic::ring::Node| json!({"address": n.address.to_string(), "state": state(n.active)});
+        let weight = |n: &Node| Some(epoch?.whs.find(n.address)?.weight.as_f64());
+        let node = |n: &Node| json!({"address": n.address.to_string(), "state": state(n.active), "weight": weight(n)});
         let phase = |e: &Epoch| match e.phase {
             Phase::Idle => "idle",
             Phase::Copying { .. } => "copying",

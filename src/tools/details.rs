@@ -8,6 +8,7 @@ use crate::logic::address::Address;
 use crate::logic::epoch::{Epoch, Phase};
 use crate::logic::ring::REPLICAS;
 use crate::logic::route::Route;
+use crate::logic::weight::Weight;
 use crate::proto::rpc::msgpack::write_uint;
 use crate::proto::rpc::v0;
 use crate::proto::rpc::v1::{Numbers, method};
@@ -89,6 +90,10 @@ fn is_short(epoch: &Epoch, count: usize) -> bool {
 }
 
 impl Details {
+    fn weight(&self, address: Address) -> Option<Weight> {
+        self.epoch.whs.find(address).map(|node| node.weight)
+    }
+
     /// Lines for people.
     pub(super) fn text(&self) -> String {
         let mut out = format!("epoch:\n  {}  ({})\nmanager:\n", self.epoch.number, phase(self.epoch.phase));
@@ -98,7 +103,9 @@ impl Details {
         }
         out.push_str("server:\n");
         for (address, told) in &self.servers {
-            out.push_str(&format!("  {address}  {}\n", server_text(told)));
+            let weight = self.weight(*address).filter(|weight| !weight.is_usual());
+            let weight = weight.map_or(String::new(), |weight| format!("  weight {weight}"));
+            out.push_str(&format!("  {address}  {}{weight}\n", server_text(told)));
         }
         out.push_str("copies of keys:\n");
         for (count, ppm) in self.copies.iter().rev() {
@@ -142,7 +149,10 @@ fn server_text(told: &Server) -> String {
     for (name, number) in [("epoch", numbers.epoch), ("records", numbers.items), ("waiting", numbers.parked)] {
         out.push_str(&number.map_or(String::new(), |n| format!("  {name} {n}")));
     }
-    out.push_str(&numbers.moving_ppm.map_or(String::new(), |ppm| format!("  moving {}%", ppm / 10_000)));
+    let sends = numbers.coordinates_ppm != Some(0);
+    out.push_str(
+        &numbers.moving_ppm.filter(|_| sends).map_or(String::new(), |ppm| format!("  moving {}%", ppm / 10_000)),
+    );
     out
 }
 
@@ -154,7 +164,7 @@ mod tests {
 
     fn epoch(active: &[bool]) -> Epoch {
         let address = |i: usize| Address::new(([10, 0, 0, i as u8], 19800).into());
-        let nodes = active.iter().enumerate().map(|(i, active)| RingNode { address: address(i), active: *active });
+        let nodes = active.iter().enumerate().map(|(i, active)| RingNode::new(address(i), *active));
         let space = HashSpace { nodes: nodes.collect(), ..HashSpace::default() };
         let entry = |i| ServerEntry::new(address(i), 1, 1, 1);
         let servers = (0..active.len()).map(entry).collect();
@@ -173,7 +183,8 @@ mod tests {
 
     #[test]
     fn what_stands_behind_the_table_is_told() {
-        let epoch = epoch(&[true, true, false]);
+        let mut epoch = epoch(&[true, true, false]);
+        epoch.whs.nodes[0].weight = "0.5".parse().unwrap();
         let at = epoch.servers[0].address;
         let numbers = Numbers {
             epoch: Some(12),
@@ -187,8 +198,8 @@ mod tests {
             managers: vec![(at, Ok(12)), (at, Err("gone".to_owned()))],
             servers: vec![
                 (at, Ok(("1.0".to_owned(), Some(numbers)))),
-                (at, Ok(("0.4.13".to_owned(), None))),
-                (at, Err("gone".to_owned())),
+                (epoch.servers[1].address, Ok(("0.4.13".to_owned(), None))),
+                (epoch.servers[1].address, Err("gone".to_owned())),
             ],
             epoch,
         };
@@ -199,9 +210,9 @@ manager:
   10.0.0.0:19800  epoch 12
   10.0.0.0:19800  (gone)
 server:
-  10.0.0.0:19800  1.0  epoch 12  records 7  waiting 0  moving 46%
-  10.0.0.0:19800  0.4.13
-  10.0.0.0:19800  (gone)
+  10.0.0.0:19800  1.0  epoch 12  records 7  waiting 0  moving 46%  weight 0.5
+  10.0.0.1:19800  0.4.13
+  10.0.0.1:19800  (gone)
 copies of keys:
   2  100.00%  (too few)
 ";

@@ -8,6 +8,7 @@ use super::simulate::{self, Plan};
 use super::{Trouble, print};
 use crate::logic::address::Address;
 use crate::logic::ring::{Node, Ring, hash};
+use crate::logic::weight::{NoWeight, Weight};
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 
@@ -25,7 +26,7 @@ What to do:
   hash KEY...    the place of each key on the ring
   assign KEY...  the same, and the servers of each key, first replica first
   dump           all points of the ring
-  simulate       what moves, and how even it is, when servers are added or removed (--add, --remove, --servers)"
+  simulate       what moves, and how even it is, when servers are added, removed (--add, --remove, --servers) or weighed"
 )]
 pub struct Options {
     /// A manager, which tells the servers
@@ -40,6 +41,9 @@ pub struct Options {
     /// For simulate: so many servers go, the last ones of the list
     #[arg(long, value_name = "N", default_value_t = 0)]
     remove: usize,
+    /// A server's weight, as kumoctl's weight gives it; for simulate, the one that it gets
+    #[arg(long, value_name = "SERVER=WEIGHT", value_parser = weight)]
+    weight: Vec<(String, Weight)>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -104,15 +108,19 @@ impl Options {
 /// Wrong usage; a manager that does not answer.
 pub fn run(options: &Options) -> Result<(), Trouble> {
     let task = options.task()?;
-    let nodes = nodes(options, &task)?;
+    let mut nodes = nodes(options, &task)?;
+    let weight = |(server, weight): &(String, Weight)| Ok((ask::address(server, SERVER_PORT)?, *weight));
+    let weights: Vec<(Address, Weight)> = options.weight.iter().map(weight).collect::<Result<_, Trouble>>()?;
+    if task.command != Command::Simulate {
+        simulate::weigh(&mut nodes, &weights).map_err(Trouble::Usage)?;
+    }
     let text = match task.command {
         Command::Hash if options.json => as_lines(task.keys.iter().map(|key| hash_json(key))),
         Command::Hash => task.keys.iter().map(|key| format!("{:016x}  {key}\n", hash(key.as_bytes()))).collect(),
         Command::Assign => assign(&nodes, &task.keys, options.json),
         Command::Dump => dump(&nodes, options.json),
         Command::Simulate => {
-            let before: Vec<Address> = nodes.iter().map(|n| n.address).collect();
-            let plan = Plan::new(before, options.add, options.remove).map_err(Trouble::Usage)?;
+            let plan = Plan::new(nodes, options.add, options.remove, &weights).map_err(Trouble::Usage)?;
             let outcome = simulate::simulate(&plan);
             if options.json { format!("{}\n", outcome.json()) } else { outcome.text() }
         }
@@ -135,9 +143,14 @@ fn nodes(options: &Options, task: &Task<'_>) -> Result<Vec<Node>, Trouble> {
         if nodes.iter().any(|n| n.address == address) {
             return Err(Trouble::Usage(format!("{address} is named twice")));
         }
-        nodes.push(Node { address, active: true });
+        nodes.push(Node::new(address, true));
     }
     Ok(nodes)
+}
+
+fn weight(text: &str) -> Result<(String, Weight), String> {
+    let (server, weight) = text.rsplit_once('=').ok_or("it is written as SERVER=WEIGHT")?;
+    Ok((server.to_owned(), weight.parse().map_err(|e: NoWeight| e.to_string())?))
 }
 
 fn as_lines(values: impl Iterator<Item = Value>) -> String {
@@ -188,7 +201,7 @@ mod tests {
 
     fn golden() -> Vec<Node> {
         let address = |last| Address::new(([192, 168, 0, last], 19800).into());
-        (101..=104).map(|last| Node { address: address(last), active: true }).collect()
+        (101..=104).map(|last| Node::new(address(last), true)).collect()
     }
 
     fn options(words: &[&str]) -> Options {

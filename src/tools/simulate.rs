@@ -5,7 +5,9 @@
 
 use crate::logic::address::Address;
 use crate::logic::ring::{Node, REPLICAS, Ring};
+use crate::logic::weight::Weight;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// Most servers that are planned for.
 pub const MAX_SERVERS: usize = 1000;
@@ -16,16 +18,16 @@ const PICTURE_WIDTH: usize = 50;
 /// Servers before and after.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
-    before: Vec<Address>,
-    after: Vec<Address>,
+    before: Vec<Node>,
+    after: Vec<Node>,
 }
 
 impl Plan {
-    /// Takes the last `remove` servers away and adds `add` made-up ones.
+    /// Takes the last `remove` servers away, adds `add` made-up ones, and gives some of them other weights.
     ///
     /// # Errors
     /// A line when that cannot be.
-    pub fn new(before: Vec<Address>, add: usize, remove: usize) -> Result<Plan, String> {
+    pub fn new(before: Vec<Node>, add: usize, remove: usize, weights: &[(Address, Weight)]) -> Result<Plan, String> {
         if before.is_empty() {
             return Err("there are no servers; --servers N makes some up".to_owned());
         }
@@ -33,13 +35,27 @@ impl Plan {
             return Err(format!("of {} servers {remove} cannot be removed", before.len()));
         }
         let mut after = before[..before.len() - remove].to_vec();
-        let new = (0..).map(made_up_address).filter(|address| !before.contains(address)).take(add.min(MAX_SERVERS + 1));
-        after.extend(new);
+        let is_new = |address: &Address| !before.iter().any(|n| n.address == *address);
+        let new = (0..).map(made_up_address).filter(is_new).take(add.min(MAX_SERVERS + 1));
+        after.extend(new.map(|address| Node::new(address, true)));
+        weigh(&mut after, weights)?;
         if before.len().max(after.len()) > MAX_SERVERS {
             return Err(format!("up to {MAX_SERVERS} servers can be planned for"));
         }
         Ok(Plan { before, after })
     }
+}
+
+/// Gives servers their weights.
+///
+/// # Errors
+/// A line when there is no such server.
+pub fn weigh(nodes: &mut [Node], weights: &[(Address, Weight)]) -> Result<(), String> {
+    for (address, weight) in weights {
+        let node = nodes.iter_mut().find(|n| n.address == *address);
+        node.ok_or_else(|| format!("there is no server {address} to have a weight"))?.weight = *weight;
+    }
+    Ok(())
 }
 
 /// So many servers with addresses of 10.0.0.0/8.
@@ -50,7 +66,7 @@ pub fn made_up(servers: usize) -> Result<Vec<Node>, String> {
     if !(1..=MAX_SERVERS).contains(&servers) {
         return Err(format!("--servers takes 1 to {MAX_SERVERS}"));
     }
-    Ok((0..servers).map(|i| Node { address: made_up_address(i), active: true }).collect())
+    Ok((0..servers).map(|i| Node::new(made_up_address(i), true)).collect())
 }
 
 fn made_up_address(i: usize) -> Address {
@@ -58,10 +74,10 @@ fn made_up_address(i: usize) -> Address {
     Address::new(([10, 0, high, low], 19800).into())
 }
 
-/// How evenly the records lie on servers: 1 is an equal share of all copies.
+/// How evenly the records lie on servers: 1 is a share of all copies that is equal, or as a server's weight would have it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Balance {
-    /// Each server's share of copies over the equal share, ascending.
+    /// Each server's share of copies over its due share, ascending.
     pub shares: Vec<f64>,
     /// The same for keys of which it is the first server, ascending.
     pub first: Vec<f64>,
@@ -76,6 +92,8 @@ pub struct Outcome {
     pub copies_moved: f64,
     /// The least that any way of sharing could move.
     pub least: f64,
+    /// Whether some servers have other weights than the usual.
+    pub weighted: bool,
     /// Share of keys whose first server is another.
     pub first_moved: f64,
     /// Share of keys that any server gets anew.
@@ -86,8 +104,7 @@ pub struct Outcome {
 
 /// Computes it.
 pub fn simulate(plan: &Plan) -> Outcome {
-    let nodes = |all: &[Address]| -> Vec<Node> { all.iter().map(|a| Node { address: *a, active: true }).collect() };
-    let (old, new) = (Ring::new(&nodes(&plan.before)), Ring::new(&nodes(&plan.after)));
+    let (old, new) = (Ring::new(&plan.before), Ring::new(&plan.after));
     let mut ends: Vec<u64> = old.points().iter().chain(new.points()).map(|(point, _)| *point).collect();
     ends.sort_unstable();
     ends.dedup();
@@ -100,9 +117,9 @@ pub fn simulate(plan: &Plan) -> Outcome {
         let share = end.wrapping_sub(previous) as f64 / 2f64.powi(64);
         previous = end;
         let (old_places, is) = (old.assign(end), new.assign(end));
-        let was: Vec<Address> = old_places.as_slice().iter().map(|n| plan.before[usize::from(*n)]).collect();
+        let was: Vec<Address> = old_places.as_slice().iter().map(|n| plan.before[usize::from(*n)].address).collect();
         let places = is.as_slice();
-        let is: Vec<Address> = places.iter().map(|n| plan.after[usize::from(*n)]).collect();
+        let is: Vec<Address> = places.iter().map(|n| plan.after[usize::from(*n)].address).collect();
         let gained = is.iter().filter(|address| !was.contains(address)).count();
         copies += share * gained as f64 / is.len() as f64;
         keys += if gained > 0 { share } else { 0.0 };
@@ -114,9 +131,10 @@ pub fn simulate(plan: &Plan) -> Outcome {
         servers: (plan.before.len(), plan.after.len()),
         copies_moved: copies,
         least: least(plan),
+        weighted: plan.before.iter().chain(&plan.after).any(|n| !n.weight.is_usual()),
         first_moved: first,
         keys_moved: keys,
-        balance: (balance(&old_loads), balance(&new_loads)),
+        balance: (balance(&old_loads, &plan.before), balance(&new_loads, &plan.after)),
     }
 }
 
@@ -128,23 +146,32 @@ fn add_loads(loads: &mut [(f64, f64)], servers: &[u16], share: f64) {
     }
 }
 
-fn balance(loads: &[(f64, f64)]) -> Balance {
-    let servers = loads.len() as f64;
+fn balance(loads: &[(f64, f64)], nodes: &[Node]) -> Balance {
     let copies = loads.len().min(REPLICAS) as f64;
-    let mut shares: Vec<f64> = loads.iter().map(|(share, _)| share * servers / copies).collect();
-    let mut first: Vec<f64> = loads.iter().map(|(_, first)| first * servers).collect();
-    shares.sort_by(f64::total_cmp);
-    first.sort_by(f64::total_cmp);
-    Balance { shares, first }
+    let over_due = |of: fn(&(f64, f64)) -> f64, copies: f64| {
+        let mut shares: Vec<f64> = loads.iter().zip(due(nodes)).map(|(load, due)| of(load) / copies / due).collect();
+        shares.sort_by(f64::total_cmp);
+        shares
+    };
+    Balance { shares: over_due(|(share, _)| *share, copies), first: over_due(|(_, first)| *first, 1.0) }
 }
 
-/// With equal shares, servers that come must get theirs, and what those that go had must go somewhere.
+/// What each server would hold if all was shared by weight; 1 is everything.
+fn due(nodes: &[Node]) -> Vec<f64> {
+    let all: f64 = nodes.iter().map(|n| n.weight.as_f64()).sum();
+    nodes.iter().map(|n| n.weight.as_f64() / all).collect()
+}
+
+/// With due shares, servers that come must get theirs, and what those that go had must go somewhere.
 fn least(plan: &Plan) -> f64 {
-    let kept = plan.after.iter().filter(|a| plan.before.contains(a)).count() as f64;
-    let (before, after) = (plan.before.len() as f64, plan.after.len() as f64);
-    let new_share = (after - kept) / after;
-    let lost_share = (before - kept) / before;
-    new_share.max(if after < REPLICAS as f64 { 0.0 } else { lost_share })
+    let before: BTreeMap<Address, f64> = plan.before.iter().map(|n| n.address).zip(due(&plan.before)).collect();
+    let gains = plan.after.iter().zip(due(&plan.after)).map(|(n, due)| match before.get(&n.address) {
+        // Fewer servers than copies hold everything anyway.
+        Some(had) if plan.after.len() >= REPLICAS => (due - had).max(0.0),
+        Some(_) => 0.0,
+        None => due,
+    });
+    gains.sum()
 }
 
 impl Balance {
@@ -180,11 +207,13 @@ impl Outcome {
         let percent = |out: &mut String, name: &str, share: f64, note: &str| {
             out.push_str(&format!("{name:<20} {:>6.2} %{note}\n", 100.0 * share));
         };
-        let note = format!("  (equal shares would need {:.2} %)", 100.0 * self.least);
+        let shares = if self.weighted { "shares by weight" } else { "equal shares" };
+        let note = format!("  ({shares} would need {:.2} %)", 100.0 * self.least);
         percent(&mut out, "copies that move", self.copies_moved, &note);
         percent(&mut out, "keys that move", self.keys_moved, "  (at least one copy)");
         percent(&mut out, "first server changes", self.first_moved, "");
-        out.push_str("\nload of a server (1 = equal share)   before    after\n");
+        let unit = if self.weighted { "1 = by its weight" } else { "1 = equal share" };
+        out.push_str(&format!("\n{:<35}  before    after\n", format!("load of a server ({unit})")));
         let row = |out: &mut String, name: &str, of: &dyn Fn(&Balance) -> f64| {
             out.push_str(&format!("  {name:<33} {:>7.3}  {:>7.3}\n", of(before), of(after)));
         };
@@ -226,19 +255,23 @@ mod tests {
     use crate::logic::ring::hash;
 
     fn plan(servers: usize, add: usize, remove: usize) -> Plan {
-        let before = made_up(servers).unwrap().iter().map(|n| n.address).collect();
-        Plan::new(before, add, remove).unwrap()
+        Plan::new(made_up(servers).unwrap(), add, remove, &[]).unwrap()
+    }
+
+    fn weighed(servers: usize, weights: &[(usize, &str)]) -> Plan {
+        let weight = |(i, weight): &(usize, &str)| (made_up_address(*i), weight.parse().unwrap());
+        let weights: Vec<(Address, Weight)> = weights.iter().map(weight).collect();
+        Plan::new(made_up(servers).unwrap(), 0, 0, &weights).unwrap()
     }
 
     /// The same, by looking at keys.
     fn sampled(plan: &Plan, keys: u32) -> (f64, f64) {
-        let nodes = |all: &[Address]| -> Vec<Node> { all.iter().map(|a| Node { address: *a, active: true }).collect() };
-        let (old, new) = (Ring::new(&nodes(&plan.before)), Ring::new(&nodes(&plan.after)));
+        let (old, new) = (Ring::new(&plan.before), Ring::new(&plan.after));
         let (mut copies, mut first) = (0, 0);
         for key in 0..keys {
             let at = hash(&key.to_be_bytes());
-            let was: Vec<_> = old.assign(at).as_slice().iter().map(|n| plan.before[usize::from(*n)]).collect();
-            let is: Vec<_> = new.assign(at).as_slice().iter().map(|n| plan.after[usize::from(*n)]).collect();
+            let was: Vec<_> = old.assign(at).as_slice().iter().map(|n| plan.before[usize::from(*n)].address).collect();
+            let is: Vec<_> = new.assign(at).as_slice().iter().map(|n| plan.after[usize::from(*n)].address).collect();
             copies += is.iter().filter(|a| !was.contains(a)).count();
             first += usize::from(was[0] != is[0]);
         }
@@ -247,12 +280,14 @@ mod tests {
 
     #[test]
     fn the_shares_are_those_that_keys_show() {
-        for plan in [plan(4, 1, 0), plan(10, 2, 0), plan(10, 0, 2), plan(7, 2, 3)] {
+        for plan in [plan(4, 1, 0), plan(10, 2, 0), plan(10, 0, 2), plan(7, 2, 3), weighed(10, &[(3, "2")])] {
             let outcome = simulate(&plan);
             let (copies, first) = sampled(&plan, 20_000);
             assert!((outcome.copies_moved - copies).abs() < 0.02, "{} {copies}", outcome.copies_moved);
             assert!((outcome.first_moved - first).abs() < 0.02, "{} {first}", outcome.first_moved);
-            assert!(outcome.keys_moved >= outcome.copies_moved && outcome.copies_moved > 0.8 * outcome.least);
+            assert!(outcome.keys_moved >= outcome.copies_moved);
+            // No server has two copies of a key, so that a heavy one cannot have all that its weight asks for.
+            assert!(outcome.weighted || outcome.copies_moved > 0.8 * outcome.least);
         }
     }
 
@@ -274,6 +309,19 @@ mod tests {
     }
 
     #[test]
+    fn servers_hold_what_their_weights_say() {
+        let outcome = simulate(&weighed(10, &[(2, "0.5"), (3, "2")]));
+        // One goes from a tenth to 2 of 10.5; one gives up half of its tenth.
+        assert!((outcome.least - (2.0 / 10.5 - 0.1)).abs() < 1e-9, "{}", outcome.least);
+        assert!((outcome.least..1.5 * outcome.least).contains(&outcome.copies_moved), "{}", outcome.copies_moved);
+        let (least, most) = (outcome.balance.1.shares[0], outcome.balance.1.shares[9]);
+        assert!((0.8..1.2).contains(&least) && (0.8..1.2).contains(&most), "{least} {most}");
+        assert!(outcome.text().contains("by its weight") && !simulate(&plan(3, 0, 0)).text().contains("weight"));
+        let unknown = [(made_up_address(99), Weight::USUAL)];
+        assert!(Plan::new(made_up(3).unwrap(), 0, 0, &unknown).is_err_and(|line| line.contains("no server")));
+    }
+
+    #[test]
     fn a_thousand_servers_are_planned_for() {
         let outcome = simulate(&plan(990, 10, 0));
         assert!((outcome.copies_moved - 0.01).abs() < 0.002, "{}", outcome.copies_moved);
@@ -291,11 +339,11 @@ mod tests {
 
     #[test]
     fn plans_that_cannot_be_are_refused() {
-        let before: Vec<Address> = made_up(3).unwrap().iter().map(|n| n.address).collect();
-        assert!(Plan::new(before.clone(), 0, 3).is_err());
-        assert!(Plan::new(before.clone(), 0, 4).is_err());
-        assert!(Plan::new(before, 998, 0).is_err());
-        assert!(Plan::new(Vec::new(), 1, 0).is_err());
+        let before = || made_up(3).unwrap();
+        assert!(Plan::new(before(), 0, 3, &[]).is_err());
+        assert!(Plan::new(before(), 0, 4, &[]).is_err());
+        assert!(Plan::new(before(), 998, 0, &[]).is_err());
+        assert!(Plan::new(Vec::new(), 1, 0, &[]).is_err());
         assert!(made_up(0).is_err() && made_up(1001).is_err());
     }
 }

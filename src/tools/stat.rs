@@ -92,13 +92,16 @@ enum Answer {
     Same(bool),
 }
 
+/// The flag of GetStatus that says that the hash spaces differ.
+const SPACES_DIFFER: u64 = 2;
+
 /// The state of a replace, by GetStatus's flags.
 pub fn replace_state(flags: u64) -> &'static str {
     match flags {
         _ if flags & 1 != 0 => "inactive",
         _ if flags & 8 != 0 => "Deleting",
         _ if flags & 4 != 0 => "Copying",
-        _ if flags & 2 != 0 => "WAIT",
+        _ if flags & SPACES_DIFFER != 0 => "WAIT",
         _ => "ready",
     }
 }
@@ -155,7 +158,9 @@ async fn ask_one(server: Address, what: What) -> Result<Answer, AskError> {
         What::Hscheck => {
             let rhs = node.status(status::RHS, v0::read_seed).await?;
             let whs = node.status(status::WHS, v0::read_seed).await?;
-            Ok(Answer::Same(rhs.same_nodes(&whs)))
+            // Hash spaces do not tell weights, which the flag knows of.
+            let flags = node.status(status::REPLACE, |r| r.u64()).await?;
+            Ok(Answer::Same(rhs.same_nodes(&whs) && flags & SPACES_DIFFER == 0))
         }
         What::Replstat => {
             let flags = node.status(status::REPLACE, |r| r.u64()).await?;
@@ -288,10 +293,7 @@ mod tests {
 
     #[test]
     fn answers_are_printed_as_scripts_expect_them() {
-        let nodes = vec![
-            ring::Node { address: address(101), active: true },
-            ring::Node { address: address(104), active: false },
-        ];
+        let nodes = vec![ring::Node::new(address(101), true), ring::Node::new(address(104), false)];
         let space = HashSpace { nodes, timestamp: ClockTime(1_228_310_160 << 32 | 72) };
         let shown = |answer| as_text(false, &[(address(101), Ok(answer))], |_| 9 * 3600);
         let table = "hash space timestamp:\n  Wed Dec 03 22:16:00 +0900 2008 clock 72\nnode:\n  \

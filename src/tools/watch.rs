@@ -7,7 +7,7 @@ use super::Trouble;
 use super::ask::{self, AskError, MANAGER_PORT, Node, PATIENCE, Role};
 use crate::logic::address::Address;
 use crate::logic::ring::HashSpace;
-use crate::proto::rpc::v0::{self, status};
+use crate::proto::rpc::v0::status;
 use crate::proto::rpc::v1::Statistics;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -143,7 +143,7 @@ pub async fn follow_space(servers: Vec<Address>, space: Weak<RefCell<HashSpace>>
         for server in &servers {
             let asked = async {
                 let node = Node::connect(*server, Role::Server).await?;
-                node.status(status::WHS, v0::read_seed).await
+                ask::hash_space_of(&node).await
             };
             let Ok(Ok(found)) = time::timeout(PATIENCE, asked).await else { continue };
             let Some(space) = space.upgrade() else { return };

@@ -39,5 +39,6 @@ mod tools;
 mod transfer;
 mod unix_sockets;
 mod version0;
+mod weight;
 mod wins;
 mod wire;

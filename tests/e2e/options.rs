@@ -24,9 +24,9 @@ fn unknown_options_and_bad_values_are_wrong_usage() {
     fails("kumo-gateway", &["-t", "11211"]).complains(2, &["--manager1"]);
     fails("kumo-gateway", &["-m", "127.0.0.1", "-t", "0:http"]).complains(2, &["http"]);
     fails("kumo-gateway", &["-m", "127.0.0.1", "-t", "0", "-G", "many"]).complains(2, &["many"]);
-    fails("kumoctl", &[]).complains(2, &[]);
-    fails("kumoctl", &["127.0.0.1"]).complains(2, &[]);
-    fails("kumoctl", &["127.0.0.1", "atach"]).complains(2, &["atach"]);
+    fails("kumoctl", &[]).complains(2, &["<MANAGER>"]);
+    fails("kumoctl", &["127.0.0.1"]).complains(2, &["<COMMAND>"]);
+    fails("kumoctl", &["127.0.0.1", "atach"]).complains(2, &["atach", "attach-noreplace"]);
 }
 
 #[test]

@@ -329,7 +329,7 @@ fn answer_old(message: &[u8], space: &HashSpace, out: &mut Vec<u8>) -> bool {
 /// A manager and two servers of kumofs 0.4: where the manager is, and the servers.
 pub fn old_cluster(hosts: &Hosts) -> (String, Vec<SocketAddr>) {
     let servers: Vec<SocketAddr> = (2..4).map(|n| SocketAddr::from((hosts.host(n), 19800))).collect();
-    let nodes = servers.iter().map(|s| Node { address: Address::new(*s), active: true }).collect();
+    let nodes = servers.iter().map(|s| Node::new(Address::new(*s), true)).collect();
     let space = HashSpace { nodes, timestamp: ClockTime(1_228_310_160 << 32 | 72) };
     old_node(SocketAddr::from((hosts.host(1), MANAGER_PORT)), space.clone());
     servers.iter().for_each(|server| old_node(*server, space.clone()));

@@ -95,7 +95,7 @@ fn our_servers_and_gateway_under_a_kumofs_0_4_manager() {
     let manager = TcpListener::bind((hosts.host(1), 0)).expect("a listener");
     let own = manager.local_addr().expect("it is bound");
     let servers: Vec<SocketAddr> = (11..14).map(|n| SocketAddr::from((hosts.host(n), 19800))).collect();
-    let nodes: Vec<Node> = servers.iter().map(|s| Node { address: Address::new(*s), active: true }).collect();
+    let nodes: Vec<Node> = servers.iter().map(|s| Node::new(Address::new(*s), true)).collect();
     let ring = Ring::new(&nodes);
     let space = HashSpace { nodes, timestamp: ClockTime(1_234_567 << 32 | 1) };
     std::thread::spawn(move || {
@@ -158,7 +158,7 @@ fn a_manager_that_hangs_up_on_what_it_does_not_know_is_spoken_to_in_version_0() 
     let manager = TcpListener::bind((hosts.host(1), 0)).expect("a listener");
     let own = manager.local_addr().expect("it is bound");
     let server = SocketAddr::from((hosts.host(11), 19800));
-    let nodes = vec![Node { address: Address::new(server), active: true }];
+    let nodes = vec![Node::new(Address::new(server), true)];
     let space = HashSpace { nodes, timestamp: ClockTime(1_234_567 << 32 | 1) };
     let connections = Arc::new(AtomicUsize::new(0));
     let accepted = connections.clone();

@@ -7,6 +7,7 @@ use kumofs::logic::memory::{Deed, Id};
 use kumofs::logic::mutation::Answer;
 use kumofs::logic::ring::{HashSpace, Node};
 use kumofs::logic::route::Route;
+use kumofs::logic::weight::Weight;
 use kumofs::proto::rpc::frame::{self, Frame, Role, Scanner};
 use kumofs::proto::rpc::msgpack::{Reader, write_array, write_raw, write_uint};
 use kumofs::proto::rpc::{v0, v1};
@@ -189,7 +190,7 @@ fn address(port: u16) -> Address {
 }
 
 fn space(servers: u16) -> HashSpace {
-    let nodes = (0..servers).map(|i| Node { address: address(19800 + i), active: i != 3 }).collect();
+    let nodes = (0..servers).map(|i| Node::new(address(19800 + i), i != 3)).collect();
     HashSpace { nodes, timestamp: ClockTime(0x6b00_98c0_0000_0001) }
 }
 
@@ -218,7 +219,12 @@ fn epoch(servers: u16) -> Epoch {
 }
 
 pub fn epoch_seeds() -> Vec<Vec<u8>> {
-    [0, 1, 3, 5].map(|servers| epoch(servers).encode()).to_vec()
+    let mut weighed = epoch(3);
+    weighed.whs.nodes[1].weight = Weight::of_points(1024).expect("it is one");
+    weighed.rhs.nodes[2].weight = Weight::of_points(13).expect("it is one");
+    let mut seeds = [0, 1, 3, 5].map(|servers| epoch(servers).encode()).to_vec();
+    seeds.push(weighed.encode());
+    seeds
 }
 
 /// Requests of both versions, responses and hellos.

@@ -497,7 +497,7 @@ impl World {
         let entry = |(i, address): (usize, &Address)| {
             ServerEntry::new(*address, i as u64 + 1, i as u64 + 1, setup.server_workers)
         };
-        let nodes = addresses.iter().map(|address| Node { address: *address, active: true }).collect();
+        let nodes = addresses.iter().map(|address| Node::new(*address, true)).collect();
         let space = HashSpace { nodes, timestamp: ClockTime(1) };
         borrowed.epoch = Epoch {
             number: u64::from(setup.speaks_v1),

@@ -242,7 +242,7 @@ fn a_gateway_without_a_cluster_waits_for_one() {
     client.send("set a 0 0 1\r\nx\r\nget a\r\n");
     std::thread::sleep(Duration::from_millis(100));
     fake.with(|world| {
-        let nodes = world.servers.iter().map(|s| kumofs::logic::ring::Node { address: s.address, active: true });
+        let nodes = world.servers.iter().map(|s| kumofs::logic::ring::Node::new(s.address, true));
         let nodes: Vec<_> = nodes.collect();
         world.change(true, |epoch| {
             (epoch.whs.nodes, epoch.rhs.nodes) = (nodes.clone(), nodes);

@@ -13,7 +13,7 @@ fn server(n: u8) -> Address {
 
 /// Manager n has disk 100 + n, server n disk 200 + n.
 fn epoch(managers: u8, servers: u8) -> Epoch {
-    let nodes = (0..servers).map(|n| Node { address: server(n), active: true }).collect();
+    let nodes = (0..servers).map(|n| Node::new(server(n), true)).collect();
     let space = HashSpace { nodes, ..HashSpace::default() };
     let entry = |n| ServerEntry::new(server(n), 200 + u64::from(n), 1, 1);
     Epoch {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::logic::ring::Ring;
+use crate::logic::weight::Weight;
 use crate::manager::ranges::{Claims, Ranges};
 use proptest::prelude::*;
 
@@ -205,7 +206,7 @@ proptest! {
     /// Whatever is done in whatever order: the text never contradicts itself, and a server that may come back full
     /// was active in every epoch in which its ranges were served.
     #[test]
-    fn any_history_keeps_its_word(steps in proptest::collection::vec((0u8..8, 1u8..7), 1..40)) {
+    fn any_history_keeps_its_word(steps in proptest::collection::vec((0u8..9, 1u8..7), 1..40)) {
         let mut epoch = cluster(3);
         let mut history = vec![epoch.clone()];
         for (step, n) in steps {
@@ -220,6 +221,7 @@ proptest! {
                     d.detach_faults(|a| claims_something(&epoch, a));
                     d.replace(false);
                 }
+                8 => d.weigh(address(n), Weight::of_points([13, 64, 500][usize::from(n) % 3]).expect("it is one")),
                 7 if claims(&epoch).good.contains(&address(n)) => d.revive(&newcomer(n), true),
                 _ => {}
             });

@@ -2,7 +2,7 @@ use super::*;
 use crate::logic::epoch::Phase;
 use crate::logic::paxos::Vote;
 use crate::logic::ring::HashSpace;
-use crate::net::rpc::Incoming;
+use crate::net::rpc::{Incoming, Reply};
 use crate::proto::rpc::frame::{self, Frame, Scanner};
 use crate::proto::rpc::msgpack::{write_bool, write_raw};
 use std::collections::VecDeque;
@@ -101,6 +101,8 @@ struct Ear {
     disk_id: Rc<Cell<u64>>,
     decided: Rc<Cell<u64>>,
     vote: Rc<RefCell<Vote>>,
+    /// It does not answer Prepare until these are answered.
+    unready: Rc<RefCell<Option<Vec<Reply>>>>,
 }
 
 impl Ear {
@@ -110,6 +112,9 @@ impl Ear {
             if let Event::Request(Incoming { method, params, reply }) = event {
                 match method {
                     v1::method::VOTE => reply.success(|out| ear.vote(&Ask::read(&params).unwrap()).write(out)),
+                    v1::method::PREPARE if ear.unready.borrow().is_some() => {
+                        ear.unready.borrow_mut().as_mut().unwrap().push(reply);
+                    }
                     _ => reply.success(|out| write_bool(out, true)),
                 }
                 if let Some(epoch) = pushed(method, &params) {
@@ -275,6 +280,46 @@ fn a_cluster_is_attached_loses_a_server_and_tells_everybody() {
             manager.stop().await;
         });
     }
+}
+
+/// A gateway that asked while servers synced an epoch got it early, and all that it asked them for was refused meanwhile.
+#[test]
+fn a_gateway_is_told_an_epoch_when_servers_are_ready_for_it() {
+    scenario(async {
+        let manager = start("127.0.0.1:0").await;
+        let server = FakeServer::start(&manager, 1).await;
+        manager.wait_for_newcomers(1).await;
+        manager.attach().await;
+        let epoch = server.ear.epoch(|_| true).await;
+        server.report(v0::method::REPLACE_COPY_END, epoch.whs.timestamp.0).await;
+        server.ear.epoch(|e| matches!(e.phase, Phase::Deleting { .. })).await;
+        server.report(v0::method::REPLACE_DELETE_END, epoch.whs.timestamp.0).await;
+        let epoch = server.ear.epoch(|e| e.phase == Phase::Idle).await;
+
+        let ear = Ear::default();
+        let to = manager.address.socket_addr();
+        let gateway = RpcConn::connect_client(to, SECOND, Limits::default(), ear.handler()).await.unwrap();
+        let connect = v1::Connect { peer: v1::Peer::Gateway, incarnation: 5, workers: 1, from_worker: 0, worker: 0 };
+        gateway.call_with(|out, msgid| connect.write(out, msgid), SECOND).await.unwrap();
+        server.ear.unready.replace(Some(Vec::new()));
+        assert_eq!(manager.command(v1::method::RATE, &[0x91, 100]).await, [0xc0]);
+        assert_eq!(manager.epoch().await.number, epoch.number + 1);
+        server.ear.next(v1::method::PREPARE).await;
+        for known in [0, epoch.number] {
+            let ask = |out: &mut Vec<u8>| {
+                write_array(out, 1);
+                write_uint(out, known);
+            };
+            let answer = gateway.call(v1::method::GET_EPOCH, ask, SECOND).await.unwrap();
+            let told = Reader::new(&answer).raw().ok().map(|bytes| Epoch::decode(bytes).unwrap().number);
+            // Where this took so long that the manager waits no more, it has asked the server to yield meanwhile.
+            let waits = server.ear.heard.borrow().is_empty();
+            assert!(told == Some(epoch.number).filter(|_| known == 0) || !waits, "{known} was known, {told:?} is told");
+        }
+        server.ear.unready.take().unwrap().into_iter().for_each(|reply| reply.success(|out| write_bool(out, true)));
+        ear.epoch(|e| e.number == epoch.number + 1).await;
+        manager.stop().await;
+    });
 }
 
 #[test]

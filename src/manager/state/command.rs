@@ -5,6 +5,7 @@ use super::deciding::{Command, Decision, Progress};
 use super::{Level, Now, Refused, State};
 use crate::logic::address::Address;
 use crate::logic::epoch::{Pace, Phase};
+use crate::logic::weight::Weight;
 use crate::manager::change::{Draft, Newcomer};
 use crate::proto::rpc::v0::MAX_NODES;
 use std::collections::BTreeSet;
@@ -49,6 +50,14 @@ impl State {
         self.command(now, Command::Drain(address), false)
     }
 
+    /// weight: gives a server another part of the ring.
+    ///
+    /// # Errors
+    /// When a partner decides, or it may not have another.
+    pub fn weigh(&mut self, now: Now, address: Address, weight: Weight) -> Result<Progress, Refused> {
+        self.command(now, Command::Weigh(address, weight), false)
+    }
+
     /// Deletes all that is stored before now, or before the moment when `delay_secs` have passed.
     ///
     /// # Errors
@@ -66,6 +75,10 @@ impl State {
             Command::Drain(address) => {
                 self.log(Level::Info, format!("server {address} is drained"));
                 self.change(now, |draft| draft.drain(address))
+            }
+            Command::Weigh(address, weight) => {
+                self.log(Level::Info, format!("server {address} has weight {weight}"));
+                self.change(now, |draft| draft.weigh(address, weight))
             }
             Command::Rate(bytes_per_sec) => {
                 self.change(now, |draft| draft.set_pace(Pace { bytes_per_sec, ..draft.epoch().pace }))
@@ -88,6 +101,21 @@ impl State {
             Some(entry) if entry.incarnation == 0 => Err(Refused::OldServer),
             Some(_) if !others => Err(Refused::OnlyOne(address)),
             Some(_) => Ok(()),
+        }
+    }
+
+    /// Whether a server may have another weight.
+    ///
+    /// # Errors
+    /// When it is not active, or a server or manager of kumofs 0.4 goes by hash spaces, which tell no weights.
+    pub(super) fn may_weigh(&self, address: Address) -> Result<(), Refused> {
+        if self.partners.values().any(|partner| matches!(partner, super::Partner::Old)) {
+            return Err(Refused::OldManager);
+        }
+        match self.epoch.whs.is_active(address) {
+            true if !self.epoch.strict() => Err(Refused::OldServer),
+            true => Ok(()),
+            false => Err(Refused::NotActive(address)),
         }
     }
 
@@ -124,6 +152,11 @@ impl State {
         for newcomer in newcomers {
             if draft.epoch().whs.nodes.len() >= MAX_NODES {
                 self.log(Level::Warn, format!("server {} is not attached: {MAX_NODES} are", newcomer.address));
+                continue;
+            }
+            if newcomer.incarnation == 0 && draft.epoch().is_weighted() {
+                let line = "is not attached: it is of kumofs 0.4, which knows no weights, and servers have some";
+                self.log(Level::Warn, format!("server {} {line}", newcomer.address));
                 continue;
             }
             if claimed.contains(&newcomer.address) && !self.has_the_disk_of_one(newcomer, &claimed) {

@@ -191,6 +191,11 @@ impl State {
         if whs.timestamp < ours.whs.timestamp || rhs.timestamp < ours.rhs.timestamp {
             return false;
         }
+        if ours.is_weighted() {
+            let line = "a kumofs 0.4 manager is not listened to: servers have weights, which it cannot tell";
+            self.log(Level::Warn, line.to_owned());
+            return false;
+        }
         if whs != ours.whs || rhs != ours.rhs {
             self.observe_counter(whs.timestamp.counter().max(rhs.timestamp.counter()));
             let mut draft = self.draft(now);

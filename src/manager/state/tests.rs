@@ -9,6 +9,7 @@ mod model;
 mod parted;
 mod quorum;
 mod stranded;
+mod weighed;
 
 const MANAGER: &str = "10.0.0.100:19700";
 

@@ -139,7 +139,7 @@ pub fn read_seed(r: &mut Reader<'_>) -> Result<HashSpace, DecodeError> {
         if nodes.iter().any(|n| n.address == address) {
             return Err(DecodeError::Type);
         }
-        nodes.push(Node { address, active: *active != 0 });
+        nodes.push(Node::new(address, *active != 0));
     }
     Ok(HashSpace { nodes, timestamp: ClockTime(r.u64()?) })
 }

@@ -88,6 +88,8 @@ pub mod method {
     pub const RESTATE: u32 = v1(44);
     /// To a manager, from tools: `[address of a server]` → nil once it is decided that it leaves when others hold what it holds.
     pub const DRAIN: u32 = v1(46);
+    /// To a manager, from tools: `[address of a server, points of the ring]` → nil once it is decided, or as raw why not.
+    pub const WEIGHT: u32 = v1(56);
     /// To a manager or server, from tools: `[]` → see [`super::super::settings::write_list`]; `[name, value]` → nil, or as raw why that
     /// cannot be set.
     pub const CONFIG: u32 = v1(45);

@@ -5,13 +5,15 @@ use super::segment::Segment;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Compaction begins when the disk holds more than this many hundredths of what is needed.
-const USED_PERCENT: u64 = 118;
-/// From here on it is behind: hints wait, and stores should.
-const BEHIND_PERCENT: u64 = 122;
-/// Stores wait longest from here on.
+/// The disk is to hold at most about this many hundredths of what is needed, and the garbage that is left alone: from there on
+/// compaction is far behind.
 const FAR_BEHIND_PERCENT: u64 = 130;
-/// The longest that a writer should wait between two batches.
+/// So many hundredths of what is needed before that it is behind: hints wait, and stores should. Where garbage is left alone, it
+/// is so many segments at least, up to half of that garbage: a segment comes and goes at once.
+const BEHIND_PERCENT: u64 = 8;
+const BEHIND_SEGMENTS: u64 = 4;
+/// How long a writer should wait between two batches when compaction is far behind, and the longest.
+const FAR_BEHIND_PACE: Duration = Duration::from_millis(5);
 const LONGEST_PACE: Duration = Duration::from_millis(50);
 /// Forgets that are still needed may take one part in so many.
 const FORGET_SHARE: u64 = 8;
@@ -71,29 +73,38 @@ impl<'a> Plan<'a> {
         self.counted().filter(|(s, _)| s.is_sealed())
     }
 
-    /// Hundredths of what is needed that `used` bytes are, but for the allowance and what small stores may have more.
-    fn percent_of_needed(&self, used: u64) -> u64 {
-        let needed: u64 = self.counted().map(|(_, needed)| needed).sum();
+    /// From how many bytes on compaction is far behind.
+    fn far_behind(&self) -> u64 {
         let slack = 2 * u64::from(self.options.shards) * self.options.min_segment_bytes();
-        used.saturating_sub(slack + self.allowance) * 100 / needed.max(1)
+        self.all_needed() * FAR_BEHIND_PERCENT / 100 + slack + self.allowance
     }
 
-    /// With what waits for its removal.
-    fn used_percent(&self) -> u64 {
-        self.percent_of_needed(self.segments.iter().map(|s| s.len()).sum())
+    /// How many bytes before that it is behind, and half of that earlier it begins.
+    fn span(&self) -> u64 {
+        let segments = (BEHIND_SEGMENTS * self.target).min(self.allowance / 2);
+        (self.all_needed() * BEHIND_PERCENT / 100).max(segments).max(1)
+    }
+
+    fn all_needed(&self) -> u64 {
+        self.counted().map(|(_, needed)| needed).sum()
+    }
+
+    /// How many bytes the disk holds beyond those from which on it is behind, with what waits for its removal.
+    fn behind(&self) -> u64 {
+        let used: u64 = self.segments.iter().map(|s| s.len()).sum();
+        used.saturating_sub(self.far_behind().saturating_sub(self.span()))
     }
 
     /// Whether stores bring garbage faster than it is collected.
     pub fn is_behind(&self) -> bool {
-        self.used_percent() > BEHIND_PERCENT
+        self.behind() > 0
     }
 
     /// How long a writer should wait between two batches.
     pub fn pace(&self) -> Duration {
-        let behind = self.used_percent().clamp(BEHIND_PERCENT, FAR_BEHIND_PERCENT) - BEHIND_PERCENT;
         // By the square, so that it begins gently.
-        let range = FAR_BEHIND_PERCENT - BEHIND_PERCENT;
-        LONGEST_PACE * (behind * behind) as u32 / (range * range) as u32
+        let share = self.behind() as f64 / self.span() as f64;
+        FAR_BEHIND_PACE.mul_f64((share * share).min(1e3)).min(LONGEST_PACE)
     }
 
     /// A sealed segment in which nothing is needed.
@@ -117,8 +128,8 @@ impl<'a> Plan<'a> {
     }
 
     fn most_garbage(&self) -> Option<Arc<Segment>> {
-        let used = self.counted().map(|(s, _)| s.len()).sum();
-        if !self.is_full && self.percent_of_needed(used) <= USED_PERCENT {
+        let used: u64 = self.counted().map(|(s, _)| s.len()).sum();
+        if !self.is_full && used <= self.far_behind().saturating_sub(self.span() * 3 / 2) {
             return None;
         }
         // In thousandths of the segment.

@@ -139,7 +139,7 @@ mod tests {
     /// Servers by space, and whether they are active there.
     fn epoch(whs: &[(u8, bool)], rhs: &[(u8, bool)]) -> Epoch {
         let space = |nodes: &[(u8, bool)]| HashSpace {
-            nodes: nodes.iter().map(|(n, active)| RingNode { address: server(*n), active: *active }).collect(),
+            nodes: nodes.iter().map(|(n, active)| RingNode::new(server(*n), *active)).collect(),
             timestamp: ClockTime(1),
         };
         let entry = |n: u8| ServerEntry {

@@ -143,7 +143,7 @@ mod tests {
     /// Three servers hold everything; `fourth` is whether one more is being filled.
     fn epoch(full: bool, fourth: bool) -> Epoch {
         let space = |last| HashSpace {
-            nodes: (1..=last).map(|n| RingNode { address: server(n), active: true }).collect(),
+            nodes: (1..=last).map(|n| RingNode::new(server(n), true)).collect(),
             timestamp: ClockTime(5),
         };
         let last = if fourth { 4 } else { 3 };

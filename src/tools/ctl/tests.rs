@@ -9,7 +9,7 @@ fn address(text: &str) -> Address {
 }
 
 fn guide() -> NodesInfo {
-    let node = |last, active| Node { address: address(&format!("192.168.0.{last}:19800")), active };
+    let node = |last, active| Node::new(address(&format!("192.168.0.{last}:19800")), active);
     NodesInfo {
         whs: HashSpace {
             nodes: vec![node(101, true), node(104, false)],
@@ -38,7 +38,7 @@ not attached node:
 fn status_as_json_has_the_same_and_the_epoch() {
     let epoch = Epoch { number: 5, ..Epoch::default() };
     let value = guide().json(Some(&epoch), &[]);
-    assert_eq!(value["attached"][1], json!({"address": "192.168.0.104:19800", "state": "fault"}));
+    assert_eq!(value["attached"][1], json!({"address": "192.168.0.104:19800", "state": "fault", "weight": null}));
     assert_eq!(value["not_attached"][1], "[::1]:19800");
     assert_eq!((&value["epoch"], &value["phase"], &value["clock"]), (&json!(5), &json!("idle"), &json!(72)));
     assert_eq!(guide().json(None, &[])["epoch"], Value::Null);

@@ -82,7 +82,7 @@ mod tests {
     use crate::logic::ring::Node;
 
     fn space(servers: u8, fault: u8) -> HashSpace {
-        let node = |n| Node { address: Address::new(([10, 0, 0, n], 19800).into()), active: n != fault };
+        let node = |n| Node::new(Address::new(([10, 0, 0, n], 19800).into()), n != fault);
         HashSpace { nodes: (1..=servers).map(node).collect(), timestamp: ClockTime(1) }
     }
 

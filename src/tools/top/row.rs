@@ -78,9 +78,13 @@ impl Row {
         }
     }
 
-    /// How far a replace is, and how many seconds are left, as far as can be told.
+    /// How far a replace is, and how many seconds are left, as far as can be told. One that coordinates nothing sends nothing:
+    /// how far it is filled those know who do.
     pub fn progress(&self) -> Option<(u64, Option<u64>)> {
         let (since, from) = self.moving.filter(|_| !self.fault && self.trouble.is_none())?;
+        if self.numbers().coordinates_ppm == Some(0) {
+            return None;
+        }
         let ppm = self.numbers().moving_ppm?;
         let secs = self.newest.as_ref()?.at.saturating_duration_since(since).as_secs_f64();
         let done = ppm.saturating_sub(from);
@@ -337,6 +341,16 @@ mod tests {
         row.add(told(start + Duration::from_secs(11), 0, 0, Some(50_000)));
         assert_eq!(row.state(), "Copying 5%", "it began anew");
         row.add(told(start + Duration::from_secs(12), 0, 0, None));
+        assert_eq!(row.state(), "Copying");
+    }
+
+    #[test]
+    fn one_that_is_filled_alone_has_nothing_to_go_through() {
+        let mut filled = told(Instant::now(), 0, 0, None);
+        let numbers = Numbers { moving_ppm: Some(0), coordinates_ppm: Some(0), ..Numbers::default() };
+        filled.more = Some(Rc::new(Statistics { numbers, ..Statistics::default() }));
+        let mut row = Row::default();
+        row.add(filled);
         assert_eq!(row.state(), "Copying");
     }
 

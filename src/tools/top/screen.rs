@@ -44,7 +44,7 @@ pub fn render(table: &Table, frame: &mut Frame<'_>) {
 
 fn title(table: &Table) -> String {
     let rows = table.rows();
-    let mut title = format!("kumotop  {} requests/s  {} servers", table.requests_per_sec(), rows.len());
+    let mut title = format!("kumotop  {} requests/s  {}", table.requests_per_sec(), super::table::count_of(rows.len()));
     for state in ["fault", "silent", "inactive", "Copying", "Deleting", "WAIT"] {
         let so = rows.values().filter(|row| row.status() == state).count();
         if so > 0 {

@@ -238,7 +238,7 @@ impl Table {
             [address.to_string()].into_iter().chain(cells).chain([row.status().to_owned()]).collect()
         };
         let sum = |column: &Column| if column.adds_up() { plain(self.total(*column)) } else { String::new() };
-        let total = [format!("{} servers", self.rows.len())].into_iter().chain(numbers.iter().map(sum)).collect();
+        let total = [count_of(self.rows.len())].into_iter().chain(numbers.iter().map(sum)).collect();
         let lines = [heads].into_iter().chain(self.shown().into_iter().map(row)).chain([total]);
         lines.map(|cells| format!("{}\n", aligned(&cells).trim_end())).collect()
     }
@@ -269,6 +269,11 @@ fn aligned(cells: &[String]) -> String {
         line.push_str(&format!(" {cell:>width$}"));
     }
     line
+}
+
+/// So many servers, in words.
+pub fn count_of(count: usize) -> String {
+    if count == 1 { "1 server".to_owned() } else { format!("{count} servers") }
 }
 
 #[cfg(test)]
@@ -319,7 +324,7 @@ pub mod tests {
     pub fn two() -> Table {
         let start = Instant::now();
         let mut table = Table::default();
-        let nodes = (1..=2).map(|n| Node { address: server(n), active: true }).collect();
+        let nodes = (1..=2).map(|n| Node::new(server(n), true)).collect();
         table.lie_on(HashSpace { nodes, ..HashSpace::default() });
         for (half, gets) in [(0, 100), (1, 150)] {
             let at = start + half * Duration::from_millis(500);

@@ -4,6 +4,7 @@ use super::*;
 use crate::logic::ring::hash;
 use crate::store::fs::mem::Faults;
 use crate::store::log::format::Origin;
+use std::time::Duration;
 
 const LIVE_KEYS: u64 = 400;
 
@@ -50,6 +51,25 @@ fn garbage_within_the_allowance_is_not_copied_around_and_more_is_collected() {
     let data = LIVE_KEYS * (8 + 7 + 18 + 110);
     let used = with(allowance, 8_000).disk_bytes();
     assert!(used < allowance + data * 18 / 10, "{used} bytes for {data}");
+}
+
+/// One segment was more than all of the way from no wait to the longest, so stores went to and fro between the two.
+#[test]
+fn stores_are_slowed_down_by_and_by_also_where_a_segment_is_more_than_what_is_needed() {
+    let store = open(&MemDisk::new(1), Options { garbage_bytes: 100_000, ..tiny(1) }).unwrap();
+    let mut paces = vec![Duration::ZERO];
+    for i in 0..3_000 {
+        put(&store, &key(i % 10), &value(i, 110)).unwrap();
+        commit(&store).unwrap();
+        let pace = store.pace();
+        if paces.last() != Some(&pace) {
+            paces.push(pace);
+        }
+    }
+    assert!(paces[1] <= Duration::from_millis(1), "{paces:?}");
+    let steps = || paces.windows(2).map(|p| p[1].saturating_sub(p[0]));
+    assert!(paces.is_sorted() && steps().all(|step| step <= Duration::from_millis(10)), "{paces:?}");
+    assert!(paces.last() >= Some(&Duration::from_millis(50)), "{paces:?}");
 }
 
 #[test]

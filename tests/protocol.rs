@@ -258,6 +258,7 @@ impl Written {
 
         self.request("Backup", method::BACKUP, &[&raw(b"2")]);
         self.request("Backup since another", method::BACKUP, &[&raw(b"2"), &raw(b"1")]);
+        self.request("Backup, told an epoch", method::BACKUP, &[&raw(b"2"), &|out| out.push(0xc0), &raw(b"text")]);
         let made = BackedUp { path: "/d-2".to_owned(), items: 3, bytes: 300, micros: 5 };
         self.answer("backed up", |out| BackedUp::write(&Ok(made), out));
         self.answer("no backup", |out| BackedUp::write(&Err("full".to_owned()), out));

@@ -22,7 +22,7 @@ use crate::net::conn::{Conn, Received, Then};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{self, Frame, Role, Scanner, write_error, write_success};
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_raw, write_uint};
-use crate::proto::rpc::v1::{Caller, Connect, Connected, Gone, Mutate, Peer as Calling, method};
+use crate::proto::rpc::v1::{Backup, Caller, Connect, Connected, Gone, Mutate, Peer as Calling, method};
 use crate::store::{Record, Shard, StoreError};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -240,11 +240,8 @@ impl Worker {
                 Done::Yes
             }
             method::BACKUP => {
-                let mut params = Reader::new(request.params);
-                let fields = params.array()?;
-                let suffix = params.raw()?.to_vec();
-                let since = if fields > 1 { Some(params.raw()?.to_vec()) } else { None };
-                backup::answer(self.shared.clone(), request.conn.clone(), request.msgid, suffix, since);
+                let asked = Backup::read(request.params)?;
+                backup::answer(self.shared.clone(), request.conn.clone(), request.msgid, asked);
                 Done::Yes
             }
             method::GET_EPOCH => {

@@ -149,6 +149,12 @@ fn messages(method: u32, params: &[u8]) {
                 }
             }
         }
+        v1::method::BACKUP => {
+            if let Ok(backup) = v1::Backup::read(params) {
+                backup.write(&mut out);
+                assert_eq!(v1::Backup::read(&out), Ok(backup));
+            }
+        }
         v1::method::COMPARE => {
             if let Ok(compare) = v1::Compare::read(params) {
                 compare.write(&mut out, 1);

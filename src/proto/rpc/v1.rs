@@ -16,7 +16,7 @@ mod parts;
 mod prepare;
 mod statistics;
 
-pub use backup::BackedUp;
+pub use backup::{BackedUp, Backup};
 pub use between::{Entry, ReplicateHead, ReportHead, read_entry, write_entry};
 pub use compare::{Compare, Compared, List, read_digests, write_digests};
 pub use held::Held;
@@ -83,7 +83,7 @@ pub mod method {
     pub const LIST: u32 = v1(26);
     /// To a server, from tools: `[]` → see [`super::Statistics`].
     pub const STATISTICS: u32 = v1(40);
-    /// To a server, from tools: `[suffix]` → see [`super::BackedUp`], when it is done.
+    /// To a server, from tools: see [`super::Backup`] → [`super::BackedUp`], when it is done.
     pub const BACKUP: u32 = v1(41);
     /// To a worker of a server, from tools: `[epoch, position]` → see [`super::Page`].
     pub const PAGE: u32 = v1(42);

@@ -161,6 +161,8 @@ pub struct State {
     vote: Vote,
     /// Votes being gathered.
     attempt: Option<Attempt>,
+    /// How long the next one is to last, within bounds.
+    attempt_lasts: Duration,
     /// The highest round by which an attempt was outbid.
     outbid: u64,
     /// No attempt is made before, since the start.
@@ -215,6 +217,7 @@ impl State {
             auto_replace,
             vote: kept.vote,
             attempt: None,
+            attempt_lasts: Duration::ZERO,
             outbid: 0,
             silent_until: Duration::ZERO,
             commands: VecDeque::new(),

@@ -21,7 +21,7 @@ use crate::proto::rpc::error;
 use crate::proto::rpc::frame::Role;
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_uint};
 use crate::proto::rpc::v0::{self, method};
-use crate::proto::rpc::v1::{self, Join, Prepare};
+use crate::proto::rpc::v1::{self, Backup, Join, Prepare};
 use crate::proto::rpc::vote::{Ask, Voted};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -42,8 +42,10 @@ const RECONNECT: Bounds = Bounds { shortest_ms: 5, first_ms: 20, longest_ms: 500
 const LOST_JOINS: u32 = 3;
 /// How often a server that is being filled asks whether all have copied to it.
 const SOURCED_PAUSE: Duration = Duration::from_millis(50);
-/// How long a server that is told to end waits until an epoch removes it, and how often it looks.
+/// How long a server that is told to end waits until an epoch removes it, and how often it looks. As long as managers ask for its vote,
+/// or have it get ready, they are at it, and only their disks are slow.
 const LEAVE_LIMIT: Duration = Duration::from_secs(4);
+const LEAVE_MOST: Duration = Duration::from_secs(20);
 const LEAVE_PAUSE: Duration = Duration::from_millis(5);
 /// How long it then answers on.
 const LEAVE_LINGER: Duration = Duration::from_millis(50);
@@ -64,6 +66,8 @@ pub struct Control {
     kept: RefCell<Option<(u64, Arc<View>)>>,
     /// The server is about to end: the life that an epoch removes is its last.
     leaving: Cell<bool>,
+    /// When a manager last asked for a vote, or had this server get ready for an epoch.
+    stirred: Cell<Instant>,
 }
 
 impl Control {
@@ -79,6 +83,7 @@ impl Control {
             ballots: RefCell::new(ballots),
             kept: RefCell::default(),
             leaving: Cell::new(false),
+            stirred: Cell::new(Instant::now()),
         })
     }
 
@@ -100,7 +105,8 @@ impl Control {
         for (_, conn, _) in self.managers.borrow().iter().filter(|m| is_there(m)) {
             conn.notify(v1::method::LEAVING, |out| write_array(out, 0));
         }
-        while asked.elapsed() < LEAVE_LIMIT
+        while asked.max(self.stirred.get()).elapsed() < LEAVE_LIMIT
+            && asked.elapsed() < LEAVE_MOST
             && self.shared.view().me.is_some()
             && self.managers.borrow().iter().any(is_there)
         {
@@ -349,6 +355,7 @@ impl Control {
 
     /// A manager asks for this server's vote on the next epoch.
     fn vote(&self, ask: &Ask, reply: Reply) {
+        self.stirred.set(Instant::now());
         let (shared, view) = (&self.shared, self.shared.view());
         let (question, epoch) = (&ask.question, &view.epoch);
         if is_foreign(epoch, ask.cluster) || !question.is_sound() {
@@ -520,7 +527,7 @@ impl Control {
     }
 
     async fn backup(self: Rc<Self>, suffix: Vec<u8>, request: Incoming) {
-        match super::backup::make(self.shared.clone(), &suffix, None).await {
+        match super::backup::make(self.shared.clone(), &Backup { suffix, ..Backup::default() }).await {
             Ok(_) => request.reply.success(yes),
             Err(_) => request.reply.error(error::SERVER),
         }

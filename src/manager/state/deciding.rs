@@ -14,8 +14,10 @@ use crate::manager::change::Draft;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// How long to wait for votes before asking anew. A vote is two round trips and two writes to disk.
+/// How long to wait for votes before asking anew. A vote is two round trips and four writes to disk, one after the other, each of
+/// which syncs twice. Where that was not enough, or barely, the next attempt is given twice as long, up to the longest.
 const ATTEMPT: Duration = Duration::from_secs(1);
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(4);
 /// How long one who was outbid keeps still, times its place among the managers: one of them gets through.
 const PAUSE: Duration = Duration::from_millis(75);
 /// How long a command waits to be decided: less than tools and partners wait for the answer.
@@ -79,6 +81,7 @@ pub(super) struct Asked {
 #[derive(Debug)]
 pub(super) struct Attempt {
     proposer: Proposer,
+    began: Duration,
     until: Duration,
     /// The command whose text this is.
     ticket: Option<Ticket>,
@@ -123,7 +126,8 @@ impl State {
         let round = self.vote.next_round(number).max(self.outbid.saturating_add(1));
         let ballot = Ballot { round, proposer: self.voter() };
         let proposer = Proposer::new(self.electorate(), number, ballot, next.encode());
-        self.attempt = Some(Attempt { proposer, until: now.since_start + ATTEMPT, ticket: None });
+        let (began, lasts) = (now.since_start, self.attempt_lasts.clamp(ATTEMPT, LONGEST_ATTEMPT));
+        self.attempt = Some(Attempt { proposer, began, until: began + lasts, ticket: None });
         self.ask_voters(now);
         match &self.attempt {
             Some(_) => Decision::UnderWay,
@@ -260,6 +264,7 @@ impl State {
 
     fn conclude(&mut self, now: Now, text: &[u8]) {
         let Some(attempt) = self.attempt.take() else { return };
+        self.attempt_lasts = (now.since_start - attempt.began) * 2;
         match Epoch::decode(text) {
             Ok(next) => {
                 if let Some(ticket) = attempt.ticket.filter(|_| text == attempt.proposer.wish()) {
@@ -300,8 +305,8 @@ impl State {
 
     /// Time passes: attempts and commands that took too long are given up.
     pub(super) fn give_up_in_time(&mut self, now: Now) {
-        if self.attempt.as_ref().is_some_and(|a| a.until <= now.since_start) {
-            self.attempt = None;
+        if let Some(late) = self.attempt.take_if(|a| a.until <= now.since_start) {
+            self.attempt_lasts = (late.until - late.began) * 2;
         }
         let late: Vec<Ticket> = self.commands.iter().filter(|c| c.until <= now.since_start).map(|c| c.ticket).collect();
         for ticket in late {

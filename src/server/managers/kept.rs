@@ -8,6 +8,7 @@ use crate::logic::address::Address;
 use crate::logic::epoch::Epoch;
 use crate::logic::rule::{Rule, on};
 use crate::net::rpc::Reply;
+use crate::net::time::Instant;
 use crate::proto::rpc::error;
 use crate::proto::rpc::msgpack::write_uint;
 use crate::proto::rpc::v1::Prepare;
@@ -55,6 +56,7 @@ impl Control {
     /// to have.
     pub(super) fn prepare(self: &Rc<Self>, manager: Address, prepare: &Prepare<'_>, reply: Reply) {
         let shared = &self.shared;
+        self.stirred.set(Instant::now());
         let Ok(epoch) = Epoch::decode(prepare.epoch) else { return reply.error(error::SERVER) };
         let (number, known) = (epoch.number, shared.view());
         if is_foreign(&known.epoch, epoch.cluster) {

@@ -69,6 +69,9 @@ struct Cluster {
     loss: u64,
     /// Messages come late, and in any order.
     late: bool,
+    /// How long each voter takes, in milliseconds, and who is at it: until when.
+    vote_millis: u64,
+    voting: Vec<(u64, Mail)>,
     random: u64,
     decided: BTreeMap<u64, Epoch>,
     millis: u64,
@@ -86,6 +89,8 @@ impl Cluster {
             mail: VecDeque::new(),
             loss: 0,
             late: false,
+            vote_millis: 0,
+            voting: Vec::new(),
             random: 1,
             decided: BTreeMap::new(),
             millis: 0,
@@ -355,7 +360,7 @@ impl Cluster {
                     Action::Tell(conn) => self.tell(i, conn),
                     Action::Ask(voter, question) => {
                         let from = (i, self.managers[i].life);
-                        self.mail.push_back(Mail::Question { from, voter, question });
+                        self.voting.push((self.millis + self.vote_millis, Mail::Question { from, voter, question }));
                     }
                     Action::Answer(_, outcome) => self.managers[i].answered.push(outcome),
                     Action::Check(address) => {
@@ -407,6 +412,7 @@ impl Cluster {
     }
 
     fn deliver(&mut self) {
+        self.have_voted();
         let mut left = if self.late { self.below(5) } else { u64::MAX };
         while left > 0 {
             left -= 1;
@@ -444,6 +450,14 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// Whoever has had its time to vote does.
+    fn have_voted(&mut self) {
+        let (due, rest) = std::mem::take(&mut self.voting).into_iter().partition(|(at, _)| *at <= self.millis);
+        self.voting = rest;
+        let due: Vec<(u64, Mail)> = due;
+        self.mail.extend(due.into_iter().map(|(_, mail)| mail));
     }
 
     fn ask(&mut self, (from, life): (usize, u64), voter: Voter, question: &Question) {
@@ -887,4 +901,19 @@ fn what_was_told_of_an_earlier_life_is_not_held_against_the_next() {
     cluster.wait(300);
     assert!(cluster.managers[1].state.leads());
     assert_eq!(cluster.shape(1), "1+ 2+ 3~ 4+");
+}
+
+/// Where each sync of a disk took 0.3 s, every attempt was given up before it came to its end, and nothing was decided any more.
+#[test]
+fn voters_that_are_slow_are_given_the_time_that_they_take() {
+    let mut cluster = Cluster::attached(2, 3);
+    cluster.vote_millis = 700;
+    for rate in 1..4 {
+        let before = cluster.epoch(0).number;
+        let answered = cluster.managers[0].answered.len();
+        cluster.order(0, Command::Rate(rate));
+        cluster.wait(3_000);
+        assert_eq!(cluster.epoch(0).number, before + 1);
+        assert_eq!(cluster.managers[0].answered[answered..], [Ok(())]);
+    }
 }

@@ -23,10 +23,8 @@ const CLIENTS: usize = 64;
 const KEYS: usize = 256;
 /// Bytes of a value.
 const VALUE: usize = 100;
-/// Windows of one round of all clients each, of which the least counts.
-const WINDOWS: usize = 300;
-/// What a get may have of what is done beside: far less than one for each.
-const RENEWALS: f64 = 0.25;
+/// Windows of one round each, of which the least counts.
+const WINDOWS: usize = 1_000;
 
 struct Counting;
 
@@ -137,7 +135,7 @@ fn exchange(depth: usize, of: impl Fn(usize) -> (String, String)) -> Vec<Exchang
     (0..CLIENTS).map(one).collect()
 }
 
-/// Has all clients send what they have to send and read their answers, without allocating.
+/// Has the clients send what they have to send and read their answers, without allocating.
 fn round(clients: &mut [TcpStream], exchanges: &[Exchange], buffer: &mut [u8]) {
     for (client, exchange) in clients.iter_mut().zip(exchanges) {
         client.write_all(&exchange.request).unwrap();
@@ -179,7 +177,8 @@ fn meta_get(number: usize) -> (String, String) {
     (format!("mg {} v\r\n", key(number)), format!("VA {VALUE}\r\n{}\r\n", "v".repeat(VALUE)))
 }
 
-/// The least allocations that any of the windows had for one of its operations.
+/// The least allocations that any of the windows had for one of its operations. All clients, or only the first eight where
+/// an operation is long: leases are renewed meanwhile, which may allocate, so a window has to be shorter than what lies between.
 fn least(clients: &mut [TcpStream], depth: usize, of: impl Fn(usize) -> (String, String)) -> f64 {
     let exchanges = exchange(depth, of);
     let mut buffer = vec![0; exchanges.iter().map(|e| e.answer.len()).max().unwrap_or(0)];
@@ -196,11 +195,11 @@ fn least(clients: &mut [TcpStream], depth: usize, of: impl Fn(usize) -> (String,
             break;
         }
     }
-    least as f64 / (CLIENTS * depth) as f64
+    least as f64 / (clients.len() * depth) as f64
 }
 
 #[test]
-fn gets_allocate_nothing_once_warm() {
+fn nothing_is_allocated_once_warm() {
     for servers in [1, 3] {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let cluster = Cluster::start(dir.path(), servers);
@@ -211,21 +210,20 @@ fn gets_allocate_nothing_once_warm() {
             let stored = [Exchange { request: request.into_bytes(), answer: answer.into_bytes() }];
             round(&mut clients[..1], &stored, &mut buffer);
         }
-        let mut show = |name: &str, depth, of: fn(usize) -> (String, String)| {
-            let each = least(&mut clients, depth, of);
+        let mut show = |name: &str, at_once: usize, depth, of: fn(usize) -> (String, String)| {
+            let each = least(&mut clients[..at_once], depth, of);
             println!("{servers} servers, {name}: {each} allocations an operation");
             each
         };
-        let gets = [
-            show("get", 1, get),
-            show("get × 16", 16, get),
-            show("get of nothing", 1, miss),
-            show("get of 20 keys", 1, get_many),
+        let all = [
+            show("get", CLIENTS, 1, get),
+            show("get × 16", CLIENTS, 16, get),
+            show("get of nothing", CLIENTS, 1, miss),
+            show("get of 20 keys", 8, 1, get_many),
+            show("meta get", 8, 1, meta_get),
+            show("set", 8, 1, set),
+            show("set × 16", 8, 16, set),
         ];
-        show("meta get", 1, meta_get);
-        show("set", 1, set);
-        show("set × 16", 16, set);
-        // Leases are renewed meanwhile, and that may allocate: a window of many short operations is hardly ever without.
-        assert!(gets.iter().all(|each| *each < RENEWALS), "{servers} servers: {gets:?}");
+        assert!(all.iter().all(|each| *each == 0.0), "{servers} servers: {all:?}");
     }
 }

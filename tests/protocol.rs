@@ -15,9 +15,9 @@ use kumofs::proto::rpc::frame::{Role, write_error, write_error_head, write_hello
 use kumofs::proto::rpc::msgpack::{Reader, write_array, write_bool, write_nil, write_raw, write_uint};
 use kumofs::proto::rpc::settings::{Setting, read_list, write_list};
 use kumofs::proto::rpc::v1::{
-    BackedUp, Caller, Compare, Compared, Connect, Connected, Held, Join, Lag, List, Mutate, Mutated, Numbers, Op, Page,
-    Peer, ReplicateHead, ReportHead, RequestId, Statistics, Terms, method, term, told, write_digests, write_entry,
-    write_get, write_get_if_modified, write_multi_get_head,
+    BackedUp, Caller, Compare, Compared, Connect, Connected, GetPart, Held, InParts, Join, Lag, List, Mutate, Mutated,
+    Numbers, Op, Page, Part, Peer, ReplicateHead, ReportHead, RequestId, Statistics, Terms, method, term, told,
+    write_digests, write_entry, write_get, write_get_if_modified, write_multi_get_head,
 };
 use kumofs::proto::rpc::vote::{Ask, Voted};
 use kumofs::proto::rpc::{error, v0};
@@ -145,6 +145,11 @@ impl Written {
         self.add("Join", |out| join.write(out, MSGID));
         self.add("Get", |out| write_get(out, MSGID, EPOCH, dbkey));
         self.add("GetIfModified", |out| write_get_if_modified(out, MSGID, EPOCH, dbkey, VERSION.0));
+        let part = Part { id: 4, dbkey, len: 3_000_000, from: 128 << 10, bytes: b"abc" };
+        self.add("Part", |out| part.write(out, MSGID));
+        let get = GetPart { dbkey, version: VERSION.0, from: 128 << 10, len: 100 };
+        self.add("GetPart", |out| get.write(out, MSGID));
+        self.answer("in parts", |out| InParts { version: VERSION.0, len: 3_000_000 }.write(out));
         self.add("MultiGet", |out| {
             write_multi_get_head(out, MSGID, EPOCH, 1);
             write_raw(out, dbkey);
@@ -253,6 +258,7 @@ impl Written {
 
         self.request("Backup", method::BACKUP, &[&raw(b"2")]);
         self.request("Backup since another", method::BACKUP, &[&raw(b"2"), &raw(b"1")]);
+        self.request("Backup, told an epoch", method::BACKUP, &[&raw(b"2"), &|out| out.push(0xc0), &raw(b"text")]);
         let made = BackedUp { path: "/d-2".to_owned(), items: 3, bytes: 300, micros: 5 };
         self.answer("backed up", |out| BackedUp::write(&Ok(made), out));
         self.answer("no backup", |out| BackedUp::write(&Err("full".to_owned()), out));

@@ -3,7 +3,7 @@
 use kumofs::combined::{self, Serving};
 use kumofs::daemon::options::ServerOptions;
 use kumofs::daemon::{Host, cores, run, sockets};
-use kumofs::gateway::{self, Layout};
+use kumofs::gateway;
 use kumofs::logic::memory;
 use kumofs::net::cores::{Cores, event_loop};
 use kumofs::proto::binlog::Happened;
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 fn serve(options: ServerOptions, host: &mut Host<'_>) -> Result<(), String> {
     let (listener, address) = sockets::node(&options.listen)?;
     let (stream_listener, stream) = sockets::beside(address, options.stream_listen)?;
-    let clients = sockets::clients(&options.listeners(), options.unix_mode, false)?;
+    let clients = sockets::clients(&options.serving.listeners(), options.serving.unix_mode, false)?;
     let managers = sockets::others(&options.managers(), Some(address))?;
     let workers = u16::try_from(options.common.workers(cores())).map_err(|_| "too many threads; choose fewer")?;
     let spec = &options.store;
@@ -39,12 +39,9 @@ fn serve(options: ServerOptions, host: &mut Host<'_>) -> Result<(), String> {
     let gateway = gateway::Config {
         managers: managers.clone(),
         limits: memcache::Limits { value_bytes, ..memcache::Limits::default() },
-        layout: Layout { flags: options.memproto_save_flag, expire: options.memproto_save_expire },
-        async_set: options.async_replicate_set,
-        async_delete: options.async_replicate_delete,
         connect_timeout: options.common.connect_timeout,
         binary_log: host.binary_log(),
-        ..gateway::Config::default()
+        ..gateway::Config::serving(&options.serving)
     };
     let config = Config {
         address,

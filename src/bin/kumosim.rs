@@ -37,6 +37,9 @@ struct Options {
     /// Adds clocks that are seconds apart, backups, replaces and changes of their pace to what happens in random runs
     #[arg(long)]
     eventful: bool,
+    /// Makes every second value large, so that it travels in parts
+    #[arg(long)]
+    large: bool,
     /// Runs one of the named schedules, or `all` of them, instead of random ones
     #[arg(long)]
     scenario: Option<String>,
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
                     }
                     let scenario = scenarios.get(seed as usize % scenarios.len().max(1));
                     let plan = match scenario {
+                        Some(scenario) if options.large => scenario.plan(seed).large(),
                         Some(scenario) => scenario.plan(seed),
                         None => draw(seed, &options),
                     };
@@ -125,6 +129,7 @@ fn main() -> ExitCode {
 
 fn draw(seed: u64, options: &Options) -> Plan {
     let plan = if options.wide { Plan::draw(seed).widened() } else { Plan::draw(seed) };
+    let plan = if options.large { plan.large() } else { plan };
     if options.eventful { plan.eventful() } else { plan }
 }
 

@@ -20,6 +20,11 @@ impl BinaryLog {
         Ok(BinaryLog { queue: Some(queue) })
     }
 
+    /// Whether anything is written.
+    pub fn is_on(&self) -> bool {
+        self.queue.is_some()
+    }
+
     /// Writes a record with the present time. Never blocks.
     pub fn log(&self, happened: &Happened<'_>) {
         if let Some(queue) = &self.queue {

@@ -4,7 +4,6 @@
 //! kumofs's, it is the one of its 0.4 releases.
 
 use super::argv::Shorts;
-use super::cache_spec::CacheSpec;
 use super::cmdline::Options;
 use super::log::Format;
 use super::store_spec::StoreSpec;
@@ -16,6 +15,10 @@ use crate::logic::address::Address;
 use clap::{ArgAction, Args, Parser};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+mod serving;
+pub use serving::Serving;
+use serving::listeners;
 
 /// The most worker threads that may be asked for.
 const MAX_THREADS: u32 = 1024;
@@ -258,27 +261,9 @@ pub struct ServerOptions {
     /// memory for remembered deletions, in KB
     #[arg(long, value_name = "KB", default_value = "2048", value_parser = whole(0..=u32::MAX))]
     pub garbage_mem_limit: u32,
-    /// serve memcached clients here, as a gateway in this process; a bare port means this host only
-    #[arg(long, value_name = "[ADDR:]PORT|unix:PATH")]
-    pub memproto_text: Vec<ListenOn>,
-    /// serve memcached clients here, too; every port understands all protocols, and both options may be repeated
-    #[arg(long, value_name = "[ADDR:]PORT|unix:PATH")]
-    pub memproto_binary: Vec<ListenOn>,
-    /// who may connect to sockets of the file system, as for chmod
-    #[arg(long, value_name = "MODE", default_value_t = UNIX_MODE)]
-    pub unix_mode: Mode,
-    /// of that gateway: store flags in kumofs's own layout, for clusters shared with it
-    #[arg(long)]
-    pub memproto_save_flag: bool,
-    /// of that gateway: store expiry in kumofs's own layout, for clusters shared with it
-    #[arg(long)]
-    pub memproto_save_expire: bool,
-    /// of that gateway: answer a set before its replicas are written
-    #[arg(long)]
-    pub async_replicate_set: bool,
-    /// of that gateway: answer a delete before its replicas are written
-    #[arg(long)]
-    pub async_replicate_delete: bool,
+    /// How the gateway in this process serves, if clients are served at all.
+    #[command(flatten)]
+    pub serving: Serving,
     /// What all daemons understand.
     #[command(flatten)]
     pub common: Common,
@@ -293,22 +278,6 @@ impl ServerOptions {
     /// All managers.
     pub fn managers(&self) -> Vec<HostPort> {
         std::iter::once(&self.manager1).chain(&self.manager2).cloned().collect()
-    }
-
-    /// Where memcached clients are served, without repetitions; mostly nowhere.
-    pub fn listeners(&self) -> Vec<ListenOn> {
-        listeners(&self.memproto_text, &self.memproto_binary)
-    }
-
-    /// The first option that is given and says something of a gateway.
-    fn gateway_option(&self) -> Option<&'static str> {
-        let given = [
-            (self.memproto_save_flag, "--memproto-save-flag (-F)"),
-            (self.memproto_save_expire, "--memproto-save-expire (-E)"),
-            (self.async_replicate_set, "--async-replicate-set (-As)"),
-            (self.async_replicate_delete, "--async-replicate-delete (-Ad)"),
-        ];
-        given.into_iter().find_map(|(is_given, name)| is_given.then_some(name))
     }
 }
 
@@ -327,14 +296,9 @@ impl Options for ServerOptions {
             ("gN", "garbage-min-time"),
             ("gX", "garbage-max-time"),
             ("gS", "garbage-mem-limit"),
-            ("t", "memproto-text"),
-            ("b", "memproto-binary"),
-            ("F", "memproto-save-flag"),
-            ("E", "memproto-save-expire"),
-            ("As", "async-replicate-set"),
-            ("Ad", "async-replicate-delete"),
             ("k", "keepalive-interval"),
         ],
+        serving::SHORTS,
         COMMON_SHORTS,
     ];
 
@@ -346,7 +310,7 @@ impl Options for ServerOptions {
                 self.listen.port
             ));
         }
-        if let Some(option) = self.gateway_option().filter(|_| self.listeners().is_empty()) {
+        if let Some(option) = self.serving.of_use_with_clients().filter(|_| self.serving.listeners().is_empty()) {
             return Err(format!("{option} is of use only with --memproto-text (-t); add -t PORT, or leave it out"));
         }
         Ok(())
@@ -359,7 +323,7 @@ impl DaemonOptions for ServerOptions {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.store.warning().into_iter().collect();
+        let mut lines: Vec<String> = self.store.warning().into_iter().chain(self.serving.warning()).collect();
         if self.offer_tmp.is_some() {
             lines.push("--offer-tmp: no temporary files are needed, ignored".to_owned());
         }
@@ -381,27 +345,9 @@ pub struct GatewayOptions {
     /// another manager; once for each
     #[arg(long, value_name = "ADDR[:19700]", value_parser = manager_address)]
     pub manager2: Vec<HostPort>,
-    /// serve memcached clients here; a bare port means this host only [default: 11211, unless -b is given]
-    #[arg(long, value_name = "[ADDR:]PORT|unix:PATH")]
-    pub memproto_text: Vec<ListenOn>,
-    /// serve memcached clients here, too; every port understands all protocols, and both options may be repeated
-    #[arg(long, value_name = "[ADDR:]PORT|unix:PATH")]
-    pub memproto_binary: Vec<ListenOn>,
-    /// who may connect to sockets of the file system, as for chmod
-    #[arg(long, value_name = "MODE", default_value_t = UNIX_MODE)]
-    pub unix_mode: Mode,
     /// let another gateway that is started so listen on the same ports: the next one starts before this one ends
     #[arg(long)]
     pub share_port: bool,
-    /// keep values that are asked for again and again, in memory of this size, and ask only whether they have changed
-    #[arg(long, value_name = "SIZE[#minsiz=SIZE]")]
-    pub local_cache: Option<CacheSpec>,
-    /// store flags in kumofs's own layout, for clusters shared with it
-    #[arg(long)]
-    pub memproto_save_flag: bool,
-    /// store expiry in kumofs's own layout, for clusters shared with it
-    #[arg(long)]
-    pub memproto_save_expire: bool,
     /// largest value that is accepted, up to 128m
     #[arg(long, value_name = "SIZE", default_value = "1m", value_parser = max_value)]
     pub max_value: Size,
@@ -417,15 +363,12 @@ pub struct GatewayOptions {
     /// after so many failures the members of the cluster are asked for anew
     #[arg(long, value_name = "N", default_value = "4", value_parser = whole(1..=MAX_RETRIES))]
     pub renew_threshold: u32,
-    /// answer a set before its replicas are written
-    #[arg(long)]
-    pub async_replicate_set: bool,
-    /// answer a delete before its replicas are written
-    #[arg(long)]
-    pub async_replicate_delete: bool,
     /// put this before every key
     #[arg(long, value_name = "STRING", default_value = "")]
     pub key_prefix: String,
+    /// How clients are served.
+    #[command(flatten)]
+    pub serving: Serving,
     /// What all daemons understand.
     #[command(flatten)]
     pub common: Common,
@@ -434,7 +377,7 @@ pub struct GatewayOptions {
 impl GatewayOptions {
     /// Where clients are served, without repetitions.
     pub fn listeners(&self) -> Vec<ListenOn> {
-        let mut on = listeners(&self.memproto_text, &self.memproto_binary);
+        let mut on = self.serving.listeners();
         if on.is_empty() {
             on.push(ListenOn::Port(MEMCACHE_PORT));
         }
@@ -452,19 +395,13 @@ impl Options for GatewayOptions {
         &[
             ("m", "manager1"),
             ("p", "manager2"),
-            ("t", "memproto-text"),
-            ("b", "memproto-binary"),
-            ("lc", "local-cache"),
-            ("F", "memproto-save-flag"),
-            ("E", "memproto-save-expire"),
             ("G", "get-retry"),
             ("S", "set-retry"),
             ("D", "delete-retry"),
             ("rn", "renew-threshold"),
-            ("As", "async-replicate-set"),
-            ("Ad", "async-replicate-delete"),
             ("k", "key-prefix"),
         ],
+        serving::SHORTS,
         COMMON_SHORTS,
     ];
 
@@ -483,7 +420,7 @@ impl DaemonOptions for GatewayOptions {
     }
 
     fn warnings(&self) -> Vec<String> {
-        self.local_cache.iter().filter_map(CacheSpec::warning).collect()
+        self.serving.warning().into_iter().collect()
     }
 }
 
@@ -568,17 +505,6 @@ impl DaemonOptions for KumofsOptions {
 const NAMES_RULE: &str = "\
 The spelling in brackets is kumofs's. An option --some-name may also be given as the environment's KUMO_SOME_NAME
 or as some-name in the file of --config; the command line comes before the environment, and that before the file.";
-
-/// Where `-t` and `-b` have clients served, without repetitions.
-fn listeners(text: &[ListenOn], binary: &[ListenOn]) -> Vec<ListenOn> {
-    let mut on: Vec<ListenOn> = Vec::new();
-    for place in text.iter().chain(binary) {
-        if !on.contains(place) {
-            on.push(place.clone());
-        }
-    }
-    on
-}
 
 fn check_managers(one: &HostPort, others: &[HostPort]) -> Result<(), String> {
     if others.contains(one) {

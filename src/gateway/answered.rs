@@ -25,6 +25,9 @@ use crate::proto::rpc::v1::{Connected, Gone, method};
 /// How many parts of an answer that a server left out are asked for at once.
 const ALONE_AT_ONCE: usize = 8;
 
+/// How a [`InParts`](crate::proto::rpc::v1::InParts) begins.
+const IN_PARTS: u8 = 0x92;
+
 impl State {
     /// Takes an answer from a server.
     pub fn answered(&mut self, link_place: u32, msgid: u32, error: Option<u32>, result: &[u8]) {
@@ -38,6 +41,13 @@ impl State {
             Request::Ping => {
                 link.epoch_asked = false;
                 Ok(())
+            }
+            Request::Part { op, generation, attempt } => {
+                self.part_answered(link_place, (op, generation, attempt), error, result);
+                Ok(())
+            }
+            Request::Piece { op, generation, attempt } => {
+                self.piece_answered(link_place, (op, generation, attempt), error, result)
             }
             Request::Attempt { op: place, generation, attempt } => {
                 let Some(op) = self.ops.get(place, generation) else { return };
@@ -56,7 +66,7 @@ impl State {
         if valid.is_err() {
             self.break_link(link_place, "a malformed answer");
             // Its own request is none of those that the link takes down with it any more.
-            if let Request::Attempt { op, generation, attempt } = request {
+            if let Request::Attempt { op, generation, attempt } | Request::Piece { op, generation, attempt } = request {
                 self.attempt_lost(op, generation, attempt, true);
             }
         }
@@ -68,9 +78,17 @@ impl State {
         let answer = match self.ops.at(place).ask {
             Ask::Get if self.cache.is_on() => {
                 known = self.ops.at(place).known.clone();
-                self.take_get(place, known.as_deref(), result)?
+                match self.take_get(place, known.as_deref(), result) {
+                    Ok(answer) => answer,
+                    Err(_) if result.first() == Some(&IN_PARTS) => return self.begin_download(place, latest, result),
+                    Err(e) => return Err(e),
+                }
             }
-            Ask::Get => outcome::of_get(result, layout, unix_secs)?,
+            Ask::Get => match outcome::of_get(result, layout, unix_secs) {
+                Ok(answer) => answer,
+                Err(_) if result.first() == Some(&IN_PARTS) => return self.begin_download(place, latest, result),
+                Err(e) => return Err(e),
+            },
             Ask::Mutate(change) => outcome::of_mutation(change, result, layout)?,
             Ask::Batch => return self.take_batch(place, result),
         };
@@ -255,6 +273,10 @@ impl State {
 
     /// An operation is done: its answer goes where it belongs.
     pub fn finish(&mut self, place: u32, answer: Answer<'_>) {
+        if matches!(&answer, Answer::Reply(Reply::Trouble(_))) && self.shared.config.binary_log.is_on() {
+            // What was not stored is written down.
+            self.gather(place);
+        }
         let op = self.ops.at(place);
         let home = op.home;
         self.counters.count_answer(op, &answer);
@@ -273,7 +295,7 @@ impl State {
             match &answer {
                 Answer::Found(found) | Answer::Told(found, ..) => client.traffic.note(found.data.len()),
                 // What a client stores tells as much about what it will read.
-                Answer::Changed(..) | Answer::Reply(_) if op.is_mutation() => client.traffic.note(op.dbval().len()),
+                Answer::Changed(..) | Answer::Reply(_) if op.is_mutation() => client.traffic.note(op.dbval_len()),
                 _ => {}
             }
             match home.number {
@@ -298,7 +320,11 @@ impl State {
             self.order.note_change(op);
         }
         let next = if op.in_line { self.order.leave(op) } else { None };
+        let body = op.body.take();
         self.ops.end(place);
+        if body.is_some() {
+            self.let_go(body);
+        }
         if let Some(next) = next {
             self.send_next(next);
         }

@@ -151,6 +151,20 @@ impl Assembly {
         text::encode(&Reply::Value { key, flags: found.flags, cas, data: found.data }, out);
     }
 
+    /// Whether a part is the next to be given, all before it being told.
+    pub fn is_next(&self, part: u32) -> bool {
+        let before = self.parts.get(self.next..part as usize).unwrap_or_default();
+        !self.failed && before.iter().all(|part| matches!(part, Part::Done | Part::Held { .. }))
+    }
+
+    /// Writes what stands before the data of a large value, which is next; the caller writes that itself. Then the part is told.
+    pub fn write_head(&mut self, part: u32, found: &Found<'_>, out: &mut Vec<u8>) {
+        self.give_held(out);
+        let key = &self.dbkey(part)[HASH_LEN + self.prefix_len..];
+        text::value_head(key, found.flags, self.with_cas.then_some(found.cas), found.data.len(), out);
+        self.missing(part);
+    }
+
     /// There is nothing for this part.
     #[inline]
     pub fn missing(&mut self, part: u32) {
@@ -303,6 +317,24 @@ mod tests {
         assert_eq!((assembly.next_alone(2), assembly.next_alone(2), assembly.next_alone(2)), (Some(0), Some(1), None));
         assembly.told_alone();
         assert_eq!((assembly.next_alone(2), assembly.next_alone(2)), (Some(2), None));
+    }
+
+    #[test]
+    fn large_values_are_next_one_after_the_other() {
+        let mut assembly = of_keys(&["a", "b", "c", "d"]);
+        let mut out = Vec::new();
+        assert!(assembly.is_next(0) && !assembly.is_next(1));
+        assembly.write_head(0, &found(b"long"), &mut out);
+        assert!(assembly.is_next(1) && !assembly.is_next(3));
+        assembly.found(1, &found(b"b"), None);
+        assembly.missing(2);
+        assert!(assembly.is_next(3));
+        out.extend_from_slice(b"long\r\n");
+        assembly.write_head(3, &found(b"LONG"), &mut out);
+        out.extend_from_slice(b"LONG\r\n");
+        assembly.give(&mut out);
+        assert_eq!(out, b"VALUE a 1 4\r\nlong\r\nVALUE b 1 1\r\nb\r\nVALUE d 1 4\r\nLONG\r\nEND\r\n");
+        assert!(assembly.is_complete());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! What a client can make the gateway hold is bounded. No command of its is looked at while [`MAX_KEYS`] keys of its are
 //! under way or unanswered, or fewer where its values are large (about [`WINDOW_BYTES`] of them), or while it leaves
-//! [`BACKLOG_BYTES`] of answers unread. While the requests of all of a worker's clients take [`WORKER_BYTES`], none is. Large
+//! [`BACKLOG_BYTES`] of answers unread. What all of a worker's clients leave unread has a bound, too: beyond it, those are closed that
+//! have taken nothing for the longest. While the requests of all of a worker's clients take [`WORKER_BYTES`], none is. Large
 //! commands that are not complete yet have a bound of their own ([`super::uploads`]).
 
 use super::answers::{Answers, Pool};
@@ -15,6 +16,7 @@ use super::worker::{State, Worker};
 use crate::net::conn::{Conn, Ended, Received, Then, read_until_ended};
 use crate::net::front::Arrival;
 use crate::net::stream::{ReadHalf, Stream};
+use crate::net::time::Instant;
 use crate::proto::memcache::{Reply, Request, Style, Trouble, binary, meta, style, text};
 use std::rc::Rc;
 use std::time::Duration;
@@ -301,6 +303,7 @@ impl State {
     /// Takes what a client sent, as many commands as there are and have room.
     fn client_received(&mut self, home: Home, bytes: &[u8]) -> Received {
         self.read_clock();
+        self.input_at = bytes.as_ptr() as usize;
         let mut used = 0;
         loop {
             if self.must_wait(home) {
@@ -484,6 +487,28 @@ impl State {
         }
     }
 
+    /// Closes clients that leave more than `each` bytes of answers unread and have taken nothing of them for `patience`, those first
+    /// that have not for the longest, until no more than `bytes` are unread in all.
+    pub fn close_unread(&mut self, bytes: usize, each: usize, patience: Duration) {
+        let now = Instant::now();
+        let clients = self.clients.iter_mut().filter_map(|client| Some((client.conn.unread()?, client.conn.clone())));
+        let is_late = |(unread, since): (usize, Instant)| unread > each && now.duration_since(since) >= patience;
+        let clients = clients.filter(|(unread, _)| is_late(*unread));
+        let mut late: Vec<_> = clients.map(|((_, since), conn)| (since, conn)).collect();
+        late.sort_by_key(|(since, _)| *since);
+        let mut closed = 0;
+        for (_, conn) in late {
+            if self.unread.bytes() <= bytes {
+                break;
+            }
+            conn.close();
+            closed += 1;
+        }
+        if closed > 0 {
+            tracing::warn!("closed {closed} clients that do not read their answers");
+        }
+    }
+
     /// Closes everything, whatever is under way.
     pub fn close_all(&mut self) {
         self.clients.iter_mut().for_each(|client| client.conn.close());
@@ -514,6 +539,7 @@ async fn serve(worker: Rc<Worker>, stream: Stream) {
         let mut state = worker.state.borrow_mut();
         state.count(Figure::CurrConnections, 1);
         state.count(Figure::TotalConnections, 1);
+        conn.count_unread(&state.unread);
         state.clients.add(conn.clone())
     };
     let receive = |bytes: &[u8]| worker.state.borrow_mut().client_received(home, bytes);

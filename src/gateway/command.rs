@@ -1,6 +1,7 @@
 //! Commands become operations.
 
 use super::client::Flow;
+use super::large::Body;
 use super::op::{Ask, Home, WHOLE};
 use super::prefixes::Event;
 use super::stats::{self, Figure};
@@ -15,6 +16,7 @@ use crate::net::time::unix_secs;
 use crate::proto::memcache::meta::Command;
 use crate::proto::memcache::{Create, Keys, Reply, Request, StatsTopic, Style, Trouble, Verb};
 use crate::proto::rpc::v1::{Op, Terms, option, term};
+use crate::store::LARGE_BYTES;
 
 /// Most keys in one message to a server.
 const BATCH_KEYS: usize = 4096;
@@ -221,7 +223,9 @@ impl State {
             }
             return;
         }
-        self.change(asked, op, arg, |out| {
+        let body = if is_part || data.len() <= LARGE_BYTES { None } else { self.keep_large(asked.home, data) };
+        let data = if body.is_some() { &[] } else { data };
+        self.change_with(asked, op, arg, body, |out| {
             if is_part {
                 // What is put to a value takes over the value's own layout, flags and expiry.
                 encode_header(ClockTime(0), LAYOUT_FULL, 0, NEVER, 0, out);
@@ -235,6 +239,19 @@ impl State {
     /// Begins a change of one key; `write_dbval` appends what is to be stored.
     #[inline]
     fn change(&mut self, asked: Asked<'_>, change: Op, arg: u64, write_dbval: impl FnOnce(&mut Vec<u8>)) {
+        self.change_with(asked, change, arg, None, write_dbval);
+    }
+
+    /// The same with data that is large, behind what `write_dbval` appends.
+    #[inline]
+    fn change_with(
+        &mut self,
+        asked: Asked<'_>,
+        change: Op,
+        arg: u64,
+        body: Option<Body>,
+        write_dbval: impl FnOnce(&mut Vec<u8>),
+    ) {
         let Some(client) = self.clients.get(asked.home) else { return };
         let number = if asked.noreply { None } else { Some(client.answers.push()) };
         let home = Home { number, part: WHOLE, ..asked.home };
@@ -242,6 +259,7 @@ impl State {
         op.set_key(&self.shared.config.key_prefix, asked.key);
         op.options = self.shared.config.options(change);
         (op.style, op.terms, op.arg) = (asked.style, asked.terms, arg);
+        op.body = body;
         write_dbval(&mut op.bytes);
         client.begin(1, op.bytes.len());
         self.launch(place);

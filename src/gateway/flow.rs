@@ -1,5 +1,6 @@
 //! An operation's way: sent by the newest view, answered or not, sent again, told.
 
+use super::large::more_patience_ms;
 use super::link::Links;
 use super::op::{Ask, Home, Op};
 use super::order::Overtaken;
@@ -82,7 +83,8 @@ impl State {
         if self.cannot_repeat(place, link) {
             self.finish(place, Answer::trouble(Trouble::Unknown));
         } else {
-            self.ops.at(place).link = None;
+            let op = self.ops.at(place);
+            (op.link, op.download) = (None, None);
             self.resend(place);
         }
     }
@@ -171,6 +173,13 @@ impl State {
         if link.dialect == Dialect::V0 && !v0::is_served(op) {
             return self.finish(place, Answer::trouble(Trouble::NotServed));
         }
+        if op.body.is_some() {
+            match link.dialect {
+                Dialect::V1 => return self.begin_parts(place, link_place, epoch),
+                Dialect::V0 => self.gather(place),
+            }
+        }
+        let (Some(link), op) = (self.links.at(link_place), self.ops.at(place)) else { return };
         op.attempt += 1;
         (op.link, op.epoch) = (Some(link_place), epoch);
         if !op.uncertain {
@@ -233,8 +242,9 @@ impl State {
         let chance = self.chance.draw();
         let now_ms = self.now_ms;
         let op = self.ops.at(place);
-        let patience_ms = self.shared.config.patience_ms(op.ask);
+        let patience_ms = self.shared.config.patience_ms(op);
         op.link = None;
+        (op.sending, op.download) = (None, None);
         op.trouble = Some(trouble);
         if now_ms.saturating_sub(op.began_ms) >= patience_ms {
             return self.give_up(place);
@@ -253,7 +263,7 @@ impl State {
     /// Gives up what took too long, also what a server has and does not answer.
     pub fn check_operations(&mut self) {
         let now_ms = self.now_ms;
-        let overdue = |op: &Op| now_ms.saturating_sub(op.began_ms) >= self.shared.config.patience_ms(op.ask);
+        let overdue = |op: &Op| now_ms.saturating_sub(op.began_ms) >= self.shared.config.patience_ms(op);
         for (place, generation) in self.ops.select(overdue) {
             let Some(op) = self.ops.get(place, generation) else { continue };
             if let Some(link) = op.link {
@@ -333,6 +343,10 @@ impl State {
     fn note_loss(&mut self, place: u32, link: u32) {
         let is_v0 = self.speaks_v0(link);
         let op = self.ops.at(place);
+        // With its value still on its way, nothing was asked for.
+        if op.sending.take().is_some() {
+            return;
+        }
         op.uncertain |= op.is_mutation();
         op.unremembered |= op.is_mutation() && is_v0;
     }
@@ -354,6 +368,8 @@ impl State {
 
     /// A server refuses an attempt: it was not executed, unless the error says that nobody knows.
     pub fn refused(&mut self, place: u32, link_place: u32, number: u32, result: &[u8]) {
+        let op = self.ops.at(place);
+        (op.sending, op.download) = (None, None);
         if number == error::NO_SPACE {
             let uncertain = self.ops.at(place).uncertain;
             let trouble = if uncertain { Trouble::Unknown } else { Trouble::NoSpace };
@@ -422,11 +438,12 @@ impl State {
 
 impl super::run::Config {
     /// How long an operation is tried, in milliseconds.
-    fn patience_ms(&self, ask: Ask) -> u64 {
-        give_up_after_ms(match ask {
+    fn patience_ms(&self, op: &Op) -> u64 {
+        let retries = match op.ask {
             Ask::Get | Ask::Batch => self.get_retry,
             Ask::Mutate(v1::Op::Delete) => self.delete_retry,
             Ask::Mutate(_) => self.set_retry,
-        })
+        };
+        give_up_after_ms(retries) + more_patience_ms(op)
     }
 }

@@ -11,6 +11,7 @@
 //! while something is awaited is asked for a sign of life, and a link on which none came for [`SILENCE_MS`] is taken for
 //! broken: then its requests are tried again, by another way if the cluster has changed.
 
+use super::large::Line;
 use super::pending::{Pending, Request};
 use super::retry::delay_ms;
 use super::view::{Dialect, View};
@@ -54,6 +55,8 @@ pub struct Link {
     pub dialect: Dialect,
     /// What is not answered.
     pub pending: Pending,
+    /// Operations whose values it brings in parts.
+    pub line: Line,
     /// Whether the server was asked for its epoch, or for a sign of life.
     pub epoch_asked: bool,
     stage: Stage,
@@ -184,6 +187,7 @@ impl Links {
             server_worker,
             dialect,
             pending: Pending::default(),
+            line: Line::new(),
             epoch_asked: false,
             stage: Stage::Down { until_ms: 0 },
             connection: 0,
@@ -269,7 +273,10 @@ impl State {
         let pause_ms = if link.failures <= 1 { 0 } else { delay_ms(link.failures, chance) };
         link.stage = Stage::Down { until_ms: now_ms + pause_ms };
         link.epoch_asked = false;
-        for request in link.pending.drain() {
+        let (line, requests) = (std::mem::take(&mut link.line), link.pending.drain());
+        self.line_lost(line, place);
+        self.downloads_lost(place);
+        for request in requests {
             if let Request::Attempt { op, generation, attempt } = request {
                 self.attempt_lost(op, generation, attempt, was_up);
             }

@@ -17,6 +17,7 @@ use crate::net::time::unix_secs;
 use crate::proto::memcache::meta::{Command, Form, Mode, Seen};
 use crate::proto::memcache::{Meta, Reply, Style, Trouble, meta};
 use crate::proto::rpc::v1::{self, Terms, term};
+use crate::store::LARGE_BYTES;
 
 /// A cas unique that no value has: `md C0` deletes nothing, where 0 in [`Terms`] stands for any.
 const NO_CAS: u64 = u64::MAX;
@@ -46,6 +47,14 @@ impl State {
             self.shared.prefixes.note(self.number, key, event);
         }
         plan(meta, config, op);
+        // What is put to another value, or may be marked, goes whole.
+        let goes_whole = op.terms.bits != 0 || !matches!(op.ask, Ask::Mutate(change) if change.replaces());
+        let body = if meta.data.len() <= LARGE_BYTES || goes_whole { None } else { self.keep_large(home, meta.data) };
+        let (op, Some(client)) = (self.ops.at(place), self.clients.get(home)) else { return };
+        if body.is_none() {
+            op.bytes.extend_from_slice(meta.data);
+        }
+        op.body = body;
         op.bytes.extend_from_slice(meta.flags);
         op.flags_len = meta.flags.len();
         client.begin(1, op.bytes.len());
@@ -148,7 +157,6 @@ fn store(meta: &Meta<'_>, config: &super::run::Config, created_expiry: Option<u3
         Some(created) if is_part => layout.encode(ClockTime(0), flags, created, b"", &mut op.bytes),
         _ => layout.encode(ClockTime(0), flags, expiry, b"", &mut op.bytes),
     }
-    op.bytes.extend_from_slice(meta.data);
     change
 }
 

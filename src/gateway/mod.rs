@@ -14,7 +14,7 @@
 //! 4. [`flow`]: an operation ([`op`]) is sent, and tried again ([`retry`]) in its client's order ([`order`]).
 //!    [`answered`]: it is answered, and told to the client ([`outcome`]).
 //! 5. [`link`]: a connection to a server, and what is under way on it ([`pending`]).
-//!    [`cache`]: values that need not travel again.
+//!    [`cache`]: values that need not travel again. [`large`], [`downloads`]: values that travel in parts.
 //! 6. [`view`]: the epoch and who serves what; [`value`]: how values are laid out; [`v0`]: kumofs 0.4 servers.
 //! 7. The figures: [`stats`], and what the cluster holds: [`holdings`]; what failed, for the binary log: [`failures`].
 
@@ -24,9 +24,11 @@ mod assembly;
 pub mod cache;
 mod client;
 mod command;
+mod downloads;
 mod failures;
 mod flow;
 mod holdings;
+mod large;
 mod link;
 mod managers;
 mod meta;

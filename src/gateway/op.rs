@@ -4,6 +4,8 @@
 //! the operations that had a place one after the other.
 
 use super::cache::Known;
+use super::downloads::Download;
+use super::large::{Body, Sending};
 use super::v0::Stage;
 use crate::logic::record::{self, HASH_LEN};
 use crate::logic::ring;
@@ -106,6 +108,12 @@ pub struct Op {
     pub computed: Vec<u8>,
     /// Of a get, the value that is known already, if the key has it still.
     pub known: Option<Rc<Known>>,
+    /// The data to store, where it is large: then it is not in `bytes`, but would be behind the dbval there.
+    pub body: Option<Body>,
+    /// How far that is on its way; `None`: it has arrived, or is not sent in parts.
+    pub sending: Option<Sending>,
+    /// The large value that it has found, as far as it has come.
+    pub download: Option<Box<Download>>,
     /// How many replicas were asked without success, where reads may fall back.
     pub fallback: u32,
 }
@@ -144,6 +152,7 @@ impl Op {
         (self.options, self.arg, self.attempt, self.retries, self.fallback) = (0, 0, 0, 0, 0);
         (self.link, self.trouble, self.stage, self.key_end, self.flags_len) = (None, None, Stage::Start, 0, 0);
         self.known = None;
+        (self.body, self.sending, self.download) = (None, None, None);
         if self.computed.capacity() > 0 {
             self.computed = Vec::new();
         }
@@ -214,7 +223,9 @@ impl Op {
             Ask::Mutate(op) => {
                 let (sequence, attempt, first_epoch) = (self.sequence, self.attempt, self.first_epoch);
                 let id = RequestId { sequence, attempt, first_epoch, floor };
-                let (options, dbkey, arg, dbval) = (self.options, self.dbkey(), self.arg, self.dbval());
+                // What is large has been sent in parts.
+                let dbval = if self.body.is_none() { self.dbval() } else { &[] };
+                let (options, dbkey, arg) = (self.options, self.dbkey(), self.arg);
                 Mutate { epoch, id, op, options, dbkey, arg, dbval, terms: self.terms }.write(out, msgid);
             }
             _ => match &self.known {
@@ -263,6 +274,11 @@ impl Ops {
     #[inline]
     pub fn count_bytes(&mut self, place: u32) {
         self.bytes += self.table[place as usize].bytes.len();
+    }
+
+    /// An operation under way got so many bytes more.
+    pub fn add_bytes(&mut self, bytes: usize) {
+        self.bytes += bytes;
     }
 
     /// The operation at a place, if it is still the one of that generation.

@@ -18,6 +18,24 @@ pub enum Request {
     Epoch,
     /// Anything, for a sign of life.
     Ping,
+    /// A part of an operation's value.
+    Part {
+        /// As of an attempt.
+        op: u32,
+        /// As of an attempt.
+        generation: u32,
+        /// Which attempt the value is sent for.
+        attempt: u32,
+    },
+    /// A part of the value that an operation asks for.
+    Piece {
+        /// As of an attempt.
+        op: u32,
+        /// As of an attempt.
+        generation: u32,
+        /// Which attempt it was that found the value.
+        attempt: u32,
+    },
     /// An attempt of an operation.
     Attempt {
         /// The operation's place in the worker's table.

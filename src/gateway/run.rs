@@ -1,6 +1,7 @@
 //! What the gateway daemon does: listens, keeps in touch with the managers, hands clients to workers, stops.
 
 use super::cache;
+use super::downloads::DOWNLOAD_BYTES;
 use super::prefixes::Prefixes;
 use super::stats::{Baseline, Counters, Places};
 use super::value::Layout;
@@ -8,6 +9,8 @@ use super::view::View;
 use super::worker::{self, Mail, Shared};
 use super::{holdings, managers};
 use crate::daemon::binlog::BinaryLog;
+use crate::daemon::cache_spec::CacheSpec;
+use crate::daemon::options::Serving;
 use crate::logic::address::Address;
 use crate::net::chance::random_u64;
 use crate::net::cores::Cores;
@@ -28,6 +31,9 @@ pub const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long stopping waits for one more client that has connected already.
 const LAST_CLIENTS: Duration = Duration::from_millis(1);
+
+/// See [`Config::unread_bytes`]: as much as a worker may have of large values, and as much again of others.
+const UNREAD_BYTES: usize = 2 * DOWNLOAD_BYTES;
 
 /// What the operator asked for (`doc/guide.md`, "kumo-gateway").
 #[derive(Clone, Debug)]
@@ -58,8 +64,28 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Where failures are written down for programs (`-g`).
     pub binary_log: BinaryLog,
+    /// Bytes of answers that the clients of a worker may leave unread, all together, before those are closed that have taken
+    /// nothing for the longest.
+    pub unread_bytes: usize,
     /// Servers in this process.
     pub doors: Arc<Doors>,
+}
+
+impl Config {
+    /// As `options` say, and for the rest as usual.
+    pub fn serving(options: &Serving) -> Config {
+        // More than there are addresses is as much as there are.
+        let clamped = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let cached =
+            |spec: &CacheSpec| cache::Limits { bytes: clamped(spec.bytes), least_value: clamped(spec.least_value) };
+        Config {
+            layout: Layout { flags: options.memproto_save_flag, expire: options.memproto_save_expire },
+            async_set: options.async_replicate_set,
+            async_delete: options.async_replicate_delete,
+            local_cache: options.local_cache.as_ref().map_or(cache::Limits::OFF, cached),
+            ..Config::default()
+        }
+    }
 }
 
 impl Default for Config {
@@ -78,6 +104,7 @@ impl Default for Config {
             key_prefix: Vec::new(),
             connect_timeout: Duration::from_secs(1),
             binary_log: BinaryLog::default(),
+            unread_bytes: UNREAD_BYTES,
             doors: Arc::default(),
         }
     }

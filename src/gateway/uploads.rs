@@ -89,6 +89,7 @@ impl State {
                     }
                     self.uploads.granted_bytes += bytes;
                     client.upload = Upload::Granted(bytes);
+                    client.conn.expect(bytes);
                     client.conn.resume();
                 }
                 // It is gone.

@@ -6,6 +6,7 @@
 use super::answers::Pool;
 use super::cache::Cache;
 use super::client::{self, Clients};
+use super::downloads::Downloads;
 use super::holdings;
 use super::link::Links;
 use super::op::Ops;
@@ -20,6 +21,8 @@ use crate::net::conn::Scratch;
 use crate::net::front::Arrival;
 use crate::net::time::Instant;
 use crate::net::turn::Turn;
+use crate::net::unread::Unread;
+use crate::store::LARGE_BYTES;
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -30,6 +33,9 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// How often links and operations that take long are looked at, in milliseconds.
 const CHECK_MS: u64 = 250;
+
+/// A client that has taken nothing of a large answer for so long does not keep others from getting theirs.
+const UNREAD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the rest of the process tells a worker.
 pub enum Mail {
@@ -147,6 +153,14 @@ pub struct State {
     pub starved: Vec<(u32, u32)>,
     /// Who may send large commands.
     pub uploads: Uploads,
+    /// What clients leave unread.
+    pub unread: Unread,
+    /// Large values that clients read.
+    pub downloads: Downloads,
+    /// Parts of large values may have to be sent.
+    pub is_sending: bool,
+    /// Where in memory the bytes begin that a client is being read from.
+    pub input_at: usize,
     /// For each link, which parts of a retrieval go there: empty between commands, kept for its memory.
     pub by_link: Vec<Vec<u32>>,
     /// Told when the last client is gone, once that is waited for.
@@ -191,6 +205,15 @@ impl State {
         self.counters.add(figure, n);
     }
 
+    /// What is seen to once for all that a turn has brought.
+    fn end_turn(&mut self) {
+        self.ask_parts();
+        self.send_parts();
+        if self.unread.bytes() > self.shared.config.unread_bytes {
+            self.close_unread(self.shared.config.unread_bytes, 0, Duration::ZERO);
+        }
+    }
+
     /// Does what is due. Returns how long nothing will be; `None`: until something begins.
     fn tick(&mut self) -> Option<Duration> {
         self.read_clock();
@@ -213,6 +236,11 @@ impl State {
         }
         if self.now_ms >= self.next_check_ms {
             self.next_check_ms = self.now_ms + CHECK_MS;
+            if self.downloads.wait_for_room() {
+                // There may be some by now. Who reads nothing does not keep it for ever.
+                self.close_unread(0, LARGE_BYTES, UNREAD_PATIENCE);
+                self.go_on_sending();
+            }
             self.check_links();
             self.check_operations();
         }
@@ -249,6 +277,10 @@ pub async fn run(number: u16, shared: Arc<Shared>, mut mail: mpsc::UnboundedRece
             refusals: 0,
             starved: Vec::new(),
             uploads: Uploads::default(),
+            unread: Unread::default(),
+            downloads: Downloads::default(),
+            is_sending: false,
+            input_at: 0,
             by_link: Vec::new(),
             drained: None,
             clock_sleeps: Cell::new(false),
@@ -259,7 +291,9 @@ pub async fn run(number: u16, shared: Arc<Shared>, mut mail: mpsc::UnboundedRece
         clock: Notify::new(),
     });
     worker.state.borrow_mut().adopt(view);
-    let turns = tokio::task::spawn_local(worker.turn.clone().run(|| ()));
+    let ending = worker.clone();
+    let end = move || ending.state.borrow_mut().end_turn();
+    let turns = tokio::task::spawn_local(worker.turn.clone().run(end));
     let clock = tokio::task::spawn_local(keep_time(worker.clone()));
     loop {
         tokio::select! {

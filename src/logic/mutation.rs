@@ -67,6 +67,12 @@ fn data_of<'a>(body: &Body<'a>, options: u8) -> &'a [u8] {
     &body.data[prefix_len(body, options)..]
 }
 
+/// Bytes of the dbval that a request stores before the client's data.
+pub fn head_len(request: &Mutate<'_>) -> usize {
+    let body = record::parse(request.dbval).and_then(|value| value.body);
+    body.map_or(0, |body| record::header_len(body.layout) + prefix_len(&body, request.options))
+}
+
 /// Decides about `request`, whose dbval parsed to `new` (`None` for operations without one). `old` is the record as
 /// [`live`] sees it. What is to be stored is appended to `out`, which is empty.
 pub fn decide(

@@ -7,8 +7,8 @@
 use std::collections::VecDeque;
 
 /// Encoded entries of one link.
-#[derive(Debug, Default)]
-pub struct Outlog {
+#[derive(Debug)]
+pub struct Outlog<L> {
     /// The entries not acknowledged, behind `head` bytes that are.
     bytes: Vec<u8>,
     head: usize,
@@ -21,6 +21,19 @@ pub struct Outlog {
     /// How many of `entries`, and bytes of them, are on their way.
     sent: usize,
     sent_bytes: usize,
+    /// Large values that entries go without, oldest first: they have to be sent before.
+    large: VecDeque<LargeEntry<L>>,
+}
+
+/// What is to be sent before an entry.
+#[derive(Clone, Debug)]
+pub struct LargeEntry<L> {
+    /// The entry's number.
+    pub number: u64,
+    /// Its key.
+    pub dbkey: Vec<u8>,
+    /// Its value.
+    pub value: L,
 }
 
 #[derive(Debug)]
@@ -40,7 +53,37 @@ pub struct Batch<'a> {
     pub bytes: &'a [u8],
 }
 
-impl Outlog {
+impl<L> Default for Outlog<L> {
+    /// One without entries.
+    fn default() -> Outlog<L> {
+        Outlog {
+            bytes: Vec::new(),
+            head: 0,
+            entries: VecDeque::new(),
+            acknowledged: 0,
+            stable: 0,
+            unstable: VecDeque::new(),
+            sent: 0,
+            sent_bytes: 0,
+            large: VecDeque::new(),
+        }
+    }
+}
+
+impl<L> Outlog<L> {
+    /// Adds an entry whose value is not in it, but has to be sent before.
+    pub fn push_large(&mut self, write: u64, dbkey: Vec<u8>, value: L, encode: impl FnOnce(&mut Vec<u8>)) {
+        self.push(write, encode);
+        let number = self.acknowledged + self.entries.len() as u64;
+        self.large.push_back(LargeEntry { number, dbkey, value });
+    }
+
+    /// What has to be sent before the next entry.
+    pub fn next_large(&self) -> Option<&LargeEntry<L>> {
+        let next = self.next_to_send();
+        if self.large.is_empty() { None } else { self.large.iter().find(|large| large.number == next) }
+    }
+
     /// Adds an entry that `encode` appends, for the write numbered `write`.
     pub fn push(&mut self, write: u64, encode: impl FnOnce(&mut Vec<u8>)) {
         let before = self.bytes.len();
@@ -54,7 +97,13 @@ impl Outlog {
         let first = self.next_to_send();
         let start = self.sent_bytes;
         let mut count = 0;
+        // What has to be sent before a later one is not sent yet.
+        let later = self.large.iter().map(|large| large.number).find(|number| *number > first);
+        let most = later.map_or(usize::MAX, |number| (number - first) as usize);
         for entry in self.entries.iter().skip(self.sent) {
+            if count == most {
+                break;
+            }
             if count > 0 && self.sent_bytes - start + entry.len as usize > limit {
                 break;
             }
@@ -83,6 +132,7 @@ impl Outlog {
             self.unstable.push_back(entry.write);
             done(entry.write);
         }
+        while self.large.pop_front_if(|large| large.number <= self.acknowledged).is_some() {}
         if self.head == self.bytes.len() {
             self.bytes.clear();
             self.head = 0;
@@ -122,7 +172,7 @@ impl Outlog {
 mod tests {
     use super::*;
 
-    fn log(entries: &[&[u8]]) -> Outlog {
+    fn log(entries: &[&[u8]]) -> Outlog<&'static str> {
         let mut log = Outlog::default();
         for (i, entry) in entries.iter().enumerate() {
             log.push(100 + i as u64, |out| out.extend_from_slice(entry));
@@ -150,6 +200,26 @@ mod tests {
         log.acknowledge(1, |_| ());
         log.rewind();
         assert_eq!(log.take_batch(100), Some(Batch { first: 2, count: 2, bytes: b"bccc" }));
+    }
+
+    #[test]
+    fn what_has_to_be_sent_before_an_entry_is_asked_for_when_it_is_next_and_kept_until_it_is_acknowledged() {
+        let mut log = log(&[b"aa"]);
+        log.push_large(7, b"key".to_vec(), "value", |out| out.push(b'b'));
+        log.push(8, |out| out.push(b'c'));
+        assert!(log.next_large().is_none());
+        assert_eq!(log.take_batch(100), Some(Batch { first: 1, count: 1, bytes: b"aa" }));
+        let large = log.next_large().expect("it is next");
+        assert_eq!((large.number, large.dbkey.as_slice(), large.value), (2, &b"key"[..], "value"));
+        assert_eq!(log.take_batch(100), Some(Batch { first: 2, count: 2, bytes: b"bc" }));
+        assert!(log.next_large().is_none());
+        log.acknowledge(1, |_| ());
+        log.rewind();
+        assert!(log.next_large().is_some(), "it has to be sent again");
+        log.take_batch(100);
+        log.acknowledge(2, |_| ());
+        log.rewind();
+        assert!(log.next_large().is_none());
     }
 
     #[test]

@@ -5,8 +5,12 @@
 //! says how much that is, so that its owner stops reading from a peer that does not read ([`Received::wait`]).
 
 use super::stream::{ReadHalf, Stream, WriteHalf};
+use super::time::Instant;
 use super::turn::Turn;
-use std::cell::{Cell, RefCell};
+use super::unread::{Share, Unread};
+use std::any::Any;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -20,7 +24,7 @@ const SCRATCH_LEN: usize = 256 << 10;
 const GROW_MIN: usize = 4 << 10;
 const GROW_MAX: usize = 1 << 20;
 /// Bytes that a connection may read, and write, before others of its worker have their turn.
-const TURN_BYTES: usize = 1 << 20;
+const TURN_BYTES: usize = 256 << 10;
 
 /// The buffer that all connections of a worker read into.
 pub struct Scratch(RefCell<Box<[u8]>>);
@@ -77,6 +81,94 @@ struct Output {
     written: usize,
     /// How much there was last time.
     last_len: usize,
+    /// What comes behind the buffer, where there are long pieces; then everything that follows is there.
+    behind: Option<Box<Behind>>,
+}
+
+/// Long pieces, each with what was written behind it.
+#[derive(Default)]
+struct Behind {
+    pieces: VecDeque<(Piece, Vec<u8>)>,
+}
+
+impl Output {
+    /// Where output is appended.
+    #[inline]
+    fn end(&mut self) -> &mut Vec<u8> {
+        match self.behind.as_mut().and_then(|behind| behind.pieces.back_mut()) {
+            None => &mut self.buffer,
+            Some((_, rest)) => rest,
+        }
+    }
+
+    /// What is next to be written. Not to be called when all is.
+    fn rest(&self) -> &[u8] {
+        if self.written < self.buffer.len() {
+            return &self.buffer[self.written..];
+        }
+        self.behind.as_ref().and_then(|behind| behind.pieces.front()).map_or(&[], |(piece, _)| piece.rest())
+    }
+
+    /// So much of it was written.
+    fn advance(&mut self, n: usize) {
+        if self.written < self.buffer.len() {
+            self.written += n;
+        } else if let Some((piece, _)) = self.behind.as_mut().and_then(|behind| behind.pieces.front_mut()) {
+            piece.written += n;
+        }
+    }
+
+    /// With the buffer written: goes on to what comes behind it; false when there is nothing.
+    #[inline]
+    fn reach_piece(&mut self, turn: &Turn) -> bool {
+        self.behind.is_some() && self.reach_piece_behind(turn)
+    }
+
+    #[cold]
+    fn reach_piece_behind(&mut self, turn: &Turn) -> bool {
+        while let Some(behind) = &mut self.behind {
+            if behind.pieces.front().is_some_and(|(piece, _)| !piece.rest().is_empty()) {
+                return true;
+            }
+            let rest = behind.pieces.pop_front().map(|(_, rest)| rest).unwrap_or_default();
+            if behind.pieces.is_empty() {
+                self.behind = None;
+            }
+            turn.give_buffer(std::mem::replace(&mut self.buffer, rest));
+            self.written = 0;
+            if !self.buffer.is_empty() {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn len(&self) -> usize {
+        let behind = self
+            .behind
+            .as_ref()
+            .map_or(0, |behind| behind.pieces.iter().map(|(piece, rest)| piece.rest().len() + rest.len()).sum());
+        self.buffer.len() - self.written + behind
+    }
+}
+
+/// Output that is long, and written from where it is.
+pub struct Piece {
+    bytes: Rc<Vec<u8>>,
+    written: usize,
+    /// Let go when it is written, or the connection is closed.
+    _held: Box<dyn Any>,
+}
+
+impl Piece {
+    /// The bytes from `from` on; `held` is dropped when they are written.
+    pub fn new(bytes: Rc<Vec<u8>>, from: usize, held: impl Any) -> Piece {
+        Piece { bytes, written: from, _held: Box::new(held) }
+    }
+
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.written..]
+    }
 }
 
 /// The writing side of a connection, and its state.
@@ -96,7 +188,16 @@ pub struct Conn {
     again: Cell<bool>,
     again_when_drained: Cell<bool>,
     reader: RefCell<Option<Waker>>,
+    /// Who receives wants to keep what was used up.
+    kept: Cell<Option<Kept>>,
+    /// A message of so many bytes gets its room at once.
+    expected: Cell<usize>,
+    /// Where what the peer does not take is counted.
+    unread: OnceCell<Share>,
 }
+
+/// Input that whoever received it keeps as it was read. It is there when the call that it was shown in has returned.
+pub type Kept = Rc<OnceCell<Vec<u8>>>;
 
 impl Conn {
     /// Takes over a stream. The reading half goes to [`read_loop`].
@@ -116,6 +217,9 @@ impl Conn {
             again: Cell::new(false),
             again_when_drained: Cell::new(false),
             reader: RefCell::default(),
+            kept: Cell::new(None),
+            expected: Cell::new(0),
+            unread: OnceCell::new(),
         };
         (Rc::new(conn), read)
     }
@@ -127,7 +231,7 @@ impl Conn {
         if output.buffer.capacity() == 0 {
             output.buffer = self.turn.take_buffer(output.last_len);
         }
-        let result = append(&mut output.buffer);
+        let result = append(output.end());
         drop(output);
         if !self.dirty.replace(true) {
             self.turn.mark(self.clone());
@@ -135,10 +239,34 @@ impl Conn {
         result
     }
 
+    /// Appends a long piece of output, which is not copied.
+    pub fn write_piece(self: &Rc<Self>, piece: Piece) {
+        if !self.closed.get() {
+            self.output.borrow_mut().behind.get_or_insert_default().pieces.push_back((piece, Vec::new()));
+        }
+        self.write(|_| ());
+    }
+
     /// Bytes waiting to be written.
     pub fn backlog(&self) -> usize {
-        let output = self.output.borrow();
-        output.buffer.len() - output.written
+        self.output.borrow().len()
+    }
+
+    /// Has what the peer does not take counted. To be said once.
+    pub fn count_unread(&self, all: &Unread) {
+        // A second share would be dropped, and count nothing.
+        let _ = self.unread.set(Share::new(all));
+    }
+
+    /// How much the peer does not take, and since when it has taken nothing of it, where that is counted.
+    pub fn unread(&self) -> Option<(usize, Instant)> {
+        self.unread.get()?.get()
+    }
+
+    fn note_unread(&self, bytes: usize, moved: bool) {
+        if let Some(share) = self.unread.get() {
+            share.set(bytes, moved);
+        }
     }
 
     /// Whether the connection is closed.
@@ -155,6 +283,7 @@ impl Conn {
     /// Closes at once, without writing what waits, and ends the reading loop.
     pub fn close(&self) {
         self.closed.set(true);
+        self.note_unread(0, false);
         self.output.replace(Output::default());
         self.writer.replace(None);
         self.wake_reader();
@@ -177,6 +306,32 @@ impl Conn {
         self.closing.set(true);
         self.write(|_| ());
         self.wake_reader();
+    }
+
+    /// Keeps the bytes that are being shown, from the first to the last one that will be used up. To be called while they are
+    /// received. Many of them are not copied for that.
+    pub fn keep_input(&self) -> Kept {
+        let kept = self.kept.take().unwrap_or_default();
+        self.kept.set(Some(kept.clone()));
+        kept
+    }
+
+    /// Lets the next message, of up to so many bytes, have all of its room at once, so that it is not copied while it grows. The
+    /// caller bounds how many such messages there are.
+    pub fn expect(&self, bytes: usize) {
+        self.expected.set(bytes);
+    }
+
+    /// Takes what was used up away.
+    fn use_up(&self, input: &mut Vec<u8>, used: usize) {
+        match self.kept.take() {
+            None => drop(input.drain(..used)),
+            Some(kept) => {
+                let rest = input.split_off(used);
+                // Nobody else sets it.
+                let _ = kept.set(std::mem::replace(input, rest));
+            }
+        }
     }
 
     /// Ends the wait that [`Then::Wait`] began.
@@ -205,6 +360,9 @@ impl Conn {
     pub(super) fn flush(self: &Rc<Self>) {
         self.dirty.set(false);
         if self.blocked.get() || self.closed.get() {
+            if !self.closed.get() {
+                self.note_unread(self.backlog(), false);
+            }
             return;
         }
         let mut cx = Context::from_waker(Waker::noop());
@@ -220,28 +378,44 @@ impl Conn {
 
     /// Ready when everything is written or the connection is closed.
     fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut output = self.output.borrow_mut();
-        let turn_end = output.written.saturating_add(TURN_BYTES);
-        while output.written < output.buffer.len() {
-            if output.written >= turn_end {
+        let mut held = self.output.borrow_mut();
+        let mut left = TURN_BYTES;
+        loop {
+            let output = &mut *held;
+            if output.written == output.buffer.len() && !output.reach_piece(&self.turn) {
+                break;
+            }
+            if left == 0 {
+                self.note_unread(output.len(), true);
                 return yield_turn(cx);
             }
             let mut writer = self.writer.borrow_mut();
             let Some(open) = writer.as_mut() else { return Poll::Ready(()) };
-            let end = output.buffer.len().min(turn_end);
-            match ready!(Pin::new(open).poll_write(cx, &output.buffer[output.written..end])) {
-                Ok(n) if n > 0 => output.written += n,
+            let rest = output.rest();
+            let Poll::Ready(written) = Pin::new(open).poll_write(cx, &rest[..rest.len().min(left)]) else {
+                self.note_unread(output.len(), left < TURN_BYTES);
+                return Poll::Pending;
+            };
+            match written {
+                Ok(n) if n > 0 => {
+                    left -= n;
+                    output.advance(n);
+                }
                 // Nothing taken without an error does not happen on a socket; treat it as closed.
                 Ok(_) | Err(_) => {
-                    drop((output, writer));
+                    drop((held, writer));
                     self.close();
                     return Poll::Ready(());
                 }
             }
         }
+        let output = &mut *held;
         (output.written, output.last_len) = (0, output.buffer.len());
         self.turn.give_buffer(std::mem::take(&mut output.buffer));
-        drop(output);
+        drop(held);
+        if self.blocked.get() {
+            self.note_unread(0, true);
+        }
         if self.closing.get() {
             self.close();
         } else if self.again_when_drained.take() {
@@ -307,7 +481,7 @@ pub async fn read_until_ended(
             }
             let received = if conn.again.take() {
                 let received = receive(&kept);
-                kept.drain(..received.used);
+                conn.use_up(&mut kept, received.used);
                 received
             } else if kept.is_empty() {
                 let mut scratch = scratch.0.borrow_mut();
@@ -319,16 +493,19 @@ pub async fn read_until_ended(
                 }
                 turn_bytes += buffer.filled().len();
                 let received = receive(buffer.filled());
+                if let Some(wanted) = conn.kept.take() {
+                    let _ = wanted.set(buffer.filled()[..received.used].to_vec());
+                }
                 kept.extend_from_slice(&buffer.filled()[received.used..]);
                 received
             } else {
-                match ready!(poll_read_more(cx, read, &mut kept, need)) {
+                match ready!(poll_read_more(cx, read, &mut kept, need, conn.expected.get())) {
                     Ok(0) => return Poll::Ready(Ended::Eof),
                     Ok(len) => turn_bytes += len,
                     Err(e) => return Poll::Ready(Ended::Failed(e)),
                 }
                 let received = receive(&kept);
-                kept.drain(..received.used);
+                conn.use_up(&mut kept, received.used);
                 received
             };
             if kept.is_empty() {
@@ -351,14 +528,35 @@ fn yield_turn<T>(cx: &mut Context<'_>) -> Poll<T> {
     Poll::Pending
 }
 
-/// Reads behind `kept`, whose message needs `need` bytes in all; room is made only as bytes come.
+/// Memory from so many bytes on is asked for in large pages.
+const LARGE_PAGES_FROM: usize = 4 << 20;
+
+/// Has the system give the memory of a long buffer in large pages, where it does that: filling a value of 128 MiB then costs 64 page
+/// faults, and not 32,768.
+pub fn prefer_large_pages(buffer: &Vec<u8>) {
+    #[cfg(target_os = "linux")]
+    if buffer.capacity() >= LARGE_PAGES_FROM {
+        const PAGE: usize = 4096;
+        let start = (buffer.as_ptr() as usize).next_multiple_of(PAGE);
+        let end = (buffer.as_ptr() as usize + buffer.capacity()) / PAGE * PAGE;
+        // SAFETY: the range lies within the buffer's own memory, and this is advice, which changes none of its bytes. A system that
+        // does not know it refuses, and all stays as it was.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
+    }
+}
+
+/// Reads behind `kept`, whose message needs `need` bytes in all; room is made only as bytes come, unless so many are `expected`.
 fn poll_read_more(
     cx: &mut Context<'_>,
     read: &mut ReadHalf,
     kept: &mut Vec<u8>,
     need: usize,
+    expected: usize,
 ) -> Poll<io::Result<usize>> {
     let missing = need.saturating_sub(kept.len()).clamp(GROW_MIN, GROW_MAX);
+    if kept.capacity() < need && need <= expected && kept.try_reserve_exact(need - kept.len()).is_ok() {
+        prefer_large_pages(kept);
+    }
     if kept.capacity() - kept.len() < missing {
         // Twice as much each time, but not more than the message has, where that is known: one that tells no length is looked
         // at from its beginning with each read, so these have to become fewer.

@@ -22,3 +22,4 @@ pub mod stream;
 pub mod time;
 pub mod turn;
 pub mod unix;
+pub mod unread;

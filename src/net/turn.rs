@@ -13,7 +13,7 @@ use std::task::{Poll, Waker};
 /// Bytes of buffers kept for reuse, and of the largest one worth keeping. All connections written in a turn give theirs
 /// back at once, so that they are counted by their size and not by their number.
 const POOLED_BYTES: usize = 16 << 20;
-const POOLED_CAPACITY: usize = 256 << 10;
+const POOLED_CAPACITY: usize = 1 << 20;
 /// Output of more bytes, as links have, gets a buffer that was large before: small ones would grow again and again.
 const LARGE_BYTES: usize = 4 << 10;
 

@@ -1,11 +1,12 @@
 //! Backups, asked for by a manager or by kumoctl: a copy beside the store, made while it serves.
 
 use super::shared::{Mail, Shared};
+use crate::logic::epoch::Epoch;
 use crate::net::background::blocking;
 use crate::net::conn::Conn;
 use crate::net::time::Instant;
 use crate::proto::rpc::frame::write_success;
-use crate::proto::rpc::v1::BackedUp;
+use crate::proto::rpc::v1::{BackedUp, Backup};
 use crate::store::restored;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -15,9 +16,9 @@ use std::sync::Arc;
 const SUFFIX_MAX: usize = 64;
 
 /// Makes a backup, or what an earlier one has not; it holds all that was acknowledged before. What went wrong is told in the log, too.
-pub(super) async fn make(shared: Arc<Shared>, suffix: &[u8], since: Option<&[u8]>) -> Result<BackedUp, String> {
+pub(super) async fn make(shared: Arc<Shared>, asked: &Backup) -> Result<BackedUp, String> {
     let started = Instant::now();
-    let made = copy(&shared, suffix, since).await;
+    let made = copy(&shared, asked).await;
     match made {
         Ok((path, bytes)) => {
             tracing::info!("backup {}", path.display());
@@ -32,9 +33,12 @@ pub(super) async fn make(shared: Arc<Shared>, suffix: &[u8], since: Option<&[u8]
     }
 }
 
-async fn copy(shared: &Arc<Shared>, suffix: &[u8], since: Option<&[u8]>) -> Result<(PathBuf, u64), String> {
+async fn copy(shared: &Arc<Shared>, asked: &Backup) -> Result<(PathBuf, u64), String> {
     let base = &shared.config.backup;
-    let (path, since) = (path(base, suffix)?, since.map(|suffix| path(base, suffix)).transpose()?);
+    let (path, since) =
+        (path(base, &asked.suffix)?, asked.since.as_ref().map(|suffix| path(base, suffix)).transpose()?);
+    let told = asked.epoch.as_ref().map(|text| Epoch::decode(text)).transpose();
+    let told = told.map_err(|e| format!("an epoch was told that is none: {e}"))?.unwrap_or_default();
     for flushed in shared.ask_all(Mail::Flush) {
         flushed.await.map_err(|_| "the server is about to end")?;
     }
@@ -48,7 +52,7 @@ async fn copy(shared: &Arc<Shared>, suffix: &[u8], since: Option<&[u8]>) -> Resu
         };
         let bytes = made.map_err(|e| e.to_string())?;
         // It says what was flushed, and whose stamps the records have.
-        restored::save(shared.store.disk(), &target, &shared.view().epoch)
+        restored::save(shared.store.disk(), &target, newer(&shared.view().epoch, &told)?)
             .map_err(|e| format!("cannot write to {}: {e}", target.display()))?;
         Ok::<u64, String>(bytes)
     });
@@ -57,14 +61,23 @@ async fn copy(shared: &Arc<Shared>, suffix: &[u8], since: Option<&[u8]>) -> Resu
 }
 
 /// Answers Backup on a connection once it is done.
-pub(super) fn answer(shared: Arc<Shared>, conn: Rc<Conn>, msgid: u32, suffix: Vec<u8>, since: Option<Vec<u8>>) {
+pub(super) fn answer(shared: Arc<Shared>, conn: Rc<Conn>, msgid: u32, asked: Backup) {
     tokio::task::spawn_local(async move {
-        let made = make(shared, &suffix, since.as_deref()).await;
+        let made = make(shared, &asked).await;
         conn.write(|out| {
             write_success(out, msgid);
             BackedUp::write(&made, out);
         });
     });
+}
+
+/// The newer of what this server acts by and of what it was told, from which it may be cut off: it may have missed a flush.
+fn newer<'e>(own: &'e Epoch, told: &'e Epoch) -> Result<&'e Epoch, &'static str> {
+    match own.cluster != told.cluster && own.cluster != 0 && told.cluster != 0 {
+        true => Err("an epoch was told that is another cluster's"),
+        false if told.number > own.number => Ok(told),
+        false => Ok(own),
+    }
 }
 
 /// Where a backup goes: the store's path with the suffix behind it, as kumofs does. A suffix that would lead elsewhere is
@@ -83,6 +96,19 @@ fn path(base: &Path, suffix: &[u8]) -> Result<PathBuf, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A server that was cut off from the managers made a backup, and when that was restored alone, all was there again that had
+    /// been flushed before.
+    #[test]
+    fn a_backup_says_what_was_flushed_also_where_the_server_has_not_heard_of_it() {
+        let epoch = |cluster, number| Epoch { cluster, number, flushed: number, ..Epoch::default() };
+        let (own, told) = (epoch(7, 3), epoch(7, 5));
+        assert_eq!(newer(&own, &told), Ok(&told));
+        assert_eq!(newer(&told, &own), Ok(&told));
+        assert_eq!(newer(&own, &Epoch::default()), Ok(&own));
+        assert_eq!(newer(&Epoch::default(), &told), Ok(&told));
+        assert!(newer(&own, &epoch(8, 5)).is_err());
+    }
 
     #[test]
     fn a_backup_stays_beside_the_store() {

@@ -17,7 +17,9 @@ use super::worker::{State, Worker};
 use crate::logic::clock::ClockTime;
 use crate::logic::digest::{Leaves, Window};
 use crate::logic::epoch::Phase;
+use crate::logic::record::version_of;
 use crate::logic::rule::{Rule, on};
+use crate::store::staged::Staged;
 use crate::store::{Record, Shard, StoreError};
 use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
@@ -121,7 +123,7 @@ impl State {
     }
 
     /// Stores a record of a full server unless a newer one is here that is not in doubt; true when it was stored.
-    /// `sourced_here`: this server is one of those who fill the others with it.
+    /// `sourced_here`: this server is one of those who fill the others with it. What is `staged` came in parts.
     pub(super) fn put_sent(
         &mut self,
         shard: &mut dyn Shard,
@@ -129,14 +131,21 @@ impl State {
         dbkey: &[u8],
         record: Record<'_>,
         sent: Sent,
+        staged: Option<Staged>,
     ) -> Result<bool, StoreError> {
-        let Some(fill) = self.fill.as_mut().filter(|_| !sourced_here) else { return shard.put_newer(dbkey, record) };
-        let doubtful = match shard.get(dbkey) {
+        let put = |shard: &mut dyn Shard| match (staged, version_of(record.dbval)) {
+            (Some(staged), Some(version)) => shard.put_staged(dbkey, record.epoch, version, staged).map(drop),
+            _ => shard.put(dbkey, record),
+        };
+        let Some(fill) = self.fill.as_mut().filter(|_| !sourced_here) else {
+            return Ok(shard.is_newer(dbkey, record.stamp())? && put(shard).map(|()| true)?);
+        };
+        let doubtful = match shard.peek(dbkey) {
             Ok(Some(old)) => fill.doubts(hash, old.epoch),
             Ok(None) => false,
             Err(_) => true,
         };
-        let stored = if doubtful { shard.put(dbkey, record).map(|()| true) } else { shard.put_newer(dbkey, record) }?;
+        let stored = (doubtful || shard.is_newer(dbkey, record.stamp())?) && put(shard).map(|()| true)?;
         if record.epoch < fill.epoch {
             match sent {
                 Sent::Written => fill.written.insert(hash),

@@ -17,8 +17,11 @@ use crate::net::dial::dial;
 use crate::net::sock::TcpStream;
 use crate::proto::rpc::frame::{self, Frame, Role, Scanner, write_request};
 use crate::proto::rpc::msgpack::{Reader, write_array, write_raw, write_uint};
-use crate::proto::rpc::v1::{Connect, Connected, Entry, Peer, ReplicateHead, method, read_entry};
+use crate::proto::rpc::v1::{
+    Connect, Connected, Entry, PART_BYTES, PARTS_AT_ONCE, Part, Peer, ReplicateHead, method, read_entry, write_entry,
+};
 use crate::proto::rpc::{error, v0};
+use crate::store::staged::Large;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
@@ -44,6 +47,8 @@ pub enum Call {
     Ask(tokio::sync::oneshot::Sender<Result<Vec<u8>, u32>>),
     /// A request that was passed on: who asked, and for what.
     Pass(Answer, Passed),
+    /// A part of the large value that goes before the entry of this number.
+    Part(u64),
     /// A takeover report.
     Report {
         /// The epoch that it is for.
@@ -70,6 +75,17 @@ struct Target {
     id: LinkId,
 }
 
+/// How far the large value is that goes before an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Parts {
+    /// The entry's number; 0: none.
+    number: u64,
+    /// How much of it was sent.
+    sent: usize,
+    /// Parts that are not answered.
+    unanswered: usize,
+}
+
 /// One link.
 pub struct Link {
     /// The other server.
@@ -82,7 +98,9 @@ pub struct Link {
     pub server: u16,
     id: LinkId,
     conn: Option<Rc<Conn>>,
-    log: Outlog,
+    log: Outlog<Large>,
+    /// What of a large value was sent.
+    parts: Parts,
     lease: Held,
     next_id: u32,
     /// Requests without an answer: their ids, the number of their last entry, and when they left.
@@ -106,6 +124,7 @@ impl Link {
             id,
             conn: None,
             log: Outlog::default(),
+            parts: Parts::default(),
             lease: Held::default(),
             next_id: CONNECT_ID + 1,
             in_flight: VecDeque::new(),
@@ -198,6 +217,9 @@ impl Link {
         let stable = self.log.stable(first_pending);
         let mut sent = false;
         loop {
+            if self.log.next_large().is_some() && !self.send_parts(&conn) {
+                break;
+            }
             let id = self.take_id();
             let Some(batch) = self.log.take_batch(BATCH_BYTES) else { break };
             let head = ReplicateHead { epoch, since, stable, first: batch.first };
@@ -222,6 +244,56 @@ impl Link {
         }
     }
 
+    /// Sends parts of the large value that goes before the next entry, as many as may be on their way; true when all have
+    /// arrived.
+    fn send_parts(&mut self, conn: &Rc<Conn>) -> bool {
+        let Some(large) = self.log.next_large() else { return true };
+        if self.parts.number != large.number {
+            self.parts = Parts { number: large.number, ..Parts::default() };
+        }
+        let len = large.value.val_len();
+        while self.parts.sent < len && self.parts.unanswered < PARTS_AT_ONCE {
+            let from = self.parts.sent;
+            let part_len = PART_BYTES.min(len - from);
+            let id = self.next_id;
+            self.next_id = id.checked_add(1).unwrap_or(CONNECT_ID + 1);
+            let part = Part { id: large.number, dbkey: &large.dbkey, len, from, bytes: &[] };
+            let written = conn.write(|out| {
+                let before = out.len();
+                part.write_head(out, id, part_len);
+                let written = large.value.append_to(from, part_len, out);
+                if !written {
+                    out.truncate(before);
+                }
+                written
+            });
+            if !written {
+                // The disk lost what was just written. Without this write the member is behind for good.
+                tracing::error!("cannot send a large value: it is damaged");
+                conn.close();
+                return false;
+            }
+            self.calls.insert(id, Call::Part(large.number));
+            self.parts.sent += part_len;
+            self.parts.unanswered += 1;
+        }
+        self.parts.sent == len && self.parts.unanswered == 0
+    }
+
+    /// A part was answered. One that was refused has all of them sent again, after a pause.
+    fn part_answered(&mut self, number: u64, error: Option<u32>, now_micros: u64) {
+        if self.parts.number != number {
+            return;
+        }
+        match error {
+            None => self.parts.unanswered = self.parts.unanswered.saturating_sub(1),
+            Some(_) => {
+                self.parts = Parts::default();
+                self.not_before_micros = now_micros + REFUSED_MICROS;
+            }
+        }
+    }
+
     /// Whether the lease is to be asked for although there is nothing to send.
     fn is_to_renew(&self, now_micros: u64) -> bool {
         now_micros >= self.not_before_micros && now_micros >= self.last_sent_micros + RENEW_MICROS
@@ -232,6 +304,7 @@ impl Link {
     fn refused(&mut self, msgid: u32, now_micros: u64) {
         self.lease.refused(msgid);
         self.log.rewind();
+        self.parts = Parts::default();
         self.not_before_micros = now_micros + REFUSED_MICROS;
         self.last_sent_micros = 0;
     }
@@ -321,6 +394,20 @@ impl Links {
         if !std::mem::replace(&mut link.dirty, true) {
             self.dirty.push(place);
         }
+    }
+
+    /// The same for an entry whose value goes in parts before it. A kumofs 0.4 server gets it whole.
+    pub fn push_large(&mut self, place: usize, write: u64, entry: Entry<'_>, value: Large) {
+        let Some(Some(link)) = self.list.get_mut(place) else { return };
+        let Entry { dbkey, epoch, deeds, dbval: stand_in } = entry;
+        if link.is_version0() {
+            let mut dbval = Vec::new();
+            value.append_to(0, value.val_len(), &mut dbval);
+            return self.push(place, write, |out| write_entry(out, dbkey, epoch, &dbval, deeds.as_slice()));
+        }
+        let encode = |out: &mut Vec<u8>| write_entry(out, dbkey, epoch, stand_in, deeds.as_slice());
+        link.log.push_large(write, dbkey.to_vec(), value, encode);
+        self.mark(place);
     }
 
     fn mark(&mut self, place: usize) {
@@ -514,6 +601,7 @@ impl Worker {
             link.conn = None;
             link.down_since_micros = now_micros;
             link.log.rewind();
+            link.parts = Parts::default();
             link.lease.forget_requests();
             link.in_flight.clear();
             let calls = std::mem::take(&mut link.calls);
@@ -581,6 +669,16 @@ impl Worker {
             return Err(());
         }
         if let Some(call) = link.calls.remove(&msgid) {
+            if let Call::Part(number) = call {
+                link.part_answered(number, error, state_ref.now_micros);
+                let pause = link.not_before_micros > state_ref.now_micros;
+                state_ref.links.mark(place);
+                match pause {
+                    true => self.wake_after(REFUSED_MICROS),
+                    false => self.turn.wake(),
+                }
+                return Ok(true);
+            }
             drop(state);
             self.finish_call(call, error.map_or(Ok(result), Err));
             return Ok(true);
@@ -619,6 +717,8 @@ impl Worker {
             Call::Pass(answer, passed) => answer.conn.write(|out| passed.write_answer(out, answer.msgid, result)),
             Call::Report { epoch, place } => self.report_answered(epoch, place, result.is_ok()),
             Call::Mend(dbkey) => self.mended(&dbkey, result),
+            // Seen to where it is received; with a connection that broke, all of them are sent again.
+            Call::Part(_) => {}
             Call::Ask(answer) => {
                 // Whoever asked may have given up.
                 let _ = answer.send(result.map(<[u8]>::to_vec));

@@ -21,7 +21,7 @@ use crate::proto::rpc::error;
 use crate::proto::rpc::frame::Role;
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_uint};
 use crate::proto::rpc::v0::{self, method};
-use crate::proto::rpc::v1::{self, Join, Prepare};
+use crate::proto::rpc::v1::{self, Backup, Join, Prepare};
 use crate::proto::rpc::vote::{Ask, Voted};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -527,7 +527,7 @@ impl Control {
     }
 
     async fn backup(self: Rc<Self>, suffix: Vec<u8>, request: Incoming) {
-        match super::backup::make(self.shared.clone(), &suffix, None).await {
+        match super::backup::make(self.shared.clone(), &Backup { suffix, ..Backup::default() }).await {
             Ok(_) => request.reply.success(yes),
             Err(_) => request.reply.error(error::SERVER),
         }

@@ -5,6 +5,7 @@
 //! report to the next coordinator ([`super::takeover`]).
 
 use super::fill::Sent;
+use super::parts;
 use super::request::{Request, hash_of};
 use super::shared::View;
 use super::worker::{State, Worker, write_obsolete};
@@ -16,7 +17,8 @@ use crate::net::conn::Conn;
 use crate::net::time::boot_micros;
 use crate::proto::rpc::frame::write_success;
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_uint};
-use crate::proto::rpc::v1::{Connect, Entry, ReplicateHead, method, read_entry};
+use crate::proto::rpc::v1::{Connect, Entry, ReplicateHead, STAND_IN_LEN, method, read_entry};
+use crate::store::staged::{HEAD_LEN, Staged};
 use crate::store::{Record, Shard, StoreError};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::rc::Rc;
@@ -180,7 +182,24 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
                 source.next = source.next.max(number + 1);
                 continue;
             }
-            match state.put(&mut *shard, (hash, sourced_here), dbkey, Record { epoch, dbval }, Sent::Written)? {
+            let (mut head, mut staged, mut dbval) = ([0; HEAD_LEN], None, dbval);
+            if dbval.len() == STAND_IN_LEN {
+                staged = parts::take(request.incoming, number, dbkey);
+                let Some(staged) = &staged else {
+                    let source = state.sources.get_mut(&key).expect("it was entered above");
+                    if number < source.next {
+                        // It is here: sent again, because its acknowledgement was lost.
+                        continue;
+                    }
+                    // What it stands for is not here, and is to be sent again.
+                    write_obsolete(request.conn, request.msgid, known);
+                    return Ok(());
+                };
+                head.copy_from_slice(staged.head());
+                dbval = &head;
+            }
+            let record = Record { epoch, dbval };
+            match state.put(&mut *shard, (hash, sourced_here), dbkey, record, Sent::Written, staged)? {
                 Ok(()) => {}
                 Err(e) => {
                     tracing::error!("cannot store what was replicated: {e}");
@@ -232,10 +251,11 @@ impl State {
     ) -> Result<Result<(), StoreError>, DecodeError> {
         let hash = hash_of(dbkey)?;
         let place = (hash, self.is_source(hash));
-        self.put(shard, place, dbkey, record, sent)
+        self.put(shard, place, dbkey, record, sent, None)
     }
 
-    /// The same, given the ring position, and whether this server is one of those who fill others with what is there.
+    /// The same, given the ring position, and whether this server is one of those who fill others with what is there. What is
+    /// `staged` came in parts; the record has the beginning of it alone.
     fn put(
         &mut self,
         shard: &mut dyn Shard,
@@ -243,10 +263,11 @@ impl State {
         dbkey: &[u8],
         record: Record<'_>,
         sent: Sent,
+        staged: Option<Staged>,
     ) -> Result<Result<(), StoreError>, DecodeError> {
         let value = record::parse(record.dbval).ok_or(DecodeError::Type)?;
         self.clock.observe_counter(value.version.counter());
-        Ok(match self.put_sent(shard, place, dbkey, record, sent) {
+        Ok(match self.put_sent(shard, place, dbkey, record, sent, staged) {
             Ok(stored) => {
                 if stored && value.body.is_none() {
                     self.marks.note(self.now_secs, dbkey, record.stamp());

@@ -29,6 +29,7 @@ pub mod measures;
 pub mod member;
 pub mod mend;
 mod page;
+mod parts;
 pub mod report;
 pub mod request;
 pub mod run;

@@ -6,6 +6,7 @@
 use super::backup;
 use super::compare;
 use super::member;
+use super::parts::{InParts, Incoming, LARGE_BYTES};
 use super::shared::Counters;
 use super::statistics;
 use super::status;
@@ -21,7 +22,7 @@ use crate::net::conn::{Conn, Received, Then};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{self, Frame, Role, Scanner, write_error, write_success};
 use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_raw, write_uint};
-use crate::proto::rpc::v1::{Caller, Connect, Connected, Gone, Mutate, Peer as Calling, method};
+use crate::proto::rpc::v1::{Backup, Caller, Connect, Connected, Gone, Mutate, Peer as Calling, method};
 use crate::store::{Record, Shard, StoreError};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -43,13 +44,16 @@ pub struct Peer {
     pub connect: Option<Connect>,
     /// The same for those who count connections.
     pub(super) caller: Rc<Cell<Caller>>,
+    /// The large value that it is sending.
+    incoming: Incoming,
 }
 
 impl Default for Peer {
     /// One that has said nothing yet.
     fn default() -> Peer {
         let caller = Rc::new(Cell::new(Caller::Client));
-        Peer { scanner: Scanner::default(), node: None, started: false, connect: None, caller }
+        let incoming = Incoming::default();
+        Peer { scanner: Scanner::default(), node: None, started: false, connect: None, caller, incoming }
     }
 }
 
@@ -79,6 +83,8 @@ pub(super) struct Request<'a> {
     pub gateway: u64,
     /// When it was parked before: the end of its patience.
     pub until_micros: Option<u64>,
+    /// The large value that its connection has brought.
+    pub incoming: &'a Incoming,
 }
 
 impl Request<'_> {
@@ -146,7 +152,8 @@ impl Worker {
         match frame::parse(message)? {
             Frame::Request { msgid, method, params } => {
                 let gateway = peer.connect.filter(|c| c.peer == Calling::Gateway).map_or(0, |c| c.incarnation);
-                let request = Request { conn, msgid, method, params, message, gateway, until_micros: None };
+                let incoming = &peer.incoming.clone();
+                let request = Request { conn, msgid, method, params, message, gateway, until_micros: None, incoming };
                 self.execute(peer, &request).map_err(|_| {
                     tracing::info!("hung up on a peer that sent a malformed request of method {method}");
                     HangUp::Protocol(msgid)
@@ -180,6 +187,10 @@ impl Worker {
                 (Some((_, Role::Server)), Some(connect)) => member::execute(self, &connect, request),
                 _ => Err(DecodeError::Type),
             },
+            method::PART => match peer.connect {
+                Some(Connect { peer: Calling::Gateway | Calling::Server, .. }) => self.take_part(request),
+                _ => Err(DecodeError::Type),
+            },
             method::COMPARE | method::LIST => match (peer.node, peer.connect) {
                 (Some((_, Role::Server)), Some(connect)) => compare::execute(self, &connect, request),
                 _ => Err(DecodeError::Type),
@@ -202,6 +213,7 @@ impl Worker {
             // Requests of one connection are executed in their order, also when an early one has to wait.
             _ if state.has_parked(request.conn) => Done::Park,
             method::GET | method::GET_IF_MODIFIED => self.get(state, shard, request)?,
+            method::GET_PART => self.tell_part(state, shard, request)?,
             method::MULTI_GET => self.multi_get(state, shard, request)?,
             method::MUTATE => {
                 let mutate = Mutate::read(request.params)?;
@@ -228,11 +240,8 @@ impl Worker {
                 Done::Yes
             }
             method::BACKUP => {
-                let mut params = Reader::new(request.params);
-                let fields = params.array()?;
-                let suffix = params.raw()?.to_vec();
-                let since = if fields > 1 { Some(params.raw()?.to_vec()) } else { None };
-                backup::answer(self.shared.clone(), request.conn.clone(), request.msgid, suffix, since);
+                let asked = Backup::read(request.params)?;
+                backup::answer(self.shared.clone(), request.conn.clone(), request.msgid, asked);
                 Done::Yes
             }
             method::GET_EPOCH => {
@@ -258,10 +267,10 @@ impl Worker {
 
     /// Executes a request that was parked.
     pub(super) fn execute_again(self: &Rc<Self>, parked: &Parked) {
-        let Parked { conn, message, gateway, until_micros } = parked;
+        let Parked { conn, message, gateway, until_micros, incoming } = parked;
         let Ok(Frame::Request { msgid, method, params }) = frame::parse(message) else { return };
         let (gateway, until_micros) = (*gateway, Some(*until_micros));
-        let request = Request { conn, msgid, method, params, message, gateway, until_micros };
+        let request = Request { conn, msgid, method, params, message, gateway, until_micros, incoming };
         // It was well-formed when it was parked.
         let _ = self.execute_for_client(&request);
     }
@@ -322,8 +331,11 @@ impl Worker {
             return Ok(Done::Park);
         }
         Counters::add(&self.shared.counters[usize::from(self.number)].gets, 1);
-        let told = match state.look_up(shard, dbkey, 0) {
+        let told = match state.look_up(shard, dbkey, 0, Much::Head) {
             Look::Value { version, .. } if known == Some(version) => Told::Unmodified,
+            Look::Value { version, dbval, .. } if dbval.len() > LARGE_BYTES => {
+                Told::InParts(InParts { version: version.0, len: dbval.len() })
+            }
             Look::Value { dbval, .. } => Told::Value(dbval),
             Look::Missing { gone, .. } => {
                 self.count_miss();
@@ -411,7 +423,8 @@ impl Worker {
             return Ok(None);
         }
         let hash = hash_of(dbkey)?;
-        match state.look_up(shard, dbkey, 0) {
+        match state.look_up(shard, dbkey, 0, Much::Head) {
+            Look::Value { dbval, .. } if dbval.len() > LARGE_BYTES => write_bool(answer, false),
             Look::Value { dbval, .. } => write_raw(answer, dbval),
             Look::Missing { gone, .. } => {
                 self.count_miss();
@@ -461,6 +474,15 @@ impl Worker {
     }
 }
 
+/// How much of a large value is looked at; of others, it is always all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Much {
+    /// All: it is to be told, or becomes part of another.
+    All,
+    /// What its header says.
+    Head,
+}
+
 /// A record as a coordinator sees it. Versions are those stored, for the next one to exceed.
 pub(super) enum Look<'s> {
     /// There is a value.
@@ -481,9 +503,13 @@ impl State {
     }
 
     /// Looks at a key. `options` are those of a Mutate, for kumofs's own expiry.
-    pub(super) fn look_up<'s>(&mut self, shard: &'s mut dyn Shard, dbkey: &[u8], options: u8) -> Look<'s> {
+    pub(super) fn look_up<'s>(&mut self, shard: &'s mut dyn Shard, dbkey: &[u8], options: u8, much: Much) -> Look<'s> {
         self.hottest.touch(dbkey);
-        let Record { epoch, dbval } = match shard.get(dbkey) {
+        let record = match much {
+            Much::All => shard.get(dbkey),
+            Much::Head => shard.peek(dbkey),
+        };
+        let Record { epoch, dbval } = match record {
             Ok(Some(record)) => record,
             Ok(None) => return Look::Missing { version: ClockTime(0), gone: Gone::Absent },
             Err(e) => return Look::Unreadable(e),
@@ -511,6 +537,8 @@ enum Told<'a> {
     Value(&'a [u8]),
     /// There is none.
     Missing(Gone),
+    /// It is large: who asks is to ask for its parts.
+    InParts(InParts),
     /// Who asks has it already.
     Unmodified,
 }
@@ -521,6 +549,7 @@ impl Told<'_> {
         write_success(out, msgid);
         match self {
             Told::Value(dbval) => write_raw(out, dbval),
+            Told::InParts(parts) => parts.write(out),
             Told::Missing(gone) => gone.write(out),
             Told::Unmodified => write_bool(out, true),
         }

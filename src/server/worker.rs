@@ -171,6 +171,8 @@ pub(super) struct Parked {
     /// [`Request::gateway`].
     pub gateway: u64,
     pub until_micros: u64,
+    /// [`Request::incoming`].
+    pub incoming: super::parts::Incoming,
 }
 
 /// What a worker knows.
@@ -439,7 +441,8 @@ impl Worker {
         let (conn, message, gateway) = (request.conn.clone(), request.message.to_vec(), request.gateway);
         state.parked_bytes += message.len();
         state.waiting.insert(Rc::as_ptr(&conn));
-        state.parked.push(Parked { conn, message, gateway, until_micros });
+        let incoming = request.incoming.clone();
+        state.parked.push(Parked { conn, message, gateway, until_micros, incoming });
     }
 }
 

@@ -3,7 +3,8 @@
 //! The coordinator decides ([`crate::logic::mutation`]), stamps, stores, and puts the record into the outgoing log of the
 //! link to each other member. It is answered when the own disk and all of them have it ([`crate::logic::pending`]).
 
-use super::request::{Done, Look, Request, hash_of};
+use super::parts;
+use super::request::{Done, Look, Much, Request, hash_of};
 use super::shared::Counters;
 use super::worker::{Answer, Outcome, State, Style, Worker, write_mutated, write_refusal};
 use crate::logic::clock::ClockTime;
@@ -15,7 +16,8 @@ use crate::logic::rule::{Rule, on};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::write_error;
 use crate::proto::rpc::msgpack::DecodeError;
-use crate::proto::rpc::v1::{Gone, Mutate, Mutated, Op, option, write_entry};
+use crate::proto::rpc::v1::{Entry, Gone, Mutate, Mutated, Op, STAND_IN_LEN, option, write_entry};
+use crate::store::staged::Staged;
 use crate::store::{Record, Shard, StoreError};
 use std::rc::Rc;
 
@@ -33,6 +35,14 @@ impl Worker {
         mutate: &Mutate<'_>,
     ) -> Result<Done, DecodeError> {
         let hash = hash_of(mutate.dbkey)?;
+        let head;
+        let (mutate, large) = match parts::head_of(request.incoming, mutate.id.sequence, mutate.dbkey) {
+            Some((first, len)) if mutate.takes_parts() => {
+                head = first;
+                (&Mutate { dbval: &head, ..*mutate }, Some(len))
+            }
+            _ => (mutate, None),
+        };
         let new = match record::parse(mutate.dbval) {
             Some(value) => value.body,
             None if mutate.dbval.is_empty() => None,
@@ -64,7 +74,13 @@ impl Worker {
                 Before::Done(done) => return Ok(done),
             }
         }
-        let (old, version, gone) = match state.look_up(shard, mutate.dbkey, mutate.options) {
+        if mutate.takes_parts() {
+            // Its parts are not here, or no longer: they are to be sent again.
+            request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
+            return Ok(Done::Yes);
+        }
+        let much = if mutate.op.replaces() { Much::Head } else { Much::All };
+        let (old, version, gone) = match state.look_up(shard, mutate.dbkey, mutate.options, much) {
             Look::Value { body, version, .. } => (Some(body), version, Gone::Absent),
             Look::Missing { version, gone } => (None, version, gone),
             Look::Expired { version } => (None, version, Gone::Expired),
@@ -72,7 +88,10 @@ impl Worker {
         };
         let mut dbval = std::mem::take(&mut state.new_dbval);
         dbval.clear();
-        let decision = mutation::decide(mutate, new, old, self.shared.config.max_value, &mut dbval);
+        let decision = match large.filter(|len| *len > self.shared.config.max_value + mutation::head_len(mutate)) {
+            Some(_) => Decision::Refuse(Mutated::TooLarge),
+            None => mutation::decide(mutate, new, old, self.shared.config.max_value, &mut dbval),
+        };
         let answer = match decision {
             // Its client may have been told what it saw then, and will not be told what it would do now.
             Decision::Store(_) if has_looked => {
@@ -122,7 +141,11 @@ impl Worker {
         } else {
             (None, Some(answer))
         };
-        let stored = state.write(shard, hash, mutate.dbkey, &dbval, deed.into(), told_late);
+        let staged = large.and_then(|_| parts::take(request.incoming, mutate.id.sequence, mutate.dbkey));
+        let stored = match staged {
+            None => state.write(shard, hash, mutate.dbkey, &dbval, deed.into(), told_late),
+            Some(staged) => state.write_staged(shard, hash, mutate.dbkey, (version, staged), deed.into(), told_late),
+        };
         state.new_dbval = dbval;
         self.turn.wake();
         match stored {
@@ -151,7 +174,9 @@ impl Worker {
             return Done::Park;
         }
         let unstable = state.unstable_write(hash);
-        let Look::Value { dbval, .. } = state.look_up(shard, mutate.dbkey, mutate.options) else { return Done::Park };
+        let Look::Value { dbval, .. } = state.look_up(shard, mutate.dbkey, mutate.options, Much::All) else {
+            return Done::Park;
+        };
         let told = Mutated::Told(bits, expiry, dbval);
         Counters::add(&self.shared.counters[usize::from(self.number)].gets, 1);
         match unstable {
@@ -273,7 +298,7 @@ fn remembered(
     };
     let answer = match outcome {
         Remembered::Done(version, answer @ (mutation::Answer::Value | mutation::Answer::Told(..))) => {
-            match state.look_up(shard, mutate.dbkey, 0) {
+            match state.look_up(shard, mutate.dbkey, 0, Much::All) {
                 Look::Value { dbval, version: now, .. } if now.0 == version => {
                     answer_of(answer, request, Style::Version1, version, dbval)
                 }
@@ -343,6 +368,35 @@ impl State {
             self.marks.note(self.now_secs, dbkey, Record { epoch, dbval }.stamp());
         }
         Ok(self.replicate(hash, dbkey, epoch, dbval, deeds, answer))
+    }
+
+    /// The same of a value that has come in parts; the others get it in parts, too.
+    fn write_staged(
+        &mut self,
+        shard: &mut dyn Shard,
+        hash: u64,
+        dbkey: &[u8],
+        (version, staged): (ClockTime, Staged),
+        deeds: Deeds,
+        answer: Option<Answer>,
+    ) -> Result<u64, (Option<Answer>, StoreError)> {
+        let epoch = self.view.epoch.number;
+        let large = match shard.put_staged(dbkey, epoch, version, staged) {
+            Ok(large) => large,
+            Err(e) => return Err((answer, e)),
+        };
+        let mut stand_in = [0; STAND_IN_LEN];
+        stand_in[..8].copy_from_slice(&version.0.to_be_bytes());
+        let (group, write) = (self.range(hash).group, self.pending.next());
+        for link in self.links_for(&group, hash).collect::<Vec<_>>() {
+            self.links.push_large(
+                link,
+                write,
+                Entry { dbkey, epoch, dbval: &stand_in, deeds: deeds.clone() },
+                large.clone(),
+            );
+        }
+        Ok(self.pending.push(hash, dbkey, group.members().len() as u8, deeds, answer))
     }
 
     /// Makes a record that is stored here pending, and sends it to the other members of its group.

@@ -16,9 +16,10 @@ use crate::logic::expiry;
 use crate::logic::record::{self, Stamp};
 use crate::logic::route::Route;
 use crate::net::rpc::{Limits, RpcConn};
-use crate::proto::rpc::msgpack::{Reader, write_array, write_raw};
-use crate::proto::rpc::v1::{BackedUp, method};
+use crate::proto::rpc::msgpack::Reader;
+use crate::proto::rpc::v1::{self, BackedUp, method};
 use crate::store::log::LogStore;
+use crate::store::restored::{self, BACKUP_EPOCH_FILE};
 use crate::store::{Shard, Store, StoreError};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -54,13 +55,15 @@ fn now() -> u64 {
 pub async fn make(cluster: &Rc<Cluster>, number: u32) {
     let (epoch, asked, suffix) = (cluster.newest_epoch(), now(), number.to_string());
     let (done, made) = tokio::sync::oneshot::channel();
-    let (name, servers) = (suffix.clone(), cluster.shape.servers);
+    let text = (epoch.number > 0).then(|| epoch.encode());
+    let backup = v1::Backup { suffix: suffix.clone().into_bytes(), since: None, epoch: text };
+    let servers = cluster.shape.servers;
     let operator = cluster.operator(number);
     let process = Process::start(&operator, async move {
         let mut asked = JoinSet::new();
         for server in 0..servers {
-            let suffix = name.clone();
-            asked.spawn_local(async move { at(server, &suffix).await.then_some(server) });
+            let backup = backup.clone();
+            asked.spawn_local(async move { at(server, &backup).await.then_some(server) });
         }
         let (mut made, mut last) = (Vec::new(), 0);
         while let Some(answer) = asked.join_next().await {
@@ -78,16 +81,12 @@ pub async fn make(cluster: &Rc<Cluster>, number: u32) {
     cluster.backups.borrow_mut().push(Backup { suffix, epoch, asked, answered, made });
 }
 
-async fn at(server: usize, suffix: &str) -> bool {
+async fn at(server: usize, backup: &v1::Backup) -> bool {
     let handler = Rc::new(|_: &RpcConn, _: crate::net::rpc::Event| ());
     let to = address(2, server, SERVER_PORT).socket_addr();
     let connected = RpcConn::connect_client(to, Duration::from_secs(1), Limits::default(), handler).await;
     let Ok(conn) = connected else { return false };
-    let params = |out: &mut Vec<u8>| {
-        write_array(out, 1);
-        write_raw(out, suffix.as_bytes());
-    };
-    let answer = conn.call(method::BACKUP, params, PATIENCE).await;
+    let answer = conn.call(method::BACKUP, |out| backup.write(out), PATIENCE).await;
     answer.is_ok_and(|result| matches!(BackedUp::read(&mut Reader::new(&result)), Ok(Ok(_))))
 }
 
@@ -98,10 +97,15 @@ impl Backup {
     /// What is wrong with it.
     pub fn judge(&self, cluster: &Cluster, history: &History, keys: usize) -> Result<bool, String> {
         let route = Route::new(&self.epoch);
-        let mut opened: BTreeMap<usize, Arc<LogStore>> = BTreeMap::new();
+        // With each, what it says was flushed.
+        let mut opened: BTreeMap<usize, (Arc<LogStore>, u64)> = BTreeMap::new();
         for server in &self.made {
-            let store = cluster.open_backup(*server, &self.suffix);
-            opened.insert(*server, store.map_err(|e| format!("backup {} of server{server}: {e}", self.suffix))?);
+            let wrong = |why: String| format!("backup {} of server{server}: {why}", self.suffix);
+            let store = cluster.open_backup(*server, &self.suffix).map_err(wrong)?;
+            let epoch =
+                restored::load(store.disk(), store.dir(), BACKUP_EPOCH_FILE).map_err(|e| wrong(e.to_string()))?;
+            let flushed = epoch.ok_or_else(|| wrong("it does not say what was flushed".to_owned()))?.flushed;
+            opened.insert(*server, (store, flushed));
         }
         let (mut up_to_then, mut as_it_was) = (self.history(history), history.clone());
         for name in (0..keys).map(key_name) {
@@ -113,10 +117,10 @@ impl Backup {
                 continue;
             }
             let mut newest: Option<(Stamp, Vec<u8>)> = None;
-            for store in full.iter().filter_map(|server| opened.get(server)) {
+            for (store, flushed) in full.iter().filter_map(|server| opened.get(server)) {
                 let held =
                     held(store, cluster.shape.workers, &dbkey).map_err(|e| format!("backup {}: {e}", self.suffix))?;
-                let held = held.filter(|(stamp, _)| stamp.epoch >= self.epoch.flushed);
+                let held = held.filter(|(stamp, _)| stamp.epoch >= *flushed);
                 if held.as_ref().map(|(stamp, _)| *stamp) > newest.as_ref().map(|(stamp, _)| *stamp) {
                     newest = held;
                 }

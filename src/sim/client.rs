@@ -6,6 +6,7 @@ use super::node::{self, Dice};
 use super::text::{self, Line};
 use super::wide::{Asked, Wide};
 use crate::check::{Action, Entry, History, Outcome, Seen};
+use crate::store::LARGE_BYTES;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -80,6 +81,8 @@ pub struct Load {
     pub then: Option<(u64, Then)>,
     /// What they do beside the plain commands.
     pub wide: Wide,
+    /// Every second value is large.
+    pub large: bool,
     /// What they do instead of choosing.
     pub menu: Option<Menu>,
     /// Keys that are stored before the load begins, and left alone: how many, and of how many bytes.
@@ -126,6 +129,7 @@ impl Load {
             clients: 2,
             then: None,
             wide,
+            large: false,
             menu: None,
             ballast: None,
         }
@@ -148,6 +152,7 @@ pub struct Client {
     dice: Dice,
     /// For what is beside the plain commands.
     wide_dice: Dice,
+    large: bool,
     values: u64,
     uniques: Vec<(usize, u64)>,
 }
@@ -166,6 +171,7 @@ impl Client {
             input: Vec::new(),
             dice,
             wide_dice,
+            large: false,
             values: 0,
             uniques: Vec::new(),
         }
@@ -174,6 +180,7 @@ impl Client {
     /// Sends commands until `enough` says so.
     pub async fn run(mut self, load: Load, enough: Rc<Cell<bool>>) {
         let began = node::elapsed_micros();
+        self.large = load.large;
         while !enough.get() {
             let key = self.dice.below(load.keys as u64) as usize;
             let reads = load.readers == Some(self.gateway_number) && !self.dice.one_in(load.readers_change_one_in);
@@ -207,7 +214,12 @@ impl Client {
 
     fn fresh(&mut self) -> Vec<u8> {
         self.values += 1;
-        format!("v{}.{}", self.number, self.values).into_bytes()
+        let mut value = format!("v{}.{}", self.number, self.values).into_bytes();
+        if self.large && self.values.is_multiple_of(2) {
+            // Long enough to travel in parts, and not in full ones.
+            value.resize(LARGE_BYTES + 1 + (self.values % 7 * 61) as usize, b'.');
+        }
+        value
     }
 
     fn obey(&mut self, verb: Verb) -> Action {

@@ -132,6 +132,12 @@ impl Plan {
         self
     }
 
+    /// The same with large values among those that are stored.
+    pub fn large(mut self) -> Plan {
+        self.load.large = true;
+        self
+    }
+
     /// The same with clocks apart, backups, replaces and changes of pace.
     pub fn eventful(mut self) -> Plan {
         events::add(self.seed, &self.shape, self.duration_ms, &mut self.script);

@@ -37,6 +37,7 @@ macro_rules! conformance {
             foreign_directories_and_files_are_refused
             the_disk_id_stays_and_is_its_own
             bytes_on_disk_are_counted
+            what_comes_in_pieces_is_a_record_like_others
         }
     };
 }
@@ -521,4 +522,36 @@ pub fn bytes_on_disk_are_counted(open: &Opener) {
     }
     commit(&*store);
     assert!(store.disk_bytes() >= empty + 1_500_000, "{empty} {}", store.disk_bytes());
+}
+
+/// A value that comes in pieces.
+pub fn what_comes_in_pieces_is_a_record_like_others(open: &Opener) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let large = dbval(5, &vec![7; super::LARGE_BYTES + 1000]);
+    {
+        let store = open(&path, 1).unwrap();
+        let mut shard = store.shards()[0].lock().unwrap();
+        shard.put(&dbkey(1), Record { epoch: 3, dbval: &dbval(4, b"small") }).unwrap();
+        let mut staged = shard.stage(dbkey(1).len(), large.len()).unwrap();
+        large.chunks(100_000).for_each(|piece| staged.append(piece).unwrap());
+        let kept = shard.put_staged(&dbkey(1), 3, ClockTime(5), staged).unwrap();
+        assert!(shard.get(&dbkey(1)).unwrap() == Some(Record { epoch: 3, dbval: &large }));
+        assert_eq!(shard.peek(&dbkey(1)).unwrap().unwrap().stamp(), stamp(3, 5));
+        assert!(shard.piece(&dbkey(1), ClockTime(5), 1000, 99).unwrap() == Some(&large[1000..1099]));
+        assert_eq!(shard.items(), 1);
+        shard.put(&dbkey(1), Record { epoch: 3, dbval: &dbval(6, b"small") }).unwrap();
+        let mut told = Vec::new();
+        assert!(kept.append_to(0, kept.val_len(), &mut told) && told == large, "what replaced it does not matter");
+        let mut staged = shard.stage(dbkey(2).len(), large.len()).unwrap();
+        staged.append(&large).unwrap();
+        shard.put_staged(&dbkey(2), 3, ClockTime(5), staged).unwrap();
+        shard.commit().unwrap();
+        drop(shard);
+        store.close().unwrap();
+    }
+    let store = open(&path, 1).unwrap();
+    let mut shard = store.shards()[0].lock().unwrap();
+    assert!(shard.get(&dbkey(2)).unwrap() == Some(Record { epoch: 3, dbval: &large }));
+    assert!(shard.get(&dbkey(1)).unwrap() == Some(Record { epoch: 3, dbval: &dbval(6, b"small") }));
 }

@@ -22,11 +22,13 @@ pub mod merge;
 pub mod open;
 pub mod restored;
 pub mod sled;
+pub mod staged;
 pub mod tokyo;
 
 use crate::logic::clock::ClockTime;
 use crate::logic::record::Stamp;
 use crate::logic::rule::{Rule, on};
+use staged::{Large, Staged};
 use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -76,6 +78,9 @@ pub enum StoreError {
     Unusable(String),
 }
 
+/// A dbval of more bytes than this is looked at, and told, in pieces where that is possible.
+pub const LARGE_BYTES: usize = if cfg!(feature = "sim") { 256 } else { 2 << 20 };
+
 /// Number of a commit; grows within a shard.
 pub type Ticket = u64;
 
@@ -105,11 +110,58 @@ pub trait Shard: Any + Send {
 
     /// Stores `record` unless the key holds one with the same or a newer stamp; true when it was stored.
     fn put_newer(&mut self, dbkey: &[u8], record: Record<'_>) -> Result<bool, StoreError> {
-        match self.get(dbkey) {
-            Ok(Some(old)) if old.stamp() >= record.stamp() => Ok(false),
+        Ok(self.is_newer(dbkey, record.stamp())? && self.put(dbkey, record).map(|()| true)?)
+    }
+
+    /// Whether a record with this stamp takes the place of what the key holds.
+    fn is_newer(&mut self, dbkey: &[u8], stamp: Stamp) -> Result<bool, StoreError> {
+        match self.peek(dbkey) {
+            Ok(Some(old)) => Ok(old.stamp() < stamp),
             // A damaged record is replaced: its stamp cannot be known, and the new one comes from a replica.
-            Ok(_) | Err(StoreError::Damaged { .. }) => self.put(dbkey, record).map(|()| true),
+            Ok(None) | Err(StoreError::Damaged { .. }) => Ok(true),
             Err(e) => Err(e),
+        }
+    }
+
+    /// The record of a key, as [`get`](Shard::get) tells it; of one over [`LARGE_BYTES`], only the first
+    /// [`staged::HEAD_LEN`] bytes of the dbval are sure to be right.
+    fn peek(&mut self, dbkey: &[u8]) -> Result<Option<Record<'_>>, StoreError> {
+        self.get(dbkey)
+    }
+
+    /// `len` bytes from `from` on of the dbval that a key has with this stamp; `None` when it has another by now, or fewer bytes.
+    fn piece(
+        &mut self,
+        dbkey: &[u8],
+        version: ClockTime,
+        from: usize,
+        len: usize,
+    ) -> Result<Option<&[u8]>, StoreError> {
+        let dbval = self.get(dbkey)?.map(|record| record.dbval);
+        let dbval = dbval.filter(|dbval| crate::logic::record::version_of(dbval) == Some(version));
+        Ok(dbval.and_then(|dbval| dbval.get(from..from.checked_add(len)?)))
+    }
+
+    /// Begins a record whose dbval, of `val_len` bytes, comes in pieces.
+    fn stage(&mut self, _key_len: usize, val_len: usize) -> Result<Staged, StoreError> {
+        Ok(Staged::in_memory(val_len))
+    }
+
+    /// Stores a record that has come in pieces, all of them, with this version, over whatever is there. `dbkey` is as long as was said
+    /// when it began. After an error nothing has changed.
+    fn put_staged(
+        &mut self,
+        dbkey: &[u8],
+        epoch: u64,
+        version: ClockTime,
+        staged: Staged,
+    ) -> Result<Large, StoreError> {
+        match staged.finish(version) {
+            Ok(dbval) => {
+                self.put(dbkey, Record { epoch, dbval: &dbval })?;
+                Ok(Large::in_memory(dbval))
+            }
+            Err(_) => Err(StoreError::Unusable("a record of another engine cannot be stored".to_owned())),
         }
     }
 

@@ -7,8 +7,8 @@ use super::ask::{MANAGER_PORT, Node, PATIENCE, Role};
 use super::ctl::NodesInfo;
 use crate::logic::address::Address;
 use crate::net::rpc::CallError;
-use crate::proto::rpc::msgpack::{Reader, write_array, write_raw};
-use crate::proto::rpc::v1::{BackedUp, method};
+use crate::proto::rpc::msgpack::Reader;
+use crate::proto::rpc::v1::{BackedUp, Backup, method};
 use crate::proto::rpc::{error, v0};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -24,31 +24,41 @@ const LONGEST: Duration = Duration::from_secs(86_400);
 /// What became of it at one server.
 type Outcome = Result<BackedUp, String>;
 
-/// The servers of a cluster that a manager knows, and what it says of each: not connected, or nothing.
-pub(super) struct Servers(Vec<(Address, Option<&'static str>)>);
+/// What a manager tells of its cluster.
+pub(super) struct Cluster {
+    /// The servers, and what it says of each: not connected, or nothing.
+    servers: Vec<(Address, Option<&'static str>)>,
+    /// The epoch, encoded; `None` before the first one.
+    epoch: Option<Vec<u8>>,
+}
 
 /// The servers to ask; `None` when the manager is one of kumofs 0.4, which its servers then are likely to be, too.
-pub(super) async fn servers(manager: &str) -> Result<Option<Servers>, super::Trouble> {
+pub(super) async fn cluster(manager: &str) -> Result<Option<Cluster>, super::Trouble> {
     let node = Node::connect(super::ask::address(manager, MANAGER_PORT)?, Role::Manager).await?;
     let info = node.ask(v0::method::GET_NODES_INFO, &[0x90], NodesInfo::read).await?;
-    if let Err(super::ask::AskError::Refused(_, error::PROTOCOL)) = node.call(method::GET_EPOCH, &[0x91, 0]).await {
-        return Ok(None);
-    }
+    let epoch = match node.call(method::GET_EPOCH, &[0x91, 0]).await {
+        Err(super::ask::AskError::Refused(_, error::PROTOCOL)) => return Ok(None),
+        told => told?,
+    };
     let attached = info.whs.nodes.iter().map(|n| (n.address, (!n.active).then_some("it is in fault: not connected")));
     let others = info.not_attached.iter().map(|address| (*address, None));
-    Ok(Some(Servers(attached.chain(others).collect())))
+    let epoch = Reader::new(&epoch).raw().ok().map(<[u8]>::to_vec);
+    Ok(Some(Cluster { servers: attached.chain(others).collect(), epoch }))
 }
 
 /// Asks all at once, and tells of each when it is done. The results are in the order of the servers.
-pub(super) async fn make(servers: Servers, suffix: &str, since: Option<&str>) -> Vec<(Address, Outcome)> {
+pub(super) async fn make(cluster: Cluster, suffix: &str, since: Option<&str>) -> Vec<(Address, Outcome)> {
     let (done, mut results) = tokio::sync::mpsc::unbounded_channel();
-    let addresses: Vec<Address> = servers.0.iter().map(|(address, _)| *address).collect();
-    for (address, fault) in servers.0 {
-        let (done, suffix, since) = (done.clone(), suffix.to_owned(), since.map(str::to_owned));
+    let addresses: Vec<Address> = cluster.servers.iter().map(|(address, _)| *address).collect();
+    let backup = Backup { suffix: suffix.into(), since: since.map(Into::into), epoch: cluster.epoch };
+    let mut params = Vec::new();
+    backup.write(&mut params);
+    for (address, fault) in cluster.servers {
+        let (done, params) = (done.clone(), params.clone());
         tokio::task::spawn_local(async move {
             let outcome = match fault {
                 Some(why) => Err(why.to_owned()),
-                None => at(address, &suffix, since.as_deref()).await,
+                None => at(address, &params).await,
             };
             // Who waits is still there.
             let _ = done.send((address, outcome));
@@ -81,13 +91,9 @@ pub(super) async fn make(servers: Servers, suffix: &str, since: Option<&str>) ->
 }
 
 /// Has one server make its backup. It is asked for signs of life meanwhile: how long a backup takes nobody can know.
-async fn at(address: Address, suffix: &str, since: Option<&str>) -> Outcome {
+async fn at(address: Address, params: &[u8]) -> Outcome {
     let node = Node::connect(address, Role::Server).await.map_err(|e| e.to_string())?;
-    let mut params = Vec::new();
-    write_array(&mut params, 1 + usize::from(since.is_some()));
-    write_raw(&mut params, suffix.as_bytes());
-    since.into_iter().for_each(|since| write_raw(&mut params, since.as_bytes()));
-    let call = node.call_for(method::BACKUP, &params, LONGEST);
+    let call = node.call_for(method::BACKUP, params, LONGEST);
     tokio::pin!(call);
     loop {
         tokio::select! {

@@ -269,11 +269,11 @@ fn by_itself(options: &Options) -> Option<Result<(), Trouble>> {
 fn backup_and_wait(options: &Options) -> Option<ExitCode> {
     let suffix = options.argument.clone().unwrap_or_else(today);
     let asked = ask::block_on(async {
-        let Some(servers) = backup::servers(&options.manager).await? else { return Ok(None) };
+        let Some(cluster) = backup::cluster(&options.manager).await? else { return Ok(None) };
         if !options.json {
             super::print(&format!("suffix={suffix}\n"));
         }
-        Ok(Some(backup::make(servers, &suffix, options.since.as_deref()).await))
+        Ok(Some(backup::make(cluster, &suffix, options.since.as_deref()).await))
     });
     let outcomes = match asked.map_err(Trouble::from).and_then(|asked| asked) {
         Ok(Some(outcomes)) => outcomes,

@@ -2,9 +2,11 @@
 
 use crate::common::Turn;
 use crate::common::cluster::{CACHING, Cluster};
+use crate::common::eventually;
 use crate::common::memcache::Client;
+use crate::common::net::free_address;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 
 /// A figure of `stats kumofs`.
 fn figure(gateway: SocketAddr, name: &str) -> u64 {
@@ -36,5 +38,33 @@ fn what_another_gateway_changes_is_seen_through_the_cache_at_once() {
     assert!(hits + misses == 800 && hits >= 500, "{hits} hits, {misses} misses");
     assert!(figure(caching, "kumo_cache_saved_bytes") >= 5000 * hits);
     assert_eq!(figure(cluster.gateway(0), "kumo_cache_hits"), 0);
+    cluster.processes().for_each(crate::common::process::Process::kill);
+}
+
+#[test]
+fn a_server_that_serves_clients_caches_what_the_others_have() {
+    let _turn = Turn::shared();
+    let mut cluster = Cluster::empty();
+    cluster.start_managers(1);
+    let clients = free_address(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    cluster.server_options =
+        ["-t", &clients.to_string()].into_iter().chain(CACHING.iter().copied()).map(String::from).collect();
+    cluster.add_server();
+    cluster.server_options.clear();
+    cluster.add_server();
+    cluster.attach();
+    eventually("the server serves clients", || Client::connect(clients).ok()?.set("ready", b"1").ok());
+    let mut client = Client::connect(clients).expect("it serves");
+    for round in 0..2 {
+        let value = format!("{round} {}", "v".repeat(5000));
+        (0..10).for_each(|key| client.set(&format!("key{key}"), value.as_bytes()).expect("it is stored"));
+        for _ in 0..4 {
+            for key in 0..10 {
+                let found = client.retrieve("get", &[&format!("key{key}")]).expect("an answer");
+                assert!(found.len() == 1 && found[0].data == value.as_bytes(), "key{key} in round {round}");
+            }
+        }
+    }
+    assert!(figure(clients, "kumo_cache_hits") >= 40, "{} hits", figure(clients, "kumo_cache_hits"));
     cluster.processes().for_each(crate::common::process::Process::kill);
 }

@@ -20,6 +20,7 @@ mod guide;
 mod harness;
 mod installed;
 mod kill;
+mod large;
 mod once;
 mod onecommand;
 mod options;

@@ -88,6 +88,24 @@ pub fn fuzz_messages(data: &[u8]) {
 fn messages(method: u32, params: &[u8]) {
     let mut out = Vec::new();
     match method {
+        v1::method::PART => {
+            if let Ok(part) = v1::Part::read(params) {
+                part.write(&mut out, 1);
+                assert_eq!(v1::Part::read(params_of(&out)), Ok(part));
+            }
+        }
+        v1::method::GET_PART => {
+            if let Ok(part) = v1::GetPart::read(params) {
+                part.write(&mut out, 1);
+                assert_eq!(v1::GetPart::read(params_of(&out)), Ok(part));
+            }
+        }
+        v1::method::GET => {
+            if let Ok(parts) = v1::InParts::read(params) {
+                parts.write(&mut out);
+                assert_eq!(v1::InParts::read(&out), Ok(parts));
+            }
+        }
         v1::method::CONNECT => {
             if let Ok(connect) = v1::Connect::read(params) {
                 connect.write(&mut out, 1);
@@ -129,6 +147,12 @@ fn messages(method: u32, params: &[u8]) {
                     v1::write_entry(&mut out, entry.dbkey, entry.epoch, entry.dbval, entry.deeds.as_slice());
                     assert_eq!(v1::read_entry(&mut Reader::new(&out)), Ok(entry));
                 }
+            }
+        }
+        v1::method::BACKUP => {
+            if let Ok(backup) = v1::Backup::read(params) {
+                backup.write(&mut out);
+                assert_eq!(v1::Backup::read(&out), Ok(backup));
             }
         }
         v1::method::COMPARE => {

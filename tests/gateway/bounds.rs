@@ -170,3 +170,60 @@ fn large_values_are_received_as_far_as_there_is_room_for_them() {
     second.expect("CLIENT_ERROR bad data chunk\r\n");
     assert_eq!(send_until_stuck(&mut waiting[1], &mebibyte, 20), 20);
 }
+
+#[test]
+fn clients_that_do_not_read_are_closed_when_all_of_them_leave_too_much() {
+    const LEN: usize = 1_000_000;
+    const ASKED: usize = 14;
+    let config = Config { unread_bytes: 24 << 20, ..Config::default() };
+    let (fake, mut client) = start(Setup { config, ..Setup::default() });
+    let value = "v".repeat(LEN);
+    client.ask(format!("set big 0 0 {LEN}\r\n{value}\r\n"), "STORED\r\n");
+    let before = resident_bytes();
+    let answer = format!("VALUE big 0 {LEN}\r\n{value}\r\nEND\r\n");
+    let mut deaf = Vec::new();
+    for _ in 0..60 {
+        let mut other = Client::connect(fake.gateway);
+        other.send("get big\r\n".repeat(ASKED));
+        deaf.push(other);
+        // Whoever reads is served all along.
+        client.ask("get big\r\n", &answer);
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 100 << 20, "{grown} bytes for clients that do not read");
+    let complete = ASKED * answer.len();
+    let gets_all = |client: &mut Client| {
+        client.0.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let (mut got, mut buffer) = (0, vec![0; 1 << 16]);
+        while got < complete {
+            match std::io::Read::read(&mut client.0, &mut buffer) {
+                Ok(0) => return false,
+                Ok(n) => got += n,
+                Err(e) if e.kind() == ErrorKind::ConnectionReset => return false,
+                Err(e) => panic!("{e}"),
+            }
+        }
+        true
+    };
+    // Those that have waited for the longest are gone, the last one is not.
+    assert!(!gets_all(&mut deaf[0]), "the first of them should have been closed");
+    assert!(gets_all(&mut deaf[59]), "the last of them should get what it asked for");
+}
+
+#[test]
+fn a_large_value_that_moves_is_alive_however_long_it_takes() {
+    let limits = Limits { value_bytes: 8 << 20, ..Limits::default() };
+    let config = Config { limits, ..Config::default() };
+    let (fake, mut client) = start(Setup { servers: 1, config, ..Setup::default() });
+    let value = "v".repeat(4 << 20);
+    // Its 33 parts, two at a time, take longer than an operation is given that does not move.
+    fake.with(|world| world.part_pause = Some(Duration::from_millis(400)));
+    let began = std::time::Instant::now();
+    client.ask(format!("set big 0 0 {}\r\n{value}\r\nget small\r\n", value.len()), "STORED\r\nEND\r\n");
+    assert!(began.elapsed() > Duration::from_secs(6), "{:?}", began.elapsed());
+    client.ask("get big\r\n", format!("VALUE big 0 {}\r\n{value}\r\nEND\r\n", value.len()));
+    // One that stands still is given up, and has surely not been stored.
+    fake.with(|world| world.part_pause = None);
+    client.ask(format!("set big 0 0 {}\r\n{value}\r\n", value.len()), "SERVER_ERROR no server reachable\r\n");
+    assert!(began.elapsed() > Duration::from_secs(10), "it was given its time");
+}

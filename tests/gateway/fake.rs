@@ -17,13 +17,14 @@ use kumofs::proto::rpc::error;
 use kumofs::proto::rpc::frame::Role;
 use kumofs::proto::rpc::msgpack::{Reader, write_array, write_bool, write_nil, write_raw, write_uint};
 use kumofs::proto::rpc::v0::{self, set_op, write_seed};
-use kumofs::proto::rpc::v1::{Connect, Connected, Gone, Mutate, Mutated, Op, RequestId, Statistics, method};
+use kumofs::proto::rpc::v1::{Connect, Connected, Gone, Mutate, Mutated, Op, Part, RequestId, Statistics, method};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc::UnboundedSender, watch};
 
@@ -78,6 +79,12 @@ pub struct World {
     pub store: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The manager cannot say whether a flush is seen by all.
     pub doubts_flushes: bool,
+    /// The largest value.
+    max_value: usize,
+    /// After how long parts of large values are answered; `None`: never.
+    pub part_pause: Option<Duration>,
+    /// Parts of large values, by the sequences of what is to take them.
+    parts: BTreeMap<u64, Vec<u8>>,
     /// What changes were answered with, by their sequences: each is executed once.
     remembered: BTreeMap<u64, Vec<u8>>,
     version: u64,
@@ -209,6 +216,9 @@ impl World {
             }
             _ => {}
         }
+        if incoming.method == method::PART && server.mode == Mode::Serve {
+            return self.take_part(incoming);
+        }
         let mut r = Reader::new(&incoming.params);
         server.seen.push(match incoming.method {
             method::GET => Seen::Get,
@@ -242,6 +252,20 @@ impl World {
                 incoming.reply.error_with(error::SERVER, |out| write_uint(out, number));
             }
             Mode::Serve | Mode::LeaveOut | Mode::Forget => self.serve(number, incoming),
+        }
+    }
+
+    fn take_part(&mut self, incoming: Incoming) {
+        let part = Part::read(&incoming.params).unwrap();
+        let value = self.parts.entry(part.id).or_default();
+        value.truncate(part.from);
+        value.extend_from_slice(part.bytes);
+        match self.part_pause {
+            None => incoming.reply.none(),
+            Some(pause) => drop(tokio::task::spawn_local(async move {
+                tokio::time::sleep(pause).await;
+                incoming.reply.success(write_nil);
+            })),
         }
     }
 
@@ -281,7 +305,11 @@ impl World {
                     let number = self.epoch.number;
                     return incoming.reply.error_with(error::SERVER, |out| write_uint(out, number));
                 }
-                let result = self.mutate(&mutate);
+                let parts = self.parts.remove(&mutate.id.sequence).filter(|_| mutate.takes_parts());
+                let result = match &parts {
+                    Some(dbval) => self.mutate(&Mutate { dbval, ..mutate }),
+                    None => self.mutate(&mutate),
+                };
                 incoming.reply.success(|out| out.extend_from_slice(&result));
             }
             _ => self.serve_v0(incoming),
@@ -311,7 +339,7 @@ impl World {
         let old = self.live(mutate.dbkey).cloned();
         let old = old.as_deref().and_then(record::parse).and_then(|value| value.body);
         let (mut dbval, mut result) = (Vec::new(), Vec::new());
-        let decision = mutation::decide(mutate, new, old, 1 << 20, &mut dbval);
+        let decision = mutation::decide(mutate, new, old, self.max_value, &mut dbval);
         let version = self.next_version();
         if let Some(head) = dbval.get_mut(..8) {
             head.copy_from_slice(&version.to_be_bytes());
@@ -480,6 +508,9 @@ impl World {
             speaks_v1: setup.speaks_v1,
             store: BTreeMap::new(),
             doubts_flushes: false,
+            max_value: setup.config.limits.value_bytes,
+            part_pause: Some(Duration::ZERO),
+            parts: BTreeMap::new(),
             remembered: BTreeMap::new(),
             version: 1000,
             managers: Vec::new(),

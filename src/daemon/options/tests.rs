@@ -93,13 +93,16 @@ fn every_option_of_the_server_has_both_spellings() {
             ("-t 11311", "--memproto-text 11311"),
             ("-b 11312", "--memproto-binary 11312"),
             ("-t 1 -F -E", "--memproto-text 1 --memproto-save-flag --memproto-save-expire"),
+            ("-t 1 -lc 64m", "--memproto-text 1 --local-cache 64m"),
             ("-t 1 -As -Ad", "--memproto-text 1 --async-replicate-set --async-replicate-delete"),
             ("-k 2", "--keepalive-interval 2"),
         ],
     );
-    assert!(read::<ServerOptions>(SERVER).unwrap().listeners().is_empty(), "a server alone serves no clients");
+    assert!(read::<ServerOptions>(SERVER).unwrap().serving.listeners().is_empty(), "a server alone serves no clients");
     let said = error::<ServerOptions>(&format!("{SERVER} -As"));
     assert!(said.starts_with("--async-replicate-set (-As) is of use only with --memproto-text (-t); add -t"), "{said}");
+    let said = error::<ServerOptions>(&format!("{SERVER} -lc 64m"));
+    assert!(said.starts_with("--local-cache (-lc) is of use only with --memproto-text (-t); add -t"), "{said}");
     let short = read::<ServerOptions>("-l [::1]:5 -m mgr -s sled:d#xmsiz=1m").unwrap();
     let long = read::<ServerOptions>("--listen [::1]:5 --manager1 mgr:19700 --store sled:d#xmsiz=1m").unwrap();
     assert_eq!(format!("{short:?}"), format!("{long:?}"));
@@ -175,7 +178,7 @@ fn defaults_are_the_documented_ones() {
     let k = read::<KumofsOptions>("").unwrap();
     let on: Vec<String> = k.listeners().iter().map(ListenOn::to_string).collect();
     assert_eq!((on, k.data.to_str(), k.servers), (vec!["127.0.0.1:11211".to_owned()], Some("./kumofs-data"), 3));
-    assert_eq!((k.unix_mode, s.unix_mode, g.unix_mode), (Mode(0o700), Mode(0o700), Mode(0o700)));
+    assert_eq!((k.unix_mode, s.serving.unix_mode, g.serving.unix_mode), (Mode(0o700), Mode(0o700), Mode(0o700)));
 }
 
 #[test]
@@ -334,10 +337,10 @@ unix-mode = '0770'
     let by_file = format!("{GATEWAY} --config {}", path.display());
     let places = |o: &GatewayOptions| o.listeners().iter().map(ListenOn::to_string).collect::<Vec<_>>();
     let o = read::<GatewayOptions>(&by_file).unwrap();
-    assert_eq!((places(&o), o.unix_mode), (vec!["11311".to_owned(), "unix:/run/a".to_owned()], Mode(0o770)));
+    assert_eq!((places(&o), o.serving.unix_mode), (vec!["11311".to_owned(), "unix:/run/a".to_owned()], Mode(0o770)));
     let environment = [("KUMO_MEMPROTO_TEXT", "unix:/run/b, 5"), ("KUMO_UNIX_MODE", "0777")];
     let o = read_with::<GatewayOptions>(&by_file, &environment).unwrap();
-    assert_eq!((places(&o), o.unix_mode), (vec!["unix:/run/b".to_owned(), "5".to_owned()], Mode(0o777)));
+    assert_eq!((places(&o), o.serving.unix_mode), (vec!["unix:/run/b".to_owned(), "5".to_owned()], Mode(0o777)));
     let o = read::<GatewayOptions>(&format!("{by_file} -t 7 -b unix:c -t 8 -b 7")).unwrap();
     assert_eq!(places(&o), ["7", "8", "unix:c"]);
     std::fs::write(

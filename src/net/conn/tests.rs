@@ -155,3 +155,85 @@ fn who_writes_a_long_message_lets_others_have_their_turn() {
         drop(read);
     });
 }
+
+#[test]
+fn long_pieces_come_in_their_place_and_let_go_of_what_they_held() {
+    struct Held(Rc<Cell<usize>>);
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+    const LEN: usize = 3 << 20;
+    with_pair(|conn, read, mut peer| async move {
+        let dropped = Rc::new(Cell::new(0));
+        let piece = |byte: u8| Piece::new(Rc::new(vec![byte; LEN]), LEN / 2, Held(dropped.clone()));
+        conn.write(|out| out.extend_from_slice(b"first"));
+        conn.write_piece(piece(b'a'));
+        conn.write_piece(piece(b'b'));
+        conn.write(|out| out.extend_from_slice(b"mid"));
+        conn.write(|out| out.extend_from_slice(b"dle"));
+        conn.write_piece(piece(b'c'));
+        assert_eq!(conn.backlog(), 5 + LEN / 2 * 3 + 6);
+        conn.write(|out| out.extend_from_slice(b"last"));
+        let half = |byte: u8| vec![byte; LEN / 2];
+        let all = [&b"first"[..], &half(b'a'), &half(b'b'), b"middle", &half(b'c'), b"last"].concat();
+        let mut came = vec![0; all.len()];
+        peer.read_exact(&mut came).await.unwrap();
+        assert!(came == all);
+        while conn.backlog() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(dropped.get(), 3);
+        conn.write(|out| out.extend_from_slice(b"again"));
+        let mut came = [0; 5];
+        peer.read_exact(&mut came).await.unwrap();
+        assert_eq!(&came, b"again");
+        conn.write_piece(piece(b'd'));
+        conn.close();
+        conn.write_piece(piece(b'e'));
+        assert_eq!(dropped.get(), 5, "what is not written any more is let go, too");
+        drop(read);
+    });
+}
+
+#[test]
+fn input_that_is_kept_is_there_when_it_has_been_received_and_the_rest_is_shown_again() {
+    const LEN: usize = 5 << 20;
+    with_pair(|conn, read, mut peer| async move {
+        let kept: Rc<RefCell<Vec<Kept>>> = Rc::default();
+        let (keeper, log) = (conn.clone(), kept.clone());
+        let rest = Rc::new(Cell::new(0));
+        let seen = rest.clone();
+        tokio::task::spawn_local(async move {
+            keeper.expect(LEN);
+            let reader = keeper.clone();
+            let receive = move |bytes: &[u8]| {
+                let need = if log.borrow().is_empty() { LEN } else { 10 };
+                if bytes.len() < need {
+                    return Received { used: 0, need, then: Then::Read };
+                }
+                if log.borrow().len() < 2 {
+                    log.borrow_mut().push(keeper.keep_input());
+                } else {
+                    seen.set(bytes.len());
+                }
+                Received::used(need)
+            };
+            read_loop(&reader, read, &Scratch::new(), receive).await
+        });
+        let mut sent = vec![b'x'; LEN];
+        sent.extend_from_slice(b"0123456789");
+        peer.write_all(&sent).await.unwrap();
+        while kept.borrow().len() < 2 || kept.borrow()[1].get().is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert!(kept.borrow()[0].get().unwrap()[..] == sent[..LEN]);
+        assert_eq!(kept.borrow()[1].get().unwrap(), b"0123456789");
+        peer.write_all(b"abcdefghij").await.unwrap();
+        while rest.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(rest.get(), 10);
+    });
+}

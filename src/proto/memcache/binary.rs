@@ -8,7 +8,7 @@ mod encode;
 #[cfg(test)]
 mod tests;
 
-pub use encode::encode;
+pub use encode::{encode, value_head};
 
 use super::text::{Parsed, StaleKey, Then};
 use super::{Create, Detail, Keys, Limits, Request, StatsTopic, Trouble, Verb};

@@ -28,3 +28,23 @@ pub fn encode(style: Style, key: &[u8], reply: &Reply<'_>, cas: u64, out: &mut V
         Style::Binary(head) => binary::encode(head, key, reply, cas, out),
     }
 }
+
+impl Style {
+    /// Appends what stands before the data of a value of `len` bytes, given as its key, the client's flags and the cas unique. Not
+    /// for the meta protocol.
+    pub fn write_value_head(self, value: (&[u8], u32, Option<u64>), len: usize, out: &mut Vec<u8>) {
+        let (key, flags, cas) = value;
+        match self {
+            Style::Text | Style::Meta(_) => text::value_head(key, flags, cas, len, out),
+            Style::Binary(head) => binary::value_head(head, (key, flags, cas), len, out),
+        }
+    }
+
+    /// Appends what stands behind the data of the only value of an answer.
+    pub fn write_value_tail(self, out: &mut Vec<u8>) {
+        match self {
+            Style::Text | Style::Meta(_) => out.extend_from_slice(b"\r\nEND\r\n"),
+            Style::Binary(_) => {}
+        }
+    }
+}

@@ -10,7 +10,7 @@ mod encode;
 #[cfg(test)]
 mod tests;
 
-pub use encode::encode;
+pub use encode::{encode, value_head};
 
 use super::request::Spaces;
 use super::{Detail, Keys, Limits, Request, StatsTopic, Trouble, Verb, meta};

@@ -12,14 +12,16 @@ mod between;
 mod compare;
 mod held;
 mod page;
+mod parts;
 mod prepare;
 mod statistics;
 
-pub use backup::BackedUp;
+pub use backup::{BackedUp, Backup};
 pub use between::{Entry, ReplicateHead, ReportHead, read_entry, write_entry};
 pub use compare::{Compare, Compared, List, read_digests, write_digests};
 pub use held::Held;
 pub use page::Page;
+pub use parts::{GetPart, InParts, PART_BYTES, PARTS_AT_ONCE, Part, STAND_IN_LEN};
 pub use prepare::Prepare;
 pub use statistics::{Caller, Lag, Numbers, Statistics};
 
@@ -52,8 +54,12 @@ pub mod method {
     pub const RATE: u32 = v1(8);
     /// To a manager, from tools: `[whether records are not to move for now]` → nil once it is decided.
     pub const PAUSE: u32 = v1(9);
-    /// To a server: `[epoch, dbkey]` → dbval or nil.
+    /// To a server: `[epoch, dbkey]` → dbval, or [`super::InParts`] where it is large, or nil.
     pub const GET: u32 = v1(10);
+    /// To a server or member: see [`super::Part`] → nil: a part of a large value that is to be stored.
+    pub const PART: u32 = v1(53);
+    /// To a server: see [`super::GetPart`] → that part as raw, or false: the key has another value by now.
+    pub const GET_PART: u32 = v1(54);
     /// To a server: `[epoch, [dbkey...]]` → for each a dbval, nil: none, false: not in this answer, ask for it alone.
     pub const MULTI_GET: u32 = v1(11);
     /// To a server: `[epoch, dbkey, version]` → true: the value has this version still; else as Get.
@@ -77,7 +83,7 @@ pub mod method {
     pub const LIST: u32 = v1(26);
     /// To a server, from tools: `[]` → see [`super::Statistics`].
     pub const STATISTICS: u32 = v1(40);
-    /// To a server, from tools: `[suffix]` → see [`super::BackedUp`], when it is done.
+    /// To a server, from tools: see [`super::Backup`] → [`super::BackedUp`], when it is done.
     pub const BACKUP: u32 = v1(41);
     /// To a worker of a server, from tools: `[epoch, position]` → see [`super::Page`].
     pub const PAGE: u32 = v1(42);
@@ -268,6 +274,11 @@ pub enum Op {
 }
 
 impl Op {
+    /// Whether what it stores owes nothing to the data that was there.
+    pub fn replaces(self) -> bool {
+        matches!(self, Op::Set | Op::Add | Op::Replace | Op::Cas | Op::Delete)
+    }
+
     fn from_number(n: u64) -> Result<Op, DecodeError> {
         use Op::*;
         [Set, Add, Replace, Cas, Append, Prepend, Incr, Decr, Touch, GetAndTouch, Delete, Fetch, Invalidate]
@@ -347,7 +358,8 @@ pub struct RequestId {
 /// with terms `cas, bits, expiry, recache` behind them, of which the last two may be left out when they are 0.
 ///
 /// The dbval has version 0; its header gives flags and expiry (for Touch, GetAndTouch: the expiry alone), its data what
-/// is to be stored. Delete, and Incr and Decr that create nothing, carry an empty raw instead.
+/// is to be stored. Delete, and Incr and Decr that create nothing, carry an empty raw instead; Set, Add, Replace and Cas do when it came
+/// in [`Part`]s before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mutate<'a> {
     /// The epoch that the gateway believes in.
@@ -372,6 +384,12 @@ pub struct Mutate<'a> {
 const PLAIN_LEN: usize = 10;
 
 impl<'a> Mutate<'a> {
+    /// Whether what it stores came in [`Part`]s before.
+    pub fn takes_parts(&self) -> bool {
+        let stores = matches!(self.op, Op::Set | Op::Add | Op::Replace | Op::Cas);
+        stores && self.dbval.is_empty() && self.terms.bits == 0
+    }
+
     /// Appends the whole request.
     pub fn write(&self, out: &mut Vec<u8>, msgid: u32) {
         write_request(out, msgid, method::MUTATE);

@@ -125,9 +125,14 @@ impl Maintenance {
             && let Some(segment) = plan.segment_to_hint()
         {
             self.hint_refused = true;
-            let walk = open_walk(core, &segment)?;
+            let mut walk = open_walk(core, &segment)?;
             self.hint_refused = false;
-            return Ok(Some(Job::Hint { segment, walk, builder: HintBuilder::default() }));
+            let mut builder = HintBuilder::default();
+            if let Some(record) = segment.sole() {
+                builder.add(record);
+                walk.skip_all();
+            }
+            return Ok(Some(Job::Hint { segment, walk, builder }));
         }
         let Some(segment) = plan.victim() else { return Ok(None) };
         if !segment.is_sealed() {
@@ -284,6 +289,12 @@ impl Maintenance {
         self.seal_outputs();
         core.sync_all()?;
         for segment in core.segments().iter().filter(|s| s.hint_len() == 0 && !s.is_retired()) {
+            if let Some(record) = segment.sole() {
+                let mut builder = HintBuilder::default();
+                builder.add(record);
+                core.write_hint(segment, &builder.finish(&segment.head, segment.len()))?;
+                continue;
+            }
             let file = segment.file(core.disk.as_ref()).map_err(|e| store_error("cannot open", &segment.path, e))?;
             let read = read_segment(core, file, &segment.head, segment.len());
             core.write_hint(segment, &read.hint)?;

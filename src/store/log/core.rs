@@ -2,9 +2,11 @@
 
 use super::Options;
 use super::format::{LSN_END, Origin, SEGMENT_HEAD_LEN, SegmentHead};
+use super::large::{Pieces, StagedFile};
 use super::plan::Plan;
 use super::segment::{Segment, log_name};
 use super::sync::Syncing;
+use crate::logic::clock::ClockTime;
 use crate::store::StoreError;
 use crate::store::fs::{self, Disk, Lock, store_error};
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +56,7 @@ pub struct Core {
     pace_us: AtomicU64,
     allowance: AtomicU64,
     lock: Mutex<Option<Box<dyn Lock>>>,
+    staged: AtomicU64,
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -93,7 +96,13 @@ impl Core {
             pace_us: AtomicU64::new(0),
             allowance,
             lock: Mutex::new(Some(lock)),
+            staged: AtomicU64::new(0),
         }
+    }
+
+    /// A number for the file of a record to be.
+    pub fn next_staged(&self) -> u64 {
+        self.staged.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The list of segments, locked. Take no other lock while holding it.
@@ -145,43 +154,71 @@ impl Core {
         first_len: usize,
     ) -> Result<Arc<Segment>, StoreError> {
         let capacity = SEGMENT_HEAD_LEN as u64 + self.segment_target().max(first_len as u64);
-        let (slot, id) = {
-            let mut registry = self.registry();
-            let id = registry.next_id;
-            if birth + u64::from(u32::MAX) >= LSN_END || id == u32::MAX {
-                return Err(StoreError::Unusable(format!(
-                    "{} used up its numbers: copy it to a new one",
-                    self.dir.display()
-                )));
-            }
-            registry.reserve_id(id);
-            (registry.take_slot(), id)
-        };
-        let head = SegmentHead { id, origin, shards: self.options.shards, shard, birth };
-        let path = self.dir.join(log_name(id));
+        let (head, slot) = self.name_segment(origin, shard, birth)?;
+        let path = self.dir.join(log_name(head.id));
         let made = self.disk.create(&path).and_then(|file| {
             let segment = Segment::new(head, slot, path.clone(), file, 0, capacity)?;
             let bytes = head.encode();
             segment.append(&[bytes, bytes].concat())?;
             Ok(Arc::new(segment))
         });
-        let mut registry = self.registry();
         match made {
             Ok(segment) => {
-                registry.segments.insert(id, segment.clone());
-                drop(registry);
-                held(&self.unsettled).push(segment.clone());
-                self.update_pace();
+                self.enlist(&segment);
                 Ok(segment)
             }
             Err(e) => {
-                registry.free_slots.push(slot);
-                drop(registry);
+                self.registry().free_slots.push(slot);
                 // What cannot be removed is an empty segment; the next open removes it.
                 let _ = self.disk.remove(&path);
                 Err(store_error("cannot write", &path, e))
             }
         }
+    }
+
+    /// Makes a segment of a record that has come in pieces; gives the checksums of its pieces, too.
+    pub fn adopt_staged(
+        &self,
+        (shard, birth): (u16, u64),
+        staged: StagedFile,
+        dbkey: &[u8],
+        epoch: u64,
+        version: ClockTime,
+    ) -> Result<(Arc<Segment>, Pieces), StoreError> {
+        let (head, slot) = self.name_segment(Origin::Stores, shard, birth)?;
+        match staged.into_record((head, slot), dbkey, epoch, version) {
+            Ok((segment, pieces)) => {
+                let segment = Arc::new(segment);
+                self.enlist(&segment);
+                Ok((segment, pieces))
+            }
+            Err(e) => {
+                self.registry().free_slots.push(slot);
+                Err(e)
+            }
+        }
+    }
+
+    /// The head and the slot of a new segment.
+    fn name_segment(&self, origin: Origin, shard: u16, birth: u64) -> Result<(SegmentHead, u32), StoreError> {
+        let mut registry = self.registry();
+        let id = registry.next_id;
+        if birth + u64::from(u32::MAX) >= LSN_END || id == u32::MAX {
+            return Err(StoreError::Unusable(format!(
+                "{} used up its numbers: copy it to a new one",
+                self.dir.display()
+            )));
+        }
+        registry.reserve_id(id);
+        let head = SegmentHead { id, origin, shards: self.options.shards, shard, birth };
+        Ok((head, registry.take_slot()))
+    }
+
+    /// A new segment is part of the store.
+    fn enlist(&self, segment: &Arc<Segment>) {
+        self.registry().segments.insert(segment.head.id, segment.clone());
+        held(&self.unsettled).push(segment.clone());
+        self.update_pace();
     }
 
     /// A segment found at opening is part of the store.

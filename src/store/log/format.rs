@@ -190,6 +190,28 @@ pub struct Draft<'a> {
     pub dbval: &'a [u8],
 }
 
+/// Appends a number as [`parse_varint`] reads it, in `len` bytes: more than it needs.
+fn encode_long_varint(mut number: u64, len: usize, out: &mut Vec<u8>) {
+    for _ in 1..len {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8 & 0x7f);
+}
+
+/// Appends the head of a record, first of its segment, in [`MAX_HEAD_LEN`] bytes whatever its numbers are, so that what is behind
+/// it can be written before. The checksum, in its first four bytes, is left to the caller. `seed`: of the place.
+pub fn encode_long_head(kind: Kind, (key_len, val_len): (usize, usize), epoch: u64, seed: u32, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(&[0; 5]);
+    encode_long_varint((key_len as u64) << 2 | kind as u64, 3, out);
+    encode_long_varint(val_len as u64, 4, out);
+    // Its sequence number is the one that its segment was born at.
+    encode_long_varint(0, 8, out);
+    encode_long_varint(epoch, 10, out);
+    out[start + 4] = head_check(seed, &out[start + 5..]);
+}
+
 impl Draft<'_> {
     /// Appends the record's bytes to `out`; returns how many. `birth` and `seed`: of the segment and the place.
     pub fn encode(&self, birth: u64, seed: u32, out: &mut Vec<u8>) -> usize {

@@ -59,6 +59,12 @@ impl HintEntry {
         }
     }
 
+    /// The entry of a good record that is no deletion mark.
+    pub fn of_put(dbkey: &[u8], lsn: u64, offset: usize, len: usize) -> HintEntry {
+        let (hash, key_check) = (position(dbkey), crc32c::crc32c(dbkey));
+        HintEntry { hash, lsn, flags: 0, offset: offset as u32, len: len as u32, key_check }
+    }
+
     /// Whether it is a deletion mark.
     pub fn is_mark(&self) -> bool {
         self.flags & MARK != 0

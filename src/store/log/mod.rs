@@ -29,6 +29,7 @@ mod hint;
 pub mod identity;
 pub mod increment;
 mod index;
+pub(super) mod large;
 mod open;
 mod plan;
 pub mod read;

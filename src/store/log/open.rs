@@ -8,6 +8,7 @@ use super::core::Core;
 use super::format::{SEGMENT_HEAD_LEN, SegmentHead};
 use super::hint::{Hint, HintBuilder, HintEntry};
 use super::index::{Entry, Index, Place, TABLES, table_of};
+use super::large::is_leftover;
 use super::segment::{Segment, hint_name, id_in, log_name};
 use super::shard::LogShard;
 use super::stable::Positions;
@@ -103,7 +104,7 @@ fn find_segments(core: &Arc<Core>) -> Result<Vec<Found>, StoreError> {
     for name in names.iter().map(|n| n.name.as_str()) {
         let partial = name.strip_suffix(PARTIAL_SUFFIX).is_some_and(|rest| id_in(rest, ".hint").is_some());
         let orphan = id_in(name, ".hint").is_some_and(|id| ids.binary_search(&id).is_err());
-        if partial || orphan {
+        if partial || orphan || is_leftover(name) {
             let path = core.dir.join(name);
             core.disk.remove(&path).map_err(|e| store_error("cannot remove", &path, e))?;
         }

@@ -5,11 +5,12 @@
 //! half-way, or a tail torn by a crash.
 
 use super::format::{Header, MAX_HEAD_LEN, Raw, SegmentHead, seed_at};
+use super::hint::HintEntry;
 use crate::store::fs::{self, Disk, File, View};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// See the module.
 pub struct Segment {
@@ -34,6 +35,7 @@ pub struct Segment {
     live: AtomicU64,
     forgets: AtomicU64,
     last_forget: AtomicU64,
+    sole: OnceLock<HintEntry>,
 }
 
 /// The name of segment `id`'s file.
@@ -82,6 +84,7 @@ impl Segment {
             live: AtomicU64::new(0),
             forgets: AtomicU64::new(0),
             last_forget: AtomicU64::new(0),
+            sole: OnceLock::new(),
         })
     }
 
@@ -106,6 +109,17 @@ impl Segment {
             return None;
         }
         Raw::with_header(header, view.slice(start, header.record_len())?)
+    }
+
+    /// Bytes that are written, where there is a view.
+    pub fn slice(&self, offset: usize, len: usize) -> Option<&[u8]> {
+        self.view.as_ref().filter(|_| (offset + len) as u64 <= self.len())?.slice(offset, len)
+    }
+
+    /// Reads bytes that are written, where there is no view; false when they cannot be read.
+    pub fn read_exactly(&self, offset: usize, out: &mut [u8]) -> bool {
+        let file = self.file.lock().expect("no holder of a file panics").clone();
+        file.is_some_and(|file| fs::read_full(file.as_ref(), out, offset as u64).is_ok_and(|read| read == out.len()))
     }
 
     /// Has memory bring the beginning of the record at `offset`.
@@ -275,6 +289,17 @@ impl Segment {
     /// Whether it may hold a record that is dead: then it may hold one that a forget keeps dropped.
     pub fn may_hold_dead(&self) -> bool {
         self.is_damaged() || self.live() < self.record_bytes()
+    }
+
+    /// It has this record, and no other.
+    pub fn set_sole(&self, record: HintEntry) {
+        // It is told once.
+        let _ = self.sole.set(record);
+    }
+
+    /// The only record that it has, if that was told: then its hint need not be made by reading it.
+    pub fn sole(&self) -> Option<HintEntry> {
+        self.sole.get().copied()
     }
 
     /// Its hint's file.

@@ -9,11 +9,15 @@ use super::format::{
     self, Draft, Kind, MAX_KEY_BYTES, MAX_VAL_BYTES, Origin, Raw, SEGMENT_HEAD_LEN, longest_record, position,
 };
 use super::index::{Entry, Index, Place, TABLES, table_of, table_start};
+use super::large::{Pieces, StagedFile, StoredFile};
 use super::segment::Segment;
-use crate::logic::record::{HASH_LEN, Stamp, is_mark};
+use crate::logic::clock::ClockTime;
+use crate::logic::record::{HASH_LEN, Stamp, is_mark, version_of};
 use crate::logic::ring;
 use crate::store::fs::store_error;
-use crate::store::{Commit, Record, ScanVisitor, Shard, StoreError, Ticket};
+use crate::store::staged::{Large, Staged};
+use crate::store::{Commit, LARGE_BYTES, Record, ScanVisitor, Shard, StoreError, Ticket};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
@@ -22,7 +26,9 @@ const STAGE_BYTES: usize = 1 << 20;
 /// How many records a scan has memory bring ahead.
 const AHEAD: usize = 16;
 /// Bytes written between two looks at the room on the device; less where segments are small.
-const ROOM_CHECK_BYTES: u64 = 1 << 20;
+pub(super) const ROOM_CHECK_BYTES: u64 = 1 << 20;
+/// Large records whose pieces are known, at most: some 2 KiB each.
+const KNOWN_PIECES: usize = 1024;
 
 /// A shard of a log store.
 pub struct LogShard {
@@ -41,7 +47,12 @@ pub struct LogShard {
     ticket: Ticket,
     /// Dbkeys of records that an earlier process left, and others may lack.
     unstable: Vec<Vec<u8>>,
+    /// By ring position and sequence number: large records that were intact, with the checksums of their pieces.
+    pieces: HashMap<(u64, u64), Arc<Pieces>>,
 }
+
+/// The place of a record, and of a large one the checksums of its pieces.
+type Looked = (Place, Option<Arc<Pieces>>);
 
 /// Where the records are.
 #[derive(Default)]
@@ -122,6 +133,7 @@ impl LogShard {
             unchecked_bytes: u64::MAX / 2,
             ticket: 0,
             unstable: Vec::new(),
+            pieces: HashMap::new(),
         };
         segments.iter().for_each(|s| shard.add_segment(s.clone()));
         shard
@@ -211,11 +223,7 @@ impl LogShard {
 
     /// Sees to it that a record of these lengths can be staged.
     fn make_room(&mut self, key_len: usize, val_len: usize) -> Result<(), StoreError> {
-        if key_len > MAX_KEY_BYTES || val_len > MAX_VAL_BYTES {
-            let context =
-                format!("a dbkey of {key_len} and a dbval of {val_len} bytes are more than a record can hold");
-            return Err(StoreError::Io { context, source: io::ErrorKind::InvalidInput.into() });
-        }
+        check_lengths(key_len, val_len)?;
         let len = longest_record(key_len, val_len);
         if self.refused || self.data.stage.len() + len > STAGE_BYTES {
             self.write_stage()?;
@@ -231,8 +239,48 @@ impl LogShard {
         Ok(())
     }
 
+    /// Has the index name a new record of a key, in place of the one that it has.
+    fn point_to(&mut self, dbkey: &[u8], entry: Entry) {
+        let Self { index, data, scratch, .. } = self;
+        let mut old_len = 0;
+        if let Some(old) = index.put(entry, |e| data.is_of(e, dbkey, scratch, &mut old_len))
+            && let Some(segment) = data.segment(old.place().slot)
+        {
+            segment.sub_live(old_len);
+        }
+    }
+
+    /// The place of a key's record and, if it is large, the checksums of its pieces: known, or made now of one that is intact.
+    fn pieces_of(&mut self, dbkey: &[u8]) -> Result<Option<Looked>, StoreError> {
+        let Some((entry, _)) = self.find(dbkey) else { return Ok(None) };
+        let place = entry.place();
+        let Some((raw, seed)) = self.data.read(place, &mut self.scratch) else {
+            return Err(damaged(&self.core, &self.data, place));
+        };
+        if raw.header.val_len <= LARGE_BYTES {
+            return Ok(Some((place, None)));
+        }
+        let id = (entry.hash, raw.header.lsn);
+        if let Some(pieces) = self.pieces.get(&id) {
+            return Ok(Some((place, Some(pieces.clone()))));
+        }
+        if raw.header.kind != Kind::Put || !raw.is_intact(seed) {
+            return Err(damaged(&self.core, &self.data, place));
+        }
+        let pieces = Arc::new(Pieces::of(raw.dbval()));
+        self.know_pieces(id, pieces.clone());
+        Ok(Some((place, Some(pieces))))
+    }
+
+    fn know_pieces(&mut self, id: (u64, u64), pieces: Arc<Pieces>) {
+        if self.pieces.len() >= KNOWN_PIECES {
+            self.pieces.clear();
+        }
+        self.pieces.insert(id, pieces);
+    }
+
     /// Stages a record, for which there is room; returns its place.
-    fn stage(&mut self, kind: Kind, dbkey: &[u8], epoch: u64, dbval: &[u8]) -> Place {
+    fn add(&mut self, kind: Kind, dbkey: &[u8], epoch: u64, dbval: &[u8]) -> Place {
         let active = self.data.active.as_ref().expect("making room made an active segment");
         let offset = active.len() as u32 + self.data.stage.len() as u32;
         let lsn = self.next_lsn;
@@ -315,25 +363,90 @@ impl Shard for LogShard {
 
     fn put(&mut self, dbkey: &[u8], record: Record<'_>) -> Result<(), StoreError> {
         self.make_room(dbkey.len(), record.dbval.len())?;
-        let place = self.stage(Kind::Put, dbkey, record.epoch, record.dbval);
-        let Self { index, data, scratch, .. } = self;
-        let entry = Entry::new(position(dbkey), place, is_mark(record.dbval));
-        let mut old_len = 0;
-        if let Some(old) = index.put(entry, |e| data.is_of(e, dbkey, scratch, &mut old_len))
-            && let Some(segment) = data.segment(old.place().slot)
-        {
-            segment.sub_live(old_len);
-        }
+        let place = self.add(Kind::Put, dbkey, record.epoch, record.dbval);
+        self.point_to(dbkey, Entry::new(position(dbkey), place, is_mark(record.dbval)));
         Ok(())
     }
 
+    fn peek(&mut self, dbkey: &[u8]) -> Result<Option<Record<'_>>, StoreError> {
+        let Some((entry, len)) = self.find(dbkey) else { return Ok(None) };
+        let place = entry.place();
+        if len > LARGE_BYTES && matches!(self.pieces_of(dbkey)?, Some((_, Some(_)))) {
+            let Some((raw, _)) = self.data.read(place, &mut self.scratch) else {
+                return Err(damaged(&self.core, &self.data, place));
+            };
+            return Ok(Some(Record { epoch: raw.header.epoch, dbval: raw.dbval() }));
+        }
+        match self.data.read_intact(place, &mut self.scratch) {
+            Some(raw) => Ok(Some(Record { epoch: raw.header.epoch, dbval: raw.dbval() })),
+            None => Err(damaged(&self.core, &self.data, place)),
+        }
+    }
+
+    fn piece(
+        &mut self,
+        dbkey: &[u8],
+        version: ClockTime,
+        from: usize,
+        len: usize,
+    ) -> Result<Option<&[u8]>, StoreError> {
+        let Some((place, pieces)) = self.pieces_of(dbkey)? else { return Ok(None) };
+        let Some((raw, seed)) = self.data.read(place, &mut self.scratch) else { return Ok(None) };
+        let dbval = raw.dbval();
+        let intact = match &pieces {
+            Some(pieces) => pieces.are_intact(from, len, |range| dbval.get(range)),
+            None => raw.is_intact(seed),
+        };
+        if !intact {
+            self.pieces.remove(&(position(dbkey), raw.header.lsn));
+            return Err(damaged(&self.core, &self.data, place));
+        }
+        let is_that = version_of(dbval) == Some(version);
+        Ok(from.checked_add(len).filter(|_| is_that).and_then(|end| dbval.get(from..end)))
+    }
+
+    fn stage(&mut self, key_len: usize, val_len: usize) -> Result<Staged, StoreError> {
+        check_lengths(key_len, val_len)?;
+        StagedFile::begin(&self.core, key_len, val_len).map(Staged::in_file)
+    }
+
+    fn put_staged(
+        &mut self,
+        dbkey: &[u8],
+        epoch: u64,
+        version: ClockTime,
+        staged: Staged,
+    ) -> Result<Large, StoreError> {
+        let val_len = staged.val_len();
+        let file = match staged.finish(version) {
+            Err(file) => file,
+            Ok(dbval) => {
+                self.put(dbkey, Record { epoch, dbval: &dbval })?;
+                return Ok(Large::in_memory(dbval));
+            }
+        };
+        // Numbers are dense in a segment of stores, so the one before ends here.
+        self.roll()?;
+        let lsn = self.next_lsn;
+        let (segment, pieces) = self.core.adopt_staged((self.number, lsn), *file, dbkey, epoch, version)?;
+        self.next_lsn += 1;
+        self.unticketed = true;
+        self.add_segment(segment.clone());
+        segment.add_live(segment.record_bytes() as usize);
+        let place = Place { slot: segment.slot, offset: SEGMENT_HEAD_LEN as u32 };
+        self.point_to(dbkey, Entry::new(position(dbkey), place, false));
+        let pieces = Arc::new(pieces);
+        self.know_pieces((position(dbkey), lsn), pieces.clone());
+        Ok(Large::in_file(StoredFile::new(segment, dbkey.len(), val_len, pieces)))
+    }
+
     fn forget(&mut self, dbkey: &[u8], stamp: Stamp) -> Result<bool, StoreError> {
-        if self.get(dbkey)?.is_none_or(|record| record.stamp() != stamp) {
+        if self.peek(dbkey)?.is_none_or(|record| record.stamp() != stamp) {
             return Ok(false);
         }
         let Some((entry, old_len)) = self.find(dbkey) else { return Ok(false) };
         self.make_room(dbkey.len(), 0)?;
-        self.stage(Kind::Forget, dbkey, stamp.epoch, &[]);
+        self.add(Kind::Forget, dbkey, stamp.epoch, &[]);
         self.index.remove(entry.hash, entry.place());
         if let Some(segment) = self.data.segment(entry.place().slot) {
             segment.sub_live(old_len);
@@ -420,6 +533,14 @@ fn damaged(core: &Core, data: &Data, place: Place) -> StoreError {
         Some(segment) => core.damaged(segment, u64::from(place.offset), "damaged record"),
         None => StoreError::Damaged { file: core.dir.clone(), offset: u64::from(place.offset) },
     }
+}
+
+fn check_lengths(key_len: usize, val_len: usize) -> Result<(), StoreError> {
+    if key_len > MAX_KEY_BYTES || val_len > MAX_VAL_BYTES {
+        let context = format!("a dbkey of {key_len} and a dbval of {val_len} bytes are more than a record can hold");
+        return Err(StoreError::Io { context, source: io::ErrorKind::InvalidInput.into() });
+    }
+    Ok(())
 }
 
 /// How many entries of the index take about as long to pass over as a record to visit.

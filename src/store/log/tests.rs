@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod faults;
 mod increment;
+mod large;
 mod model;
 mod open;
 mod process;

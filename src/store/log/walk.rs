@@ -74,6 +74,11 @@ impl Walk {
         self.unreadable
     }
 
+    /// Takes all for read.
+    pub fn skip_all(&mut self) {
+        self.pos = self.end;
+    }
+
     /// Where the next step starts.
     pub fn position(&self) -> u64 {
         self.pos

@@ -6,6 +6,7 @@
 
 use crate::logic::record::MAX_KEY_LEN;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Digits at the end of a key; a shorter key is all digits.
 const MAX_DIGITS: usize = 10;
@@ -25,6 +26,8 @@ pub struct Load {
     marked: usize,
     /// Keys of a multi-get.
     mget_keys: u32,
+    /// Where keys are not asked for alike: the share of those up to each, in 1/2³² parts.
+    shares: Option<Arc<[u32]>>,
 }
 
 /// One request.
@@ -68,6 +71,7 @@ impl Load {
             value_at: 0,
             marked: key_size.min(value_size),
             mget_keys,
+            shares: None,
         };
         let mut template = b"set ".to_vec();
         load.push_key(0, &mut template);
@@ -77,6 +81,31 @@ impl Load {
         template.extend_from_slice(b"\r\n");
         load.set_template = template;
         Ok(load)
+    }
+
+    /// Has key number `n` asked for in proportion to 1/(n+1)^`exponent`, as Zipf's law has it; all alike if it is 0.
+    pub fn skewed(mut self, exponent: f64) -> Load {
+        let weight = |n: u32| f64::from(n + 1).powf(-exponent);
+        let total: f64 = (0..self.keys).map(weight).sum();
+        let mut sum = 0.0;
+        let up_to = |n| {
+            sum += weight(n);
+            // The last one is all, however sums are rounded; a cast keeps to the largest number.
+            (sum / total * (1u64 << 32) as f64) as u32
+        };
+        self.shares = (exponent > 0.0).then(|| (0..self.keys).map(up_to).collect());
+        self
+    }
+
+    /// A key, drawn.
+    fn draw(&self, chance: &mut Chance) -> u32 {
+        match &self.shares {
+            None => chance.below(self.keys),
+            Some(shares) => {
+                let drawn = chance.next();
+                (shares.partition_point(|share| *share <= drawn) as u32).min(self.keys - 1)
+            }
+        }
     }
 
     /// Number of keys.
@@ -209,7 +238,7 @@ impl Source {
         match self {
             Source::Fill(range) => range.next().map(Request::Set),
             Source::Random { op, set_share, chance } => {
-                let base = chance.below(load.keys);
+                let base = load.draw(chance);
                 let one = KeySet { base, stride: 1, count: 1 };
                 Some(match op {
                     Op::Set => Request::Set(base),
@@ -312,6 +341,24 @@ mod tests {
         let mut source = Source::Random { op: Op::Mix, set_share: 1 << 30, chance: Chance(7) };
         let sets = (0..10_000).filter(|_| matches!(source.next(&load), Some(Request::Set(_)))).count();
         assert!((2300..2700).contains(&sets), "{sets}");
+    }
+
+    #[test]
+    fn skewed_keys_are_asked_for_as_zipf_says() {
+        for (exponent, of_first) in [(0.0, 0.001), (1.0, 0.1336), (1.2, 0.2304)] {
+            let load = Load::new(1000, 12, 20, 1).unwrap().skewed(exponent);
+            let mut source = Source::Random { op: Op::Set, set_share: 0, chance: Chance(3) };
+            let mut drawn = vec![0u32; 1000];
+            for _ in 0..100_000 {
+                let Some(Request::Set(key)) = source.next(&load) else { panic!("not a set") };
+                drawn[key as usize] += 1;
+            }
+            let share = f64::from(drawn[0]) / 100_000.0;
+            assert!((share - of_first).abs() < 0.005, "{exponent}: {share}");
+            assert!(drawn[999] < 200, "{exponent}: the last is drawn {} times", drawn[999]);
+        }
+        let one = Load::new(1, 3, 1, 1).unwrap().skewed(2.0);
+        assert_eq!(one.draw(&mut Chance(1)), 0);
     }
 
     #[test]

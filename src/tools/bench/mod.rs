@@ -69,6 +69,9 @@ pub struct Options {
     /// Share of sets in a mix, from 0 to 1
     #[arg(long, value_name = "R", default_value_t = 0.1, value_parser = parse_share)]
     set_ratio: f64,
+    /// How much the keys asked for differ: the exponent of Zipf's law, 0 for all alike
+    #[arg(long, value_name = "E", default_value_t = 0.0, value_parser = parse_exponent)]
+    skew: f64,
     /// Length of a round in seconds
     #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = parse_seconds)]
     duration: f64,
@@ -132,6 +135,13 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+fn parse_exponent(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(e) if (0.0..=10.0).contains(&e) => Ok(e),
+        _ => Err("a number from 0 to 10 is needed".to_owned()),
+    }
+}
+
 fn parse_share(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(r) if (0.0..=1.0).contains(&r) => Ok(r),
@@ -190,7 +200,8 @@ fn heading(o: &Options) -> String {
 fn measure(options: &Options) -> Result<Vec<Target>, BenchError> {
     let mget_keys = if options.op == Op::Mget { options.mget_keys } else { 1 };
     let load = Load::new(options.keys, options.key_size as usize, options.value_size as usize, mget_keys)
-        .map_err(BenchError::Options)?;
+        .map_err(BenchError::Options)?
+        .skewed(options.skew);
     let mut sides = vec![Side::new(&options.target, &options.pids)?];
     if let Some(compare) = &options.compare {
         sides.push(Side::new(compare, &options.compare_pids)?);

@@ -76,9 +76,21 @@ fn of_trouble(trouble: Trouble) -> (u16, &'static [u8]) {
     }
 }
 
+/// Appends what stands before the data of a value of `len` bytes, given as its key, flags and cas unique. The data follows.
+pub fn value_head(head: Head, (key, flags, cas): (&[u8], u32, Option<u64>), len: usize, out: &mut Vec<u8>) {
+    let key = if matches!(head.loud(), opcode::GETK | opcode::GATK) { key } else { b"" };
+    packet_head(head, status::DONE, &flags.to_be_bytes(), key, len, cas.unwrap_or(0), out);
+}
+
 fn packet(head: Head, status: u16, extras: &[u8], key: &[u8], data: &[u8], cas: u64, out: &mut Vec<u8>) {
-    let body_len = extras.len() + key.len() + data.len();
-    out.reserve(HEAD_BYTES + body_len);
+    out.reserve(HEAD_BYTES + extras.len() + key.len() + data.len());
+    packet_head(head, status, extras, key, data.len(), cas, out);
+    out.extend_from_slice(data);
+}
+
+#[inline]
+fn packet_head(head: Head, status: u16, extras: &[u8], key: &[u8], data_len: usize, cas: u64, out: &mut Vec<u8>) {
+    let body_len = extras.len() + key.len() + data_len;
     out.extend_from_slice(&[ANSWER_MAGIC, head.opcode]);
     out.extend_from_slice(&(key.len() as u16).to_be_bytes());
     out.extend_from_slice(&[extras.len() as u8, 0]);
@@ -88,5 +100,4 @@ fn packet(head: Head, status: u16, extras: &[u8], key: &[u8], data: &[u8], cas: 
     out.extend_from_slice(&cas.to_be_bytes());
     out.extend_from_slice(extras);
     out.extend_from_slice(key);
-    out.extend_from_slice(data);
 }

@@ -31,18 +31,24 @@ pub fn encode(reply: &Reply<'_>, out: &mut Vec<u8>) {
 fn value(key: &[u8], flags: u32, cas: Option<u64>, data: &[u8], out: &mut Vec<u8>) {
     const NUMBERS_AND_ENDS: usize = 64;
     out.reserve(key.len() + data.len() + NUMBERS_AND_ENDS);
+    value_head(key, flags, cas, data.len(), out);
+    out.extend_from_slice(data);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends what stands before the data of a value of `len` bytes. The data and a line end follow.
+#[inline]
+pub fn value_head(key: &[u8], flags: u32, cas: Option<u64>, len: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(b"VALUE ");
     out.extend_from_slice(key);
     out.push(b' ');
     decimal::write(u64::from(flags), out);
     out.push(b' ');
-    decimal::write(data.len() as u64, out);
+    decimal::write(len as u64, out);
     if let Some(cas) = cas {
         out.push(b' ');
         decimal::write(cas, out);
     }
-    out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(data);
     out.extend_from_slice(b"\r\n");
 }
 

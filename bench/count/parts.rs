@@ -178,7 +178,7 @@ fn coordinating() {
         (0..3).for_each(|_| pending.arrived(write, |answer| _ = black_box(answer)));
         black_box(pending.blocking(hashes[n as usize]));
     });
-    let mut log = Outlog::default();
+    let mut log = Outlog::<()>::default();
     times("an entry, sent and acknowledged", |n| {
         log.push(n, |out| v1::write_entry(out, &dbkeys[n as usize], 1, &dbval, &[deed(n)]));
         black_box(log.take_batch(1 << 20).map(|batch| batch.count));

@@ -182,6 +182,8 @@ pub struct Measured {
     pub callers: BTreeMap<(Caller, Option<IpAddr>), u64>,
     /// Requests that wait for their range.
     pub parked: u64,
+    /// Whether each other server has granted it a lease that holds.
+    pub leases: BTreeMap<Address, bool>,
     /// Bytes of memory that the index takes; `None`: the store cannot tell.
     pub index_bytes: Option<u64>,
     /// Deletion marks stored.
@@ -195,12 +197,14 @@ impl Worker {
     pub(super) fn measured(&self) -> Measured {
         let state = self.state.borrow();
         let shard = self.shard().lock().expect("no holder of a shard panics");
+        let now_micros = crate::net::time::boot_micros();
         Measured {
             gets: state.measures.gets.recent(),
             changes: state.measures.changes.recent(),
-            lags: state.lags(crate::net::time::boot_micros()),
+            lags: state.lags(now_micros),
             callers: state.callers(),
             parked: state.parked_requests() as u64,
+            leases: state.leases(now_micros),
             index_bytes: shard.index_bytes(),
             marks: shard.marks(),
             hottest: (state.hottest.seen(), state.hottest.top(HOTTEST)),
@@ -236,6 +240,14 @@ impl State {
             lags.entry(link.address).and_modify(|all| all.add(&lag)).or_insert(lag);
         }
         lags
+    }
+
+    fn leases(&self, now_micros: u64) -> BTreeMap<Address, bool> {
+        let mut leases = BTreeMap::new();
+        for (_, link) in self.links.iter().filter(|(_, link)| !link.is_version0()) {
+            *leases.entry(link.address).or_insert(true) &= link.leased_until() > now_micros;
+        }
+        leases
     }
 
     fn callers(&self) -> BTreeMap<(Caller, Option<IpAddr>), u64> {

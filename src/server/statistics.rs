@@ -89,6 +89,10 @@ fn numbers(shared: &Shared, all: &[Measured], connections: u64) -> Numbers {
         let received = shared.received.lock().expect("no holder panics");
         (received.records, received.bytes)
     };
+    let mut leases: BTreeMap<Address, bool> = BTreeMap::new();
+    for (address, holds) in all.iter().flat_map(|one| &one.leases) {
+        *leases.entry(*address).or_insert(true) &= holds;
+    }
     let space = shared.store.disk().space(shared.store.dir()).ok();
     Numbers {
         epoch: Some(view.epoch.number),
@@ -99,6 +103,8 @@ fn numbers(shared: &Shared, all: &[Measured], connections: u64) -> Numbers {
         sets: Some(shared.total(|c| &c.sets)),
         deletes: Some(shared.total(|c| &c.deletes)),
         parked: Some(all.iter().map(|one| one.parked).sum()),
+        leases: Some(leases.values().filter(|holds| **holds).count() as u64),
+        leases_wanted: Some(leases.len() as u64),
         get_p50_micros: gets.map(|q| q[0]),
         get_p99_micros: gets.map(|q| q[1]),
         get_max_micros: gets.map(|q| q[2]),

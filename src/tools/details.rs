@@ -128,6 +128,8 @@ impl Details {
                 "epoch": numbers.as_ref().and_then(|n| n.epoch),
                 "items": numbers.as_ref().and_then(|n| n.items),
                 "parked": numbers.as_ref().and_then(|n| n.parked),
+                "leases": numbers.as_ref().and_then(|n| n.leases),
+                "leases_wanted": numbers.as_ref().and_then(|n| n.leases_wanted),
                 "moving_ppm": numbers.as_ref().and_then(|n| n.moving_ppm),
             }),
             Err(why) => json!({"address": address.to_string(), "error": why}),
@@ -148,6 +150,9 @@ fn server_text(told: &Server) -> String {
     let mut out = version.clone();
     for (name, number) in [("epoch", numbers.epoch), ("records", numbers.items), ("waiting", numbers.parked)] {
         out.push_str(&number.map_or(String::new(), |n| format!("  {name} {n}")));
+    }
+    if let (Some(held), Some(wanted)) = (numbers.leases, numbers.leases_wanted) {
+        out.push_str(&format!("  leases {held}/{wanted}"));
     }
     let sends = numbers.coordinates_ppm != Some(0);
     out.push_str(
@@ -190,6 +195,8 @@ mod tests {
             epoch: Some(12),
             items: Some(7),
             parked: Some(0),
+            leases: Some(1),
+            leases_wanted: Some(2),
             moving_ppm: Some(460_000),
             ..Numbers::default()
         };
@@ -210,7 +217,7 @@ manager:
   10.0.0.0:19800  epoch 12
   10.0.0.0:19800  (gone)
 server:
-  10.0.0.0:19800  1.0  epoch 12  records 7  waiting 0  moving 46%  weight 0.5
+  10.0.0.0:19800  1.0  epoch 12  records 7  waiting 0  leases 1/2  moving 46%  weight 0.5
   10.0.0.1:19800  0.4.13
   10.0.0.1:19800  (gone)
 copies of keys:
@@ -221,5 +228,6 @@ copies of keys:
         details.add_to(&mut object);
         assert_eq!((&object["copies"][0]["too_few"], &object["managers"][1]["error"]), (&json!(true), &json!("gone")));
         assert_eq!(object["servers"][0]["moving_ppm"], json!(460_000));
+        assert_eq!(object["servers"][0]["leases_wanted"], json!(2));
     }
 }

@@ -15,6 +15,9 @@ fn status_with_details_tells_versions_managers_and_how_many_copies_there_are() {
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(details.matches(&format!("  {version}  epoch ")).count(), 4, "{details}");
     assert!(details.contains("(idle)") && details.ends_with("copies of keys:\n  3  100.00%\n"), "{details}");
+    eventually("each server has its leases from all others", || {
+        (cluster.ctl(&["status", "-v"]).stdout.matches("  waiting 0  leases 3/3\n").count() == 4).then_some(())
+    });
     for manager in [0, 1] {
         assert!(details.contains(&format!("  {}  epoch ", cluster.manager_address(manager))), "{details}");
     }

@@ -97,6 +97,10 @@ numbers! {
     deletes,
     /// Requests that wait now for their range to be ready.
     parked,
+    /// Other servers that have granted it leases for what it coordinates, in all of its workers.
+    leases,
+    /// Other servers that it wants leases of.
+    leases_wanted,
     /// Median latency of gets in the last 5 to 10 seconds.
     get_p50_micros,
     /// 99th percentile.

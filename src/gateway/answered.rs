@@ -25,7 +25,7 @@ use crate::proto::rpc::v1::{Connected, Gone, method};
 /// How many parts of an answer that a server left out are asked for at once.
 const ALONE_AT_ONCE: usize = 8;
 
-/// How a [`InParts`](crate::proto::rpc::v1::InParts) begins.
+/// How an [`InParts`](crate::proto::rpc::v1::InParts) begins.
 const IN_PARTS: u8 = 0x92;
 
 impl State {
@@ -76,19 +76,19 @@ impl State {
         let layout = self.shared.config.layout;
         let known;
         let answer = match self.ops.at(place).ask {
-            Ask::Get if self.cache.is_on() => {
-                known = self.ops.at(place).known.clone();
-                match self.take_get(place, known.as_deref(), result) {
+            Ask::Get => {
+                let told = if self.cache.is_on() {
+                    known = self.ops.at(place).known.clone();
+                    self.take_get(place, known.as_deref(), result)
+                } else {
+                    outcome::of_get(result, layout, unix_secs)
+                };
+                match told {
                     Ok(answer) => answer,
                     Err(_) if result.first() == Some(&IN_PARTS) => return self.begin_download(place, latest, result),
                     Err(e) => return Err(e),
                 }
             }
-            Ask::Get => match outcome::of_get(result, layout, unix_secs) {
-                Ok(answer) => answer,
-                Err(_) if result.first() == Some(&IN_PARTS) => return self.begin_download(place, latest, result),
-                Err(e) => return Err(e),
-            },
             Ask::Mutate(change) => outcome::of_mutation(change, result, layout)?,
             Ask::Batch => return self.take_batch(place, result),
         };

@@ -16,7 +16,6 @@ use crate::net::time::unix_secs;
 use crate::proto::memcache::meta::Command;
 use crate::proto::memcache::{Create, Keys, Reply, Request, StatsTopic, Style, Trouble, Verb};
 use crate::proto::rpc::v1::{Op, Terms, option, term};
-use crate::store::LARGE_BYTES;
 
 /// Most keys in one message to a server.
 const BATCH_KEYS: usize = 4096;
@@ -223,7 +222,7 @@ impl State {
             }
             return;
         }
-        let body = if is_part || data.len() <= LARGE_BYTES { None } else { self.keep_large(asked.home, data) };
+        let body = if is_part { None } else { self.keep_large(asked.home, data) };
         let data = if body.is_some() { &[] } else { data };
         self.change_with(asked, op, arg, body, |out| {
             if is_part {

@@ -64,6 +64,7 @@ impl Op {
 
 impl State {
     /// Keeps the data of a client's command as it was read, if it is large and its client was granted the room for it.
+    #[inline]
     pub fn keep_large(&mut self, client: super::op::Home, data: &[u8]) -> Option<Body> {
         if data.len() <= LARGE_BYTES || self.view.has_v0() {
             return None;

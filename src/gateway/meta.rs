@@ -17,7 +17,6 @@ use crate::net::time::unix_secs;
 use crate::proto::memcache::meta::{Command, Form, Mode, Seen};
 use crate::proto::memcache::{Meta, Reply, Style, Trouble, meta};
 use crate::proto::rpc::v1::{self, Terms, term};
-use crate::store::LARGE_BYTES;
 
 /// A cas unique that no value has: `md C0` deletes nothing, where 0 in [`Terms`] stands for any.
 const NO_CAS: u64 = u64::MAX;
@@ -49,7 +48,7 @@ impl State {
         plan(meta, config, op);
         // What is put to another value, or may be marked, goes whole.
         let goes_whole = op.terms.bits != 0 || !matches!(op.ask, Ask::Mutate(change) if change.replaces());
-        let body = if meta.data.len() <= LARGE_BYTES || goes_whole { None } else { self.keep_large(home, meta.data) };
+        let body = if goes_whole { None } else { self.keep_large(home, meta.data) };
         let (op, Some(client)) = (self.ops.at(place), self.clients.get(home)) else { return };
         if body.is_none() {
             op.bytes.extend_from_slice(meta.data);

@@ -115,6 +115,13 @@ pub struct Link {
     overdue_told_micros: u64,
 }
 
+/// The id of the next request, which is no other's that is still unanswered.
+fn take_id(next: &mut u32) -> u32 {
+    let id = *next;
+    *next = id.checked_add(1).unwrap_or(CONNECT_ID + 1);
+    id
+}
+
 impl Link {
     fn new((address, incarnation, worker, server): Wanted, id: LinkId, now_micros: u64) -> Link {
         Link {
@@ -183,16 +190,10 @@ impl Link {
         self.log.len_bytes()
     }
 
-    fn take_id(&mut self) -> u32 {
-        let id = self.next_id;
-        self.next_id = id.checked_add(1).unwrap_or(CONNECT_ID + 1);
-        id
-    }
-
     /// Asks the other something; false when there is no connection.
     pub fn call(&mut self, call: Call, write: impl FnOnce(&mut Vec<u8>, u32)) -> bool {
         let Some(conn) = self.conn.clone() else { return false };
-        let id = self.take_id();
+        let id = take_id(&mut self.next_id);
         self.calls.insert(id, call);
         conn.write(|out| write(out, id));
         true
@@ -201,7 +202,7 @@ impl Link {
     /// Sends a request that is never answered; false when there is no connection.
     pub fn notify(&mut self, write: impl FnOnce(&mut Vec<u8>, u32)) -> bool {
         let Some(conn) = self.conn.clone() else { return false };
-        let id = self.take_id();
+        let id = take_id(&mut self.next_id);
         conn.write(|out| write(out, id));
         true
     }
@@ -221,7 +222,7 @@ impl Link {
             if self.log.next_large().is_some() && !self.send_parts(&conn) {
                 break;
             }
-            let id = self.take_id();
+            let id = take_id(&mut self.next_id);
             let Some(batch) = self.log.take_batch(BATCH_BYTES) else { break };
             let head = ReplicateHead { epoch, since, stable, first: batch.first };
             conn.write(|out| {
@@ -233,7 +234,7 @@ impl Link {
             sent = true;
         }
         if !sent && self.is_to_renew(now_micros) {
-            let id = self.take_id();
+            let id = take_id(&mut self.next_id);
             let head = ReplicateHead { epoch, since, stable, first: self.log.next_to_send() };
             conn.write(|out| head.write(out, id, 0));
             self.in_flight.push_back((id, 0, now_micros));
@@ -256,8 +257,7 @@ impl Link {
         while self.parts.sent < len && self.parts.unanswered < PARTS_AT_ONCE {
             let from = self.parts.sent;
             let part_len = PART_BYTES.min(len - from);
-            let id = self.next_id;
-            self.next_id = id.checked_add(1).unwrap_or(CONNECT_ID + 1);
+            let id = take_id(&mut self.next_id);
             let part = Part { id: large.number, dbkey: &large.dbkey, len, from, bytes: &[] };
             let written = conn.write(|out| {
                 let before = out.len();
@@ -453,7 +453,7 @@ impl Links {
                 conn.close();
                 continue;
             }
-            let id = link.take_id();
+            let id = take_id(&mut link.next_id);
             conn.write(|out| {
                 write_request(out, id, method::LEAVE);
                 write_array(out, 0);

@@ -157,10 +157,7 @@ pub trait Shard: Any + Send {
         staged: Staged,
     ) -> Result<Large, StoreError> {
         match staged.finish(version) {
-            Ok(dbval) => {
-                self.put(dbkey, Record { epoch, dbval: &dbval })?;
-                Ok(Large::in_memory(dbval))
-            }
+            Ok(dbval) => staged::put_gathered(self, dbkey, epoch, dbval),
             Err(_) => Err(StoreError::Unusable("a record of another engine cannot be stored".to_owned())),
         }
     }

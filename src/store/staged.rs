@@ -1,10 +1,10 @@
 //! Large values: they come in pieces, and are told in pieces, so that no step takes long.
 //!
-//! A [`Staged`] takes the pieces of one dbval in their order. [`Shard::put_staged`](super::Shard::put_staged) makes a record of
+//! A [`Staged`] takes the pieces of one dbval in their order. [`Shard::put_staged`] makes a record of
 //! it, in a moment; dropped before, it leaves nothing. What it put is at hand as a [`Large`] for those that have to send it on.
 
-use super::StoreError;
 use super::log::large::{StagedFile, StoredFile};
+use super::{Record, Shard, StoreError};
 use crate::logic::clock::ClockTime;
 use std::sync::Arc;
 
@@ -82,6 +82,17 @@ impl Staged {
             Place::File(file) => Err(file),
         }
     }
+}
+
+/// Stores a dbval that was gathered in memory, as any other record.
+pub(super) fn put_gathered<S: Shard + ?Sized>(
+    shard: &mut S,
+    dbkey: &[u8],
+    epoch: u64,
+    dbval: Vec<u8>,
+) -> Result<Large, StoreError> {
+    shard.put(dbkey, Record { epoch, dbval: &dbval })?;
+    Ok(Large::in_memory(dbval))
 }
 
 /// A dbval that is stored, to be told piece by piece. It stays readable when the record is replaced.

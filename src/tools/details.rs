@@ -9,9 +9,8 @@ use crate::logic::epoch::{Epoch, Phase};
 use crate::logic::ring::REPLICAS;
 use crate::logic::route::Route;
 use crate::logic::weight::Weight;
-use crate::proto::rpc::msgpack::write_uint;
 use crate::proto::rpc::v0;
-use crate::proto::rpc::v1::{Numbers, method};
+use crate::proto::rpc::v1::Numbers;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -33,13 +32,7 @@ pub(super) async fn gather(epoch: Epoch) -> Details {
     let managers: Vec<Address> = epoch.managers.iter().map(|manager| manager.address).collect();
     let known = ask::each(&managers, |address| async move {
         let node = Node::connect(address, Role::Manager).await?;
-        let mut params = vec![0x91];
-        write_uint(&mut params, 0);
-        let read = |r: &mut crate::proto::rpc::msgpack::Reader<'_>| {
-            if r.take_nil() { Ok(Vec::new()) } else { r.raw().map(<[u8]>::to_vec) }
-        };
-        let encoded = node.ask(method::GET_EPOCH, &params, read).await?;
-        Ok(Epoch::decode(&encoded).map_or(0, |epoch| epoch.number))
+        Ok(ask::newest_epoch(&node).await?.map_or(0, |epoch| epoch.number))
     });
     let active: Vec<Address> = epoch.whs.nodes.iter().filter(|node| node.active).map(|node| node.address).collect();
     let told = ask::each(&active, |address| async move {

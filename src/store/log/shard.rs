@@ -15,7 +15,7 @@ use crate::logic::clock::ClockTime;
 use crate::logic::record::{HASH_LEN, Stamp, is_mark, version_of};
 use crate::logic::ring;
 use crate::store::fs::store_error;
-use crate::store::staged::{Large, Staged};
+use crate::store::staged::{self, Large, Staged};
 use crate::store::{Commit, LARGE_BYTES, Record, ScanVisitor, Shard, StoreError, Ticket};
 use std::collections::HashMap;
 use std::io;
@@ -420,10 +420,7 @@ impl Shard for LogShard {
         let val_len = staged.val_len();
         let file = match staged.finish(version) {
             Err(file) => file,
-            Ok(dbval) => {
-                self.put(dbkey, Record { epoch, dbval: &dbval })?;
-                return Ok(Large::in_memory(dbval));
-            }
+            Ok(dbval) => return staged::put_gathered(self, dbkey, epoch, dbval),
         };
         // Numbers are dense in a segment of stores, so the one before ends here.
         self.roll()?;

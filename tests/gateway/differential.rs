@@ -384,7 +384,9 @@ fn meta_line(chance: &mut Chance, key: &str, data: &str) -> Vec<u8> {
             // Refused, too, but memcached has done it by then.
             'O' if command != "ms" && command != "md" => chance.of(&["abc", "", "1234567890123456789012345678901"]),
             _ if bad => chance.of(&["", "x", "9x", "-"]),
-            'T' | 'N' | 'R' => chance.of(&["0", "1000", "-1", "30", "500"]),
+            'T' | 'N' => chance.of(&["0", "1000", "-1", "30", "500"]),
+            // None of those: whether 500 is less than what is left of 500 depends on when a second ends.
+            'R' => chance.of(&["0", "900", "-1", "20", "400"]),
             'O' => chance.of(&["abc", "", "1234567890123456789012345678901", "12345678901234567890123456789012"]),
             'F' => chance.of(&["0", "5", "4294967295"]),
             'C' => chance.of(&["{C}", "{C}", "1", "0"]),

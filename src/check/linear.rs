@@ -194,22 +194,15 @@ fn without_unseen(entries: &[Entry]) -> Vec<Entry> {
         data.iter().any(u8::is_ascii_alphabetic)
             && !told.iter().any(|told| told.windows(data.len()).any(|part| part == data) || told.contains(&UNSEEN))
     };
-    let forget = |data: &mut Vec<u8>| {
-        let unseen = is_unseen(data);
-        if unseen {
-            *data = vec![UNSEEN];
-        }
-        unseen
-    };
     let mut entries = entries.to_vec();
     for entry in entries.iter_mut().filter(|e| e.outcome == Outcome::Unknown) {
         match &mut entry.action {
-            Action::Set(new) | Action::Add(new) | Action::Replace(new) | Action::Cas(_, new) => {
-                if forget(&mut new.data) {
-                    new.flags = 0;
-                }
+            Action::Set(new) | Action::Add(new) | Action::Replace(new) | Action::Cas(_, new)
+                if is_unseen(&new.data) =>
+            {
+                (new.data, new.flags) = (vec![UNSEEN], 0);
             }
-            Action::Append(data) | Action::Prepend(data) => drop(forget(data)),
+            Action::Append(data) | Action::Prepend(data) if is_unseen(data) => *data = vec![UNSEEN],
             _ => {}
         }
     }

@@ -63,6 +63,11 @@ impl Worker {
             request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
             return Ok(Done::Yes);
         }
+        if let Some(why) = self.shared.versions.refusal(state.clock.counter()) {
+            state.tell_unable(self);
+            request.conn.write(|out| write_error(out, request.msgid, why));
+            return Ok(Done::Yes);
+        }
         let id = request.id_of(style, mutate);
         let mut has_looked = false;
         if let Some(id) = &id

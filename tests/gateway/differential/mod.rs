@@ -116,6 +116,8 @@ impl<K> Sides<K> {
         early.read_exact(&mut [0; 10 * b"STORED\r\n".len()]).unwrap();
         let fake = Fake::start(Setup { server_workers: 2, config: config.clone(), ..Setup::default() });
         let (ours, theirs) = (Client::connect(fake.gateway).0, memcached.connect());
+        ours.set_read_timeout(Some(LONGEST_PAUSE)).unwrap();
+        theirs.set_read_timeout(Some(LONGEST_PAUSE)).unwrap();
         let (our_cas, their_cas) = (HashMap::new(), HashMap::new());
         Some(Sides { ours, theirs, our_cas, their_cas, _running: (fake, memcached), patience })
     }
@@ -127,6 +129,8 @@ impl<K> Sides<K> {
     }
 }
 
+/// What stands still for longer is taken for hung: a machine may be busy with other things, or stopped, for minutes.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// How often a run may begin anew.
 const PATIENCE: u32 = 20;
 

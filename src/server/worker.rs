@@ -387,8 +387,7 @@ impl Worker {
         state.send_to_members();
         // The look at the clock that every answer of this turn stands behind.
         let now = boot_micros();
-        let looks = on(Rule::LookAgain) && on(Rule::Lease);
-        if looks && state.leased_until != u64::MAX && state.leased_until <= now {
+        if !state.may_tell(now) {
             tracing::warn!("stood still for longer than a lease: answers not yet sent are dropped");
             state.connections.drain(..).filter_map(|c| c.conn.upgrade()).for_each(|conn| conn.close());
         }
@@ -448,6 +447,11 @@ impl Worker {
 }
 
 impl State {
+    /// Whether the answers of this turn may leave `now`, just looked at behind all look-ups: no lease that they rely on has ended.
+    pub(super) fn may_tell(&self, now_micros: u64) -> bool {
+        self.leased_until > now_micros || !on(Rule::LookAgain) || !on(Rule::Lease)
+    }
+
     pub(super) fn new(view: Arc<View>, config: Config, now_micros: u64) -> State {
         State {
             arcs: Arcs::default(),

@@ -127,16 +127,23 @@ pub fn of_mutation(op: Op, result: &[u8], layout: Layout) -> Result<Answer<'_>, 
         Mutated::TooLarge => too_large(op),
         Mutated::Number(version, number) => return Ok(Answer::Changed(Reply::Number(number), version)),
         // It was there when it was touched. The expiry that it has since may have passed already; that is for later gets.
+        Mutated::Same(_) => return Err(DecodeError::Type),
         Mutated::Value(dbval) => return of_dbval(dbval, layout, || BEFORE_ANY_EXPIRY),
-        Mutated::Told(bits, expiry, dbval) => {
-            return Ok(match of_dbval(dbval, layout, || BEFORE_ANY_EXPIRY)? {
-                Answer::Found(found) => Answer::Told(found, bits, expiry),
-                other => other,
-            });
-        }
+        Mutated::Told(bits, expiry, dbval) => return of_told(dbval, bits, Some(expiry), layout),
         Mutated::Unknown => Reply::Trouble(Trouble::Unknown),
     };
     Ok(Answer::Reply(reply))
+}
+
+/// What a value is that a meta command is told, with bits of [`told`] and the expiry as it was before; `None`: as it is.
+///
+/// # Errors
+/// When it is no dbval.
+pub fn of_told(dbval: &[u8], bits: u8, before: Option<u32>, layout: Layout) -> Result<Answer<'_>, DecodeError> {
+    Ok(match of_dbval(dbval, layout, || BEFORE_ANY_EXPIRY)? {
+        Answer::Found(found) => Answer::Told(found, bits, before.unwrap_or(found.expiry)),
+        other => other,
+    })
 }
 
 /// What memcached says when a value would become too large.

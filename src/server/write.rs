@@ -182,7 +182,8 @@ impl Worker {
         let Look::Value { dbval, .. } = state.look_up(shard, mutate.dbkey, mutate.options, Much::All) else {
             return Done::Park;
         };
-        let told = Mutated::Told(bits, expiry, dbval);
+        let is_known = record::version_of(dbval) == Some(ClockTime(mutate.arg));
+        let told = if is_known { Mutated::Same(bits) } else { Mutated::Told(bits, expiry, dbval) };
         Counters::add(&self.shared.counters[usize::from(self.number)].gets, 1);
         match unstable {
             None => request.conn.write(|out| write_mutated(out, request.msgid, style, &told)),

@@ -504,6 +504,8 @@ pub enum Mutated<'a> {
     /// `[9, bits, expiry, dbval]`: fetched, or counted and told. Bits of [`told`]; the expiry as it was before; the value
     /// as it is now.
     Told(u8, u32, &'a [u8]),
+    /// `[10, bits]`: fetched, nothing has changed, and the value is still of the version that the fetch names.
+    Same(u8),
     /// `[8]`: whether it took effect is not known and cannot be found out.
     Unknown,
 }
@@ -525,9 +527,12 @@ impl<'a> Mutated<'a> {
             Mutated::NotFound | Mutated::Gone(_) => 3,
             Mutated::NotNumber => 4,
             Mutated::TooLarge => 5,
-            Mutated::Done(_) | Mutated::Number(..) | Mutated::Value(_) | Mutated::Told(..) | Mutated::Unknown => {
-                return None;
-            }
+            Mutated::Done(_)
+            | Mutated::Number(..)
+            | Mutated::Value(_)
+            | Mutated::Told(..)
+            | Mutated::Same(_)
+            | Mutated::Unknown => return None,
         })
     }
 
@@ -562,6 +567,10 @@ impl<'a> Mutated<'a> {
                 write_uint(out, u64::from(expiry));
                 write_raw(out, dbval);
             }
+            Mutated::Same(bits) => {
+                out.extend_from_slice(&[0x92, 10]);
+                write_uint(out, u64::from(bits));
+            }
             Mutated::Unknown => out.extend_from_slice(&[0x91, 8]),
         }
     }
@@ -584,6 +593,7 @@ impl<'a> Mutated<'a> {
                 let bits = u8::try_from(r.u64()?).map_err(|_| DecodeError::Type)?;
                 Mutated::Told(bits, r.u32()?, r.raw()?)
             }
+            (10, 2) => Mutated::Same(u8::try_from(r.u64()?).map_err(|_| DecodeError::Type)?),
             (8, 1) => Mutated::Unknown,
             _ => return Err(DecodeError::Type),
         })
@@ -666,6 +676,7 @@ mod tests {
             Number(7, u64::MAX),
             Value(b"abc"),
             Told(told::WON | told::STALE, 1 << 31, b"abc"),
+            Same(told::SENT | told::STALE),
             Unknown,
         ];
         for outcome in all {

@@ -63,11 +63,6 @@ impl Worker {
             request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
             return Ok(Done::Yes);
         }
-        if let Some(why) = self.shared.versions.refusal(state.clock.counter()) {
-            state.tell_unable(self);
-            request.conn.write(|out| write_error(out, request.msgid, why));
-            return Ok(Done::Yes);
-        }
         let id = request.id_of(style, mutate);
         let mut has_looked = false;
         if let Some(id) = &id
@@ -78,6 +73,11 @@ impl Worker {
                 Before::Looked => has_looked = true,
                 Before::Done(done) => return Ok(done),
             }
+        }
+        if let Some(why) = self.shared.versions.refusal(state.clock.counter()) {
+            state.tell_unable(self);
+            request.conn.write(|out| write_error(out, request.msgid, why));
+            return Ok(Done::Yes);
         }
         if mutate.takes_parts() {
             // Its parts are not here, or no longer: they are to be sent again.

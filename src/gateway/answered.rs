@@ -20,13 +20,17 @@ use crate::proto::memcache::{Reply, Style, Trouble, style, text};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{write_error, write_success};
 use crate::proto::rpc::msgpack::{DecodeError, Head, Reader, write_uint};
-use crate::proto::rpc::v1::{Connected, Gone, method};
+use crate::proto::rpc::v1::{Connected, Gone, InParts, Mutated, Op, method};
 
 /// How many parts of an answer that a server left out are asked for at once.
 const ALONE_AT_ONCE: usize = 8;
 
 /// How an [`InParts`](crate::proto::rpc::v1::InParts) begins.
 const IN_PARTS: u8 = 0x92;
+
+/// How the results of a change begin that tell one.
+const VALUE_IN_PARTS: [u8; 2] = [0x93, 7];
+const TOLD_IN_PARTS: [u8; 2] = [0x95, 9];
 
 impl State {
     /// Takes an answer from a server.
@@ -85,9 +89,22 @@ impl State {
                 };
                 match told {
                     Ok(answer) => answer,
-                    Err(_) if result.first() == Some(&IN_PARTS) => return self.begin_download(place, latest, result),
+                    Err(_) if result.first() == Some(&IN_PARTS) => {
+                        return self.begin_download(place, latest, InParts::read(result)?, None);
+                    }
                     Err(e) => return Err(e),
                 }
+            }
+            Ask::Mutate(Op::GetAndTouch | Op::Fetch | Op::Incr | Op::Decr)
+                if result.starts_with(&VALUE_IN_PARTS) || result.starts_with(&TOLD_IN_PARTS) =>
+            {
+                return match Mutated::read(result)? {
+                    Mutated::ValueInParts(parts) => self.begin_download(place, latest, parts, None),
+                    Mutated::ToldInParts(bits, expiry, parts) => {
+                        self.begin_download(place, latest, parts, Some((bits, expiry)))
+                    }
+                    _ => Err(DecodeError::Type),
+                };
             }
             Ask::Mutate(change) => outcome::of_mutation(change, result, layout)?,
             Ask::Batch => return self.take_batch(place, result),

@@ -202,7 +202,7 @@ impl Drop for StagedFile {
     }
 }
 
-/// The dbval of a record that [`StagedFile`] made.
+/// The dbval of a large record.
 pub struct StoredFile {
     segment: Arc<Segment>,
     val_at: usize,
@@ -211,8 +211,9 @@ pub struct StoredFile {
 }
 
 impl StoredFile {
-    pub(super) fn new(segment: Arc<Segment>, key_len: usize, val_len: usize, pieces: Arc<Pieces>) -> StoredFile {
-        StoredFile { segment, val_at: SEGMENT_HEAD_LEN + MAX_HEAD_LEN + key_len, val_len, pieces }
+    /// One whose dbval begins at `val_at` in its segment.
+    pub(super) fn new(segment: Arc<Segment>, val_at: usize, val_len: usize, pieces: Arc<Pieces>) -> StoredFile {
+        StoredFile { segment, val_at, val_len, pieces }
     }
 
     pub fn val_len(&self) -> usize {

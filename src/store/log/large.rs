@@ -204,6 +204,7 @@ impl Drop for StagedFile {
 
 /// The dbval of a large record.
 pub struct StoredFile {
+    core: Arc<Core>,
     segment: Arc<Segment>,
     val_at: usize,
     val_len: usize,
@@ -212,8 +213,14 @@ pub struct StoredFile {
 
 impl StoredFile {
     /// One whose dbval begins at `val_at` in its segment.
-    pub(super) fn new(segment: Arc<Segment>, val_at: usize, val_len: usize, pieces: Arc<Pieces>) -> StoredFile {
-        StoredFile { segment, val_at, val_len, pieces }
+    pub(super) fn new(
+        core: &Arc<Core>,
+        segment: Arc<Segment>,
+        val_at: usize,
+        val_len: usize,
+        pieces: Arc<Pieces>,
+    ) -> StoredFile {
+        StoredFile { core: core.clone(), segment, val_at, val_len, pieces }
     }
 
     pub fn val_len(&self) -> usize {
@@ -239,5 +246,14 @@ impl StoredFile {
             out.truncate(before);
         }
         done
+    }
+}
+
+impl Drop for StoredFile {
+    /// The last one that has a removed file frees its pages, in memory and on disk, which takes long: not in the midst of a turn.
+    fn drop(&mut self) {
+        if self.segment.is_retired() {
+            self.core.put_away(self.segment.clone());
+        }
     }
 }

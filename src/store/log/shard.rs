@@ -418,7 +418,7 @@ impl Shard for LogShard {
         let Header { head_len, key_len, val_len, epoch, .. } = raw.header;
         let stamp = Stamp { epoch, version: version_of(raw.dbval()).unwrap_or_default() };
         let val_at = place.offset as usize + head_len + key_len;
-        Ok(Some((stamp, Large::in_file(StoredFile::new(segment.clone(), val_at, val_len, pieces)))))
+        Ok(Some((stamp, Large::in_file(StoredFile::new(&self.core, segment.clone(), val_at, val_len, pieces)))))
     }
 
     fn stage(&mut self, key_len: usize, val_len: usize) -> Result<Staged, StoreError> {
@@ -451,7 +451,7 @@ impl Shard for LogShard {
         let pieces = Arc::new(pieces);
         self.know_pieces((position(dbkey), lsn), pieces.clone());
         let val_at = SEGMENT_HEAD_LEN + MAX_HEAD_LEN + dbkey.len();
-        Ok(Large::in_file(StoredFile::new(segment, val_at, val_len, pieces)))
+        Ok(Large::in_file(StoredFile::new(&self.core, segment, val_at, val_len, pieces)))
     }
 
     fn forget(&mut self, dbkey: &[u8], stamp: Stamp) -> Result<bool, StoreError> {

@@ -58,6 +58,7 @@ fn serve(options: ServerOptions, host: &mut Host<'_>) -> Result<(), String> {
         doors: Arc::default(),
         settings: host.settings(),
         memory: memory::Limits::SERVER,
+        version_block: server::Config::default().version_block,
     };
     let cores = Arc::new(Cores::start(usize::from(workers)).map_err(|e| format!("cannot start threads: {e}"))?);
     event_loop().map_err(|e| format!("cannot start an event loop: {e}"))?.block_on(async {

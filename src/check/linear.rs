@@ -7,11 +7,13 @@
 //! for, or never.
 //!
 //! A long fault leaves dozens of the latter, and which of them were done when is a choice among very many. So they are tried
-//! last, where no answered one fits, and of those that do the same only the first: it may come wherever a later one may.
+//! last, where no answered one fits, and of those that do the same only the first: it may come wherever a later one may. Those
+//! that store what nobody has ever seen do the same, whatever it is. And where the same answers are explained and the key
+//! holds the same, nothing is tried again with more of them used up: what can follow then could follow before.
 
 use super::history::{Action, Clocks, Entry, History, Outcome, Seen};
 use super::model::{self, Moment, State};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 /// What the search found for a key, or a whole history.
@@ -82,6 +84,9 @@ fn told_twice(key: &[u8], entries: &[Entry]) -> Option<Violation> {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Placed(Box<[u64]>);
 
+/// Values that stand for all that nobody has seen are made of this byte, which no client uses.
+const UNSEEN: u8 = 0;
+
 impl Placed {
     fn has(&self, at: usize) -> bool {
         self.0[at / 64] >> (at % 64) & 1 == 1
@@ -89,6 +94,20 @@ impl Placed {
 
     fn flip(&mut self, at: usize) {
         self.0[at / 64] ^= 1 << (at % 64);
+    }
+
+    /// Those of it that are in `which`.
+    fn only(&self, which: &Placed) -> Placed {
+        Placed(self.0.iter().zip(&which.0).map(|(own, which)| own & which).collect())
+    }
+
+    /// Those of it that are not in `which`.
+    fn without(&self, which: &Placed) -> Placed {
+        Placed(self.0.iter().zip(&which.0).map(|(own, which)| own & !which).collect())
+    }
+
+    fn is_within(&self, other: &Placed) -> bool {
+        self.0.iter().zip(&other.0).all(|(own, other)| own & !other == 0)
     }
 }
 
@@ -112,6 +131,8 @@ struct Search<'a> {
     /// Of one of unknown outcome: the last before it that does the same.
     twins: Vec<Option<usize>>,
     clocks: Clocks,
+    /// Those of unknown outcome.
+    unknown: Placed,
     placed: Placed,
     state: State,
     /// Everything before this is placed or is of no use.
@@ -119,7 +140,8 @@ struct Search<'a> {
     /// When the last was asked for of those that are placed: the order has reached this time.
     asked: u64,
     answered_left: usize,
-    seen: HashSet<(Placed, State)>,
+    /// Of those that are answered, which were placed, and what the key held: with which of unknown outcome.
+    seen: HashMap<(Placed, State), Vec<Placed>>,
     path: Vec<Taken>,
     longest: (usize, Vec<usize>),
 }
@@ -129,17 +151,22 @@ pub fn check_key(key: &[u8], entries: &[Entry], clocks: Clocks, steps: u64) -> V
     // What neither changes anything nor was answered explains nothing.
     let entries: Vec<Entry> =
         entries.iter().filter(|e| e.outcome != Outcome::Unknown || e.action != Action::Get).cloned().collect();
+    let told = entries;
+    let entries = without_unseen(&told);
+    let mut unknown = Placed(vec![0; entries.len().div_ceil(64)].into());
+    (0..entries.len()).filter(|at| entries[*at].outcome == Outcome::Unknown).for_each(|at| unknown.flip(at));
     let answered = entries.iter().filter(|e| e.outcome != Outcome::Unknown).count();
     let mut search = Search {
         entries: &entries,
         twins: twins(&entries),
         clocks,
+        unknown,
         placed: Placed(vec![0; entries.len().div_ceil(64)].into()),
         state: None,
         first: 0,
         asked: 0,
         answered_left: answered,
-        seen: HashSet::new(),
+        seen: HashMap::new(),
         path: Vec::new(),
         longest: (0, Vec::new()),
     };
@@ -148,9 +175,38 @@ pub fn check_key(key: &[u8], entries: &[Entry], clocks: Clocks, steps: u64) -> V
         None => Verdict::Undecided(key.to_vec()),
         Some(false) => {
             let longest = search.longest.1;
-            Verdict::Violated(Violation { key: key.to_vec(), entries, longest })
+            Verdict::Violated(Violation { key: key.to_vec(), entries: told, longest })
         }
     }
+}
+
+/// The same, where all values that nobody was told, and whose operations nobody knows the outcome of, are one. No answer tells
+/// them apart: none has any of them in it, and none of them is a number, nor part of one.
+fn without_unseen(entries: &[Entry]) -> Vec<Entry> {
+    let told: Vec<&[u8]> = entries
+        .iter()
+        .filter_map(|e| match &e.outcome {
+            Outcome::Value(seen) => Some(seen.data.as_slice()),
+            _ => None,
+        })
+        .collect();
+    let is_unseen = |data: &[u8]| {
+        data.iter().any(u8::is_ascii_alphabetic)
+            && !told.iter().any(|told| told.windows(data.len()).any(|part| part == data) || told.contains(&UNSEEN))
+    };
+    let mut entries = entries.to_vec();
+    for entry in entries.iter_mut().filter(|e| e.outcome == Outcome::Unknown) {
+        match &mut entry.action {
+            Action::Set(new) | Action::Add(new) | Action::Replace(new) | Action::Cas(_, new)
+                if is_unseen(&new.data) =>
+            {
+                (new.data, new.flags) = (vec![UNSEEN], 0);
+            }
+            Action::Append(data) | Action::Prepend(data) if is_unseen(data) => *data = vec![UNSEEN],
+            _ => {}
+        }
+    }
+    entries
 }
 
 /// For each operation of unknown outcome, the last one before it that does the same to any value.
@@ -219,7 +275,7 @@ impl Search<'_> {
                         continue;
                     }
                     self.placed.flip(at);
-                    if self.seen.insert((self.placed.clone(), state.clone())) {
+                    if self.is_new(&state) {
                         return Some((at, state));
                     }
                     self.placed.flip(at);
@@ -227,6 +283,18 @@ impl Search<'_> {
             }
         }
         None
+    }
+
+    /// Whether what is placed leads somewhere new when the key holds `state`; notes it.
+    fn is_new(&mut self, state: &State) -> bool {
+        let used = self.placed.only(&self.unknown);
+        let known = self.seen.entry((self.placed.without(&self.unknown), state.clone())).or_default();
+        if known.iter().any(|fewer| fewer.is_within(&used)) {
+            return false;
+        }
+        known.retain(|more| !used.is_within(more));
+        known.push(used);
+        true
     }
 
     /// Places an operation; its bit is set already.

@@ -320,6 +320,13 @@ impl State {
                     let prefix_len = self.shared.config.key_prefix.len();
                     client.answer(number, &mut self.pool, |out| meta::encode(form, op, prefix_len, &answer, out));
                 }
+                Some(number)
+                    if let Answer::Found(found) = &answer
+                        && client.takes_through(number, home, found) =>
+                {
+                    let key = &op.bytes[HASH_LEN + self.shared.config.key_prefix.len()..op.key_end];
+                    client.answer_through((op, key), found, &mut self.pool);
+                }
                 Some(number) if home.part == WHOLE => {
                     let key = &op.bytes[HASH_LEN + self.shared.config.key_prefix.len()..op.key_end];
                     let (how, cas) = (op.style, op.with_cas);

@@ -297,7 +297,7 @@ impl super::client::Client {
             let answers = &mut self.answers;
             self.conn.write(|out| {
                 pool.counted(out, |out, pool| {
-                    op.style.write_value_tail(out);
+                    out.extend_from_slice(op.style.value_tail());
                     answers.given(out, pool);
                 });
             });

@@ -67,6 +67,10 @@ pub enum Rule {
     FlushStays,
     /// Who fills a server tells it the counter of its clock, so that no version is made again.
     CounterTravels,
+    /// A life's versions are counted from above all that earlier lives of the server have acknowledged.
+    CounterKept,
+    /// A backup is told the newest epoch that any server knows.
+    BackupAsksServers,
     /// Whether a value has expired its coordinator says, by its clock alone.
     CoordinatorJudges,
     /// That a value has expired is known to every member before it is told.
@@ -75,7 +79,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Rule; 33] = [
+    pub const ALL: [Rule; 35] = [
         Rule::Fence,
         Rule::Lease,
         Rule::LookFirst,
@@ -107,6 +111,8 @@ impl Rule {
         Rule::FlushHeard,
         Rule::FlushStays,
         Rule::CounterTravels,
+        Rule::CounterKept,
+        Rule::BackupAsksServers,
         Rule::CoordinatorJudges,
         Rule::ExpiryIsWritten,
     ];

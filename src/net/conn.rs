@@ -2,7 +2,9 @@
 //!
 //! An idle connection holds no buffers. Input is read into a scratch buffer of the worker's and handed on from there; only
 //! the beginning of an incomplete message is kept. Output beyond what the system takes waits in the connection, which
-//! says how much that is, so that its owner stops reading from a peer that does not read ([`Received::wait`]).
+//! says how much that is, so that its owner stops reading from a peer that does not read ([`Received::wait`]). Long output
+//! need not be copied into the buffer to be written: the system is given it at once ([`Conn::write_through`]), or it is kept
+//! where it is ([`Conn::write_piece`]).
 
 use super::stream::{ReadHalf, Stream, WriteHalf};
 use super::time::Instant;
@@ -12,7 +14,7 @@ use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -26,6 +28,10 @@ const GROW_MAX: usize = 1 << 20;
 /// Bytes that a connection may read, and write, before others of its worker have their turn; and that all of a thread's connections
 /// may read before the event loop looks for news of the sockets.
 const TURN_BYTES: usize = 256 << 10;
+
+/// Output of so many bytes is worth a system call of its own, which [`Conn::write_through`] makes, rather than a copy. Below half of
+/// it, what is saved by one call for many answers is more.
+pub const THROUGH_BYTES: usize = if cfg!(feature = "sim") { 128 } else { 32 << 10 };
 
 thread_local! {
     /// Bytes that connections have read since the event loop surely looked for news. Without this count it looks when nobody is ready,
@@ -253,6 +259,41 @@ impl Conn {
             self.output.borrow_mut().behind.get_or_insert_default().pieces.push_back((piece, Vec::new()));
         }
         self.write(|_| ());
+    }
+
+    /// Appends `long` and then `behind`, as [`write`](Conn::write) would, but has the system take them now, with all that waits
+    /// before them, from where they are. Only what it does not take is copied.
+    pub fn write_through(self: &Rc<Self>, long: &[u8], behind: &[u8]) {
+        let taken = self.push_through(long, behind);
+        self.write(|out| {
+            out.extend_from_slice(&long[taken.min(long.len())..]);
+            out.extend_from_slice(&behind[taken.saturating_sub(long.len())..]);
+        });
+    }
+
+    /// Writes what waits, `long` and `behind`; returns how many bytes of the latter two the system took.
+    fn push_through(&self, long: &[u8], behind: &[u8]) -> usize {
+        let mut output = self.output.borrow_mut();
+        let mut writer = self.writer.borrow_mut();
+        let Some(open) = writer.as_mut().filter(|_| !self.blocked.get() && output.behind.is_none()) else { return 0 };
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut taken = 0;
+        while taken < long.len() + behind.len() {
+            let rests = [
+                &output.buffer[output.written..],
+                &long[taken.min(long.len())..],
+                &behind[taken.saturating_sub(long.len())..],
+            ];
+            // What fails here fails again at the end of the turn, which closes the connection.
+            let Poll::Ready(Ok(n @ 1..)) = Pin::new(&mut *open).poll_write_vectored(&mut cx, &rests.map(IoSlice::new))
+            else {
+                break;
+            };
+            let of_buffer = n.min(rests[0].len());
+            output.written += of_buffer;
+            taken += n - of_buffer;
+        }
+        taken
     }
 
     /// Bytes waiting to be written.

@@ -22,6 +22,7 @@ use crate::proto::rpc::v1::{Compare, Compared, Connect, List, method, write_dige
 use crate::store::{Record, ScanVisitor, StoreError};
 use std::collections::HashSet;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 /// Comparisons under way at a time; each sender has one.
 const MAX_UNDER_WAY: u32 = 1024;
@@ -96,13 +97,10 @@ fn start(
 
 impl Worker {
     async fn compare(&self, with: With, counter: u32, theirs: &[u64]) -> Result<Compared, Refused> {
-        {
-            let mut state = self.state.borrow_mut();
-            state.begin_window(with)?;
-            // What was overwritten, deleted or flushed does not come here, and its versions must not be made again.
-            if on(Rule::CounterTravels) {
-                state.clock.observe_counter(counter);
-            }
+        self.state.borrow_mut().begin_window(with)?;
+        // What was overwritten, deleted or flushed does not come here, and its versions must not be made again.
+        if on(Rule::CounterTravels) {
+            self.observe_for_good(counter).await?;
         }
         let mut own = vec![0_u64; theirs.len()];
         let mut found = 0_u64;
@@ -124,6 +122,13 @@ impl Worker {
             self.state.borrow_mut().end_window(with)?;
         }
         Ok(if found == 0 && !differ.is_empty() { Compared::Nothing } else { Compared::Differ(differ) })
+    }
+
+    /// Raises the counter of this worker's clock, and has the disk know.
+    async fn observe_for_good(&self, counter: u32) -> Result<(), Refused> {
+        self.state.borrow_mut().clock.observe_counter(counter);
+        self.shared.clock.fetch_max(u64::from(counter), Ordering::Relaxed);
+        if self.shared.versions.covered(counter).await { Ok(()) } else { Err(Refused) }
     }
 
     async fn list(&self, with: With, leaves: Vec<(usize, Vec<u64>)>) -> Result<Vec<u64>, Refused> {

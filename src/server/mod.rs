@@ -4,7 +4,7 @@
 //! will look up), [`write`](mod@write)
 //! (a change, from its execution to its stability), [`link`] (to another member, as coordinator), [`member`] (from a
 //! coordinator), [`mend`] (a damaged record), [`takeover`] (a new epoch), [`report`] (what is unstable then); then the control plane: [`mod@run`],
-//! [`managers`], [`status`], [`measures`] and [`statistics`] (what tools are told), `page` and `check` (what they are told of the records), [`epoch_file`], [`vote`]; and what moves
+//! [`managers`], [`status`], [`measures`] and [`statistics`] (what tools are told), `page` and `check` (what they are told of the records), [`epoch_file`], [`vote`], [`versions`]; and what moves
 //! records: [`copy`], [`differ`], [`compare`], [`stream`], `applying`, [`fill`], [`dropping`], [`garbage`], all of them in steps that [`background`]
 //! has wait for clients.
 //!
@@ -41,6 +41,7 @@ pub mod status;
 pub mod stream;
 pub mod takeover;
 pub mod version0;
+pub mod versions;
 pub mod vote;
 pub mod worker;
 pub mod write;

@@ -18,10 +18,13 @@ use crate::logic::memory::Id;
 use crate::logic::mutation;
 use crate::logic::record::{self, Body, MAX_DBKEY_LEN, Value};
 use crate::logic::rule::{Rule, on};
-use crate::net::conn::{Conn, Received, Then};
+use crate::net::conn::{Conn, Received, THROUGH_BYTES, Then};
+use crate::net::time::boot_micros;
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{self, Frame, Role, Scanner, write_error, write_success};
-use crate::proto::rpc::msgpack::{DecodeError, Reader, write_array, write_bool, write_nil, write_raw, write_uint};
+use crate::proto::rpc::msgpack::{
+    DecodeError, Reader, write_array, write_bool, write_nil, write_raw, write_raw_head, write_uint,
+};
 use crate::proto::rpc::v1::{Backup, Caller, Connect, Connected, Gone, Mutate, Peer as Calling, method};
 use crate::store::{Record, Shard, StoreError};
 use std::cell::Cell;
@@ -352,7 +355,16 @@ impl Worker {
         };
         state.leased_until = state.leased_until.min(leased);
         match state.unstable_write(hash) {
-            None => request.conn.write(|out| told.write(out, request.msgid)),
+            None => match told {
+                Told::Value(dbval) if dbval.len() >= THROUGH_BYTES && state.may_tell(boot_micros()) => {
+                    request.conn.write(|out| {
+                        write_success(out, request.msgid);
+                        write_raw_head(out, dbval.len());
+                    });
+                    request.conn.write_through(dbval, b"");
+                }
+                told => request.conn.write(|out| told.write(out, request.msgid)),
+            },
             // What is seen now is to be told once it is stable, even if it is overwritten by then.
             Some(write) => drop(answer_after(state, request, Some(write), told)),
         }

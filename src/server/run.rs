@@ -6,6 +6,7 @@ use super::garbage::Limits;
 use super::managers::{Control, random_id};
 use super::shared::{Config, Counters, Mail, Moved, Progress, Shared, View};
 use super::stream;
+use super::versions::Versions;
 use super::vote::Ballots;
 use super::worker::Worker;
 use crate::logic::budget::Budget;
@@ -54,6 +55,7 @@ pub async fn run(
     let (offers, offered) = mpsc::unbounded_channel();
     let epoch = load_epoch(store.disk(), store.dir())?;
     let ballots = Ballots::load(store.disk(), store.dir(), &epoch)?;
+    let versions = Versions::load(store.disk(), store.dir(), config.version_block)?;
     let incarnation = random_id().map_err(|e| format!("the system gives no random numbers: {e}"))?;
     let view = View::new(epoch, config.address, incarnation);
     let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::unbounded_channel()).unzip();
@@ -75,7 +77,8 @@ pub async fn run(
         peers: super::peers::Peers::default(),
         offered: stream::Offered::default(),
         offers,
-        clock: AtomicU64::new(0),
+        clock: AtomicU64::new(u64::from(versions.start())),
+        versions,
         behind: tokio::sync::Notify::new(),
         draining: AtomicBool::new(false),
         config,
@@ -99,6 +102,7 @@ pub async fn run(
     control.start(losses);
     let steps = Rc::new(Steps::new(shared.clone(), None));
     let tasks = [
+        tokio::task::spawn_local(super::versions::keep(shared.clone())),
         tokio::task::spawn_local(stream::listen(shared.clone(), steps.clone(), stream_listener)),
         tokio::task::spawn_local(stream::fetch_offers(shared.clone(), steps, offered)),
         tokio::task::spawn_local(accept(shared.clone(), listener)),
@@ -134,7 +138,7 @@ async fn settle_backup(store: &dyn Store, known: u64) -> Result<(), String> {
 
 /// Ends in order: others take over; no new connections; no worker acts any more, and the other servers know; the managers
 /// find nobody at home, should they not have heard; what was executed is stored.
-async fn stop(shared: &Shared, control: &Control, tasks: [tokio::task::JoinHandle<()>; 3]) {
+async fn stop(shared: &Shared, control: &Control, tasks: [tokio::task::JoinHandle<()>; 4]) {
     control.leave().await;
     shared.config.doors.close(shared.config.address);
     shared.draining.store(true, Ordering::Relaxed);

@@ -42,6 +42,8 @@ pub struct Config {
     pub garbage_memory: usize,
     /// How many outcomes of changes each worker remembers, and of whom.
     pub memory: Limits,
+    /// How many counters of versions are reserved on disk at a time.
+    pub version_block: u32,
     /// Where `backup` puts copies: the suffix is appended to this path.
     pub backup: PathBuf,
     /// Where a gateway in this process finds it.
@@ -66,6 +68,7 @@ impl Default for Config {
             garbage_max: Duration::from_secs(3600),
             garbage_memory: 2 << 20,
             memory: Limits::SERVER,
+            version_block: 1 << 18,
             backup: PathBuf::new(),
             doors: Arc::default(),
             settings: Settings::default(),
@@ -252,6 +255,8 @@ pub struct Shared {
     pub items: Vec<AtomicU64>,
     /// The logical counter of the newest version made here.
     pub clock: AtomicU64,
+    /// Up to where versions may be made and acknowledged.
+    pub versions: super::versions::Versions,
     /// A newer epoch than ours is about: ask for it.
     pub behind: tokio::sync::Notify,
     /// No new connections any more.

@@ -273,6 +273,7 @@ impl Worker {
             shard.items()
         };
         worker.shared.items[usize::from(number)].store(items, Ordering::Relaxed);
+        worker.state.borrow_mut().clock.observe_counter(worker.shared.versions.start());
         let turns = worker.clone();
         tokio::task::spawn_local(worker.turn.clone().run(move || turns.finish()));
         let ticks = worker.clone();
@@ -392,8 +393,7 @@ impl Worker {
         state.send_to_members();
         // The look at the clock that every answer of this turn stands behind.
         let now = boot_micros();
-        let looks = on(Rule::LookAgain) && on(Rule::Lease);
-        if looks && state.leased_until != u64::MAX && state.leased_until <= now {
+        if !state.may_tell(now) {
             tracing::warn!("stood still for longer than a lease: answers not yet sent are dropped");
             state.connections.drain(..).filter_map(|c| c.conn.upgrade()).for_each(|conn| conn.close());
         }
@@ -453,6 +453,11 @@ impl Worker {
 }
 
 impl State {
+    /// Whether the answers of this turn may leave `now`, just looked at behind all look-ups: no lease that they rely on has ended.
+    pub(super) fn may_tell(&self, now_micros: u64) -> bool {
+        self.leased_until > now_micros || !on(Rule::LookAgain) || !on(Rule::Lease)
+    }
+
     pub(super) fn new(view: Arc<View>, config: Config, now_micros: u64) -> State {
         State {
             arcs: Arcs::default(),
@@ -569,13 +574,21 @@ impl State {
         if self.now_micros < self.next_commit_micros {
             return worker.wake_after(self.next_commit_micros - self.now_micros);
         }
+        let counter = self.clock.counter();
+        worker.shared.clock.fetch_max(u64::from(counter), Ordering::Relaxed);
+        if !worker.shared.versions.cover(counter) {
+            // The next life could give these versions again. This goes on when the disk has more of them reserved.
+            if worker.shared.versions.refusal(counter).is_some() {
+                self.tell_unable(worker);
+            }
+            return;
+        }
         // While compaction is behind, acknowledgements come more slowly, and so do the next writes.
         let pace = worker.shared.store.pace().min(PACE_MAX);
         self.next_commit_micros = self.now_micros + pace.as_micros() as u64;
         let mut shard = worker.shard().lock().expect("no holder of a shard panics");
         let commit = shard.commit();
         worker.shared.items[usize::from(worker.number)].store(shard.items(), Ordering::Relaxed);
-        worker.shared.clock.fetch_max(u64::from(self.clock.counter()), Ordering::Relaxed);
         drop(shard);
         match commit {
             Ok(commit) => {

@@ -64,6 +64,11 @@ impl Worker {
             request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
             return Ok(Done::Yes);
         }
+        if let Some(why) = self.shared.versions.refusal(state.clock.counter()) {
+            state.tell_unable(self);
+            request.conn.write(|out| write_error(out, request.msgid, why));
+            return Ok(Done::Yes);
+        }
         let id = request.id_of(style, mutate);
         let mut has_looked = false;
         if let Some(id) = &id
@@ -172,7 +177,7 @@ impl Worker {
         } else {
             (None, Some(answer))
         };
-        let is_shown = matches!(shown, Shown::InParts(_));
+        let is_shown = matches!(shown, Shown::InParts(_)) && matches!(mutate.op, Op::GetAndTouch | Op::Fetch);
         let staged =
             staged.or_else(|| large.and_then(|_| parts::take(request.incoming, mutate.id.sequence, mutate.dbkey)));
         let stored = match staged {

@@ -11,6 +11,7 @@ use super::client::SECOND;
 use super::cluster::{Cluster, SERVER_PORT, address, key_name};
 use super::node::{self, EPOCH_SECS, Process};
 use crate::check::{self, Action, Entry, History, Marks, Outcome, Seen, Verdict};
+use crate::logic::address::Address;
 use crate::logic::epoch::Epoch;
 use crate::logic::expiry;
 use crate::logic::record::{self, Stamp};
@@ -21,6 +22,10 @@ use crate::proto::rpc::v1::{self, BackedUp, method};
 use crate::store::log::LogStore;
 use crate::store::restored::{self, BACKUP_EPOCH_FILE};
 use crate::store::{Shard, Store, StoreError};
+use crate::tools::{
+    self,
+    ask::{Node, Role},
+};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,6 +45,8 @@ pub struct Backup {
     suffix: String,
     /// The newest epoch that a server knew when it was asked for.
     epoch: Epoch,
+    /// What every active server knew to have been flushed then.
+    flushed: u64,
     /// When it was asked for, and when the last server had made it, in the times of histories.
     asked: u64,
     answered: u64,
@@ -55,13 +62,19 @@ fn now() -> u64 {
 pub async fn make(cluster: &Rc<Cluster>, number: u32) {
     let (epoch, asked, suffix) = (cluster.newest_epoch(), now(), number.to_string());
     let (done, made) = tokio::sync::oneshot::channel();
-    let text = (epoch.number > 0).then(|| epoch.encode());
-    let backup = v1::Backup { suffix: suffix.clone().into_bytes(), since: None, epoch: text };
+    let flushed = cluster.flushed_everywhere(&epoch);
     let servers = cluster.shape.servers;
+    let managers = cluster.manager_addresses();
     let operator = cluster.operator(number);
+    let suffixed = suffix.clone().into_bytes();
     let process = Process::start(&operator, async move {
+        let addresses: Vec<Address> = (0..servers).map(|server| address(2, server, SERVER_PORT)).collect();
+        let newest = tools::backup::newest(told(&managers).await, &addresses).await;
+        let text = newest.as_ref().map(Epoch::encode);
+        let backup = v1::Backup { suffix: suffixed, since: None, epoch: text };
+        let is_out = |server: &usize| newest.as_ref().is_some_and(|e| tools::backup::is_out(e, addresses[*server]));
         let mut asked = JoinSet::new();
-        for server in 0..servers {
+        for server in (0..servers).filter(|server| !is_out(server)) {
             let backup = backup.clone();
             asked.spawn_local(async move { at(server, &backup).await.then_some(server) });
         }
@@ -78,7 +91,18 @@ pub async fn make(cluster: &Rc<Cluster>, number: u32) {
     process.kill();
     super::net::process_died(operator.ip, operator.lives.get());
     tracing::info!("kumoctl backup {suffix}: servers {made:?} have made one");
-    cluster.backups.borrow_mut().push(Backup { suffix, epoch, asked, answered, made });
+    cluster.backups.borrow_mut().push(Backup { suffix, epoch, flushed, asked, answered, made });
+}
+
+/// The epoch of the first manager that answers.
+async fn told(managers: &[Address]) -> Option<Epoch> {
+    for manager in managers {
+        let Ok(node) = Node::connect(*manager, Role::Manager).await else { continue };
+        if let Ok(epoch) = tools::ask::newest_epoch(&node).await {
+            return epoch;
+        }
+    }
+    None
 }
 
 async fn at(server: usize, backup: &v1::Backup) -> bool {
@@ -105,6 +129,13 @@ impl Backup {
             let epoch =
                 restored::load(store.disk(), store.dir(), BACKUP_EPOCH_FILE).map_err(|e| wrong(e.to_string()))?;
             let flushed = epoch.ok_or_else(|| wrong("it does not say what was flushed".to_owned()))?.flushed;
+            let is_active = |server: &usize| {
+                let address = address(2, *server, SERVER_PORT);
+                self.epoch.whs.is_active(address) || self.epoch.rhs.is_active(address)
+            };
+            if flushed < self.flushed && self.made.iter().any(is_active) {
+                return Err(wrong("it brings back what had been flushed".to_owned()));
+            }
             opened.insert(*server, (store, flushed));
         }
         let (mut up_to_then, mut as_it_was) = (self.history(history), history.clone());

@@ -43,6 +43,8 @@ const STORE_DIR: &str = "/db";
 const STATE_FILE: &str = "/etc/state";
 /// Room for a few values, however small.
 const CACHE: gateway::cache::Limits = gateway::cache::Limits { bytes: 2 << 10, least_value: 0 };
+/// Few enough for seconds of changes to use up many blocks.
+const VERSION_BLOCK: u32 = 32;
 /// How long an operator waits for a manager.
 const OPERATOR_PATIENCE: Duration = Duration::from_secs(6);
 
@@ -238,6 +240,19 @@ impl Cluster {
         self.servers.iter().filter_map(known).max_by_key(|epoch| epoch.number).unwrap_or_default()
     }
 
+    /// What every active server of an epoch knows to have been flushed.
+    pub fn flushed_everywhere(&self, epoch: &Epoch) -> u64 {
+        let active = |number: &usize| {
+            let address = address(2, *number, SERVER_PORT);
+            epoch.whs.is_active(address) || epoch.rhs.is_active(address)
+        };
+        let known = |number: usize| {
+            let disk = self.servers[number].disk.borrow();
+            load_epoch(&*disk, Path::new(STORE_DIR)).map_or(0, |epoch| epoch.flushed)
+        };
+        (0..self.servers.len()).filter(active).map(known).min().unwrap_or(0)
+    }
+
     /// The newest epoch in a few words: each server, and since when it is out.
     pub fn describe(&self) -> String {
         let epoch = self.newest_epoch();
@@ -339,7 +354,8 @@ impl Cluster {
         LogStore::open(disk, Path::new(dir), options).map(Arc::new).map_err(|e| e.to_string())
     }
 
-    fn manager_addresses(&self) -> Vec<Address> {
+    /// Where managers listen.
+    pub fn manager_addresses(&self) -> Vec<Address> {
         (0..self.managers.len()).map(|n| address(1, n, MANAGER_PORT)).collect()
     }
 
@@ -372,6 +388,7 @@ impl Cluster {
             workers: self.shape.workers,
             garbage_min: Duration::from_secs(2),
             garbage_max: Duration::from_secs(4),
+            version_block: VERSION_BLOCK,
             backup: STORE_DIR.into(),
             memory: memory::Limits {
                 outcomes: self.shape.outcomes.unwrap_or(memory::Limits::SERVER.outcomes),

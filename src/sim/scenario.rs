@@ -11,6 +11,7 @@ use super::cluster::{Command, Shape, Who};
 use super::node::Dice;
 use super::run::Plan;
 use super::script::{Act, Script};
+use crate::check::Action;
 
 /// A schedule.
 pub struct Scenario {
@@ -71,7 +72,7 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
 }
 
 /// Those that several rules stand against.
-const SEVERAL: [Scenario; 38] = [
+const SEVERAL: [Scenario; 39] = [
     Scenario {
         name: "combined-paused",
         story: "processes that are server and gateway are paused for longer than leases, and ask and answer themselves",
@@ -210,6 +211,20 @@ const SEVERAL: [Scenario; 38] = [
             script.push((3_000, Act::Kill(B)));
             script.push((3_001, Act::Kill(C)));
             script.extend((0..3).map(|n| (3_500 + 700 * n as u64, Act::Start(Who::Server(n)))));
+        },
+        ..PLAIN
+    },
+    Scenario {
+        name: "stale-alone",
+        story: "one was removed early, the others late; all are down, and the first one comes back and serves without them",
+        shape: PAIR,
+        script: |dice, script| {
+            let [early, late, later] = [0, 1, 2].map(|place| Who::AtFirst(0, place));
+            script.push((500, Act::Kill(early)));
+            script.push((2_500, Act::Kill(late)));
+            script.push((2_500 + dice.below(400), Act::Kill(later)));
+            script.push((3_500, Act::Start(early)));
+            script.extend([late, later].map(|who| (5_500 + dice.below(500), Act::Start(who))));
         },
         ..PLAIN
     },
@@ -477,13 +492,17 @@ const SEVERAL: [Scenario; 38] = [
             script.extend([Act::Cut(x, z), Act::Cut(y, z)].map(|act| (1_000, act)));
             // One that removes somebody is told at once. This one has no part in the key.
             script.push((1_001, Act::Kill(Who::Server(3))));
+            // In front of what makes the member refuse, and behind it.
+            for at in [1_020, 1_035, 1_050, 1_165, 1_180, 1_200] {
+                script.push((at + dice.below(10), Act::Ask(GATEWAY, 1, Action::Incr(1))));
+            }
             let then = 1_218 + dice.below(120);
             script.push((then, Act::Mend(y, z)));
             script.push((then, Act::Kill(x)));
             script.push((2_500, Act::HealAll));
             script.extend((0..4).map(|n| (2_600, Act::Start(Who::Server(n)))));
         },
-        load: |load| (load.keys, load.clients, load.pause_ms, load.readers) = (2, 6, 150, None),
+        load: |load| (load.keys, load.clients, load.pause_ms, load.readers) = (2, 3, 150, None),
         ..PLAIN
     },
     Scenario {
@@ -532,11 +551,15 @@ const SEVERAL: [Scenario; 38] = [
         story: "the only manager loses its disk while all servers restart, and nobody knows who held what",
         shape: TRIO,
         script: |dice, script| {
-            script.push((1_000, Act::Wipe(Who::Manager(0), dice.draw())));
-            script.extend((0..3).map(|n| (1_000 + dice.below(50), Act::Kill(Who::Server(n)))));
-            script.extend((0..3).map(|n| (1_200 + dice.below(200), Act::Start(Who::Server(n)))));
-            script.push((1_300 + dice.below(200), Act::Start(Who::Manager(0))));
+            // What it missed meanwhile must not come to count.
+            script.push((300, Act::Kill(Who::Server(0))));
+            script.push((2_000, Act::Wipe(Who::Manager(0), dice.draw())));
+            script.extend((1..3).map(|n| (2_000 + dice.below(50), Act::Kill(Who::Server(n)))));
+            script.extend((0..3).map(|n| (2_200 + dice.below(200), Act::Start(Who::Server(n)))));
+            script.push((2_300 + dice.below(200), Act::Start(Who::Manager(0))));
+            script.push((4_500, Act::Command(Command::Attach)));
         },
+        load: |load| load.keys = 4,
         ..PLAIN
     },
     Scenario {

@@ -2,10 +2,16 @@
 //!
 //! kumofs's own command is answered at once and tells nobody of failures. Here the manager is asked for the servers, and
 //! each of them for its backup; standard output stays what scripts know, and results go to standard error.
+//!
+//! A manager that is cut off from the others does not know that everything was flushed, nor whom they have removed. But every
+//! server that serves knows, or `flush_all` had not been answered. So all of them are asked for the newest epoch first, and
+//! are told it: with any of them in reach, no backup brings back what had been flushed before it was asked for.
 
-use super::ask::{MANAGER_PORT, Node, PATIENCE, Role};
+use super::ask::{self, MANAGER_PORT, Node, PATIENCE, Role};
 use super::ctl::NodesInfo;
 use crate::logic::address::Address;
+use crate::logic::epoch::Epoch;
+use crate::logic::rule::{Rule, on};
 use crate::net::rpc::CallError;
 use crate::proto::rpc::msgpack::Reader;
 use crate::proto::rpc::v1::{BackedUp, Backup, method};
@@ -21,6 +27,9 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 /// No backup takes longer.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
+/// Why a server is not asked.
+const FAULT: &str = "it is in fault: not connected";
+
 /// What became of it at one server.
 type Outcome = Result<BackedUp, String>;
 
@@ -28,29 +37,62 @@ type Outcome = Result<BackedUp, String>;
 pub(super) struct Cluster {
     /// The servers, and what it says of each: not connected, or nothing.
     servers: Vec<(Address, Option<&'static str>)>,
-    /// The epoch, encoded; `None` before the first one.
-    epoch: Option<Vec<u8>>,
+    /// The newest epoch that it or a server knows; `None` before the first one.
+    epoch: Option<Epoch>,
 }
 
 /// The servers to ask; `None` when the manager is one of kumofs 0.4, which its servers then are likely to be, too.
 pub(super) async fn cluster(manager: &str) -> Result<Option<Cluster>, super::Trouble> {
-    let node = Node::connect(super::ask::address(manager, MANAGER_PORT)?, Role::Manager).await?;
+    let node = Node::connect(ask::address(manager, MANAGER_PORT)?, Role::Manager).await?;
     let info = node.ask(v0::method::GET_NODES_INFO, &[0x90], NodesInfo::read).await?;
     let epoch = match node.call(method::GET_EPOCH, &[0x91, 0]).await {
-        Err(super::ask::AskError::Refused(_, error::PROTOCOL)) => return Ok(None),
+        Err(ask::AskError::Refused(_, error::PROTOCOL)) => return Ok(None),
         told => told?,
     };
-    let attached = info.whs.nodes.iter().map(|n| (n.address, (!n.active).then_some("it is in fault: not connected")));
+    let attached = info.whs.nodes.iter().map(|n| (n.address, (!n.active).then_some(FAULT)));
     let others = info.not_attached.iter().map(|address| (*address, None));
-    let epoch = Reader::new(&epoch).raw().ok().map(<[u8]>::to_vec);
-    Ok(Some(Cluster { servers: attached.chain(others).collect(), epoch }))
+    let mut servers: Vec<(Address, Option<&'static str>)> = attached.chain(others).collect();
+    let told = Reader::new(&epoch).raw().ok().and_then(|text| Epoch::decode(text).ok());
+    let addresses: Vec<Address> = servers.iter().map(|(address, _)| *address).collect();
+    let epoch = newest(told, &addresses).await;
+    if let Some(epoch) = &epoch {
+        let newly = epoch.servers.iter().filter(|s| s.removed.is_none() && !addresses.contains(&s.address));
+        servers.extend(newly.map(|s| (s.address, None)));
+        for (address, fault) in servers.iter_mut().filter(|(address, _)| epoch.server(*address).is_some()) {
+            *fault = is_out(epoch, *address).then_some(FAULT);
+        }
+    }
+    Ok(Some(Cluster { servers, epoch }))
+}
+
+/// The newest epoch of a cluster that a manager or one of the servers knows.
+pub async fn newest(told: Option<Epoch>, servers: &[Address]) -> Option<Epoch> {
+    if !on(Rule::BackupAsksServers) {
+        return told;
+    }
+    let ask = |address| async move { ask::newest_epoch(&Node::connect(address, Role::Server).await?).await };
+    let answers = ask::each(servers, ask).await;
+    // Who does not answer will say why when it is asked for its backup.
+    let mut epochs: Vec<Epoch> = answers.into_iter().filter_map(|answer| answer.ok().flatten()).collect();
+    let cluster = told.as_ref().map(|epoch| epoch.cluster);
+    epochs.retain(|epoch| cluster.is_none_or(|cluster| cluster == 0 || cluster == epoch.cluster));
+    told.into_iter().chain(epochs).max_by_key(|epoch| epoch.number)
+}
+
+/// Whether an epoch removed a server: what it holds is not what the others do.
+pub fn is_out(epoch: &Epoch, server: Address) -> bool {
+    epoch.server(server).is_some_and(|s| s.removed.is_some())
 }
 
 /// Asks all at once, and tells of each when it is done. The results are in the order of the servers.
 pub(super) async fn make(cluster: Cluster, suffix: &str, since: Option<&str>) -> Vec<(Address, Outcome)> {
     let (done, mut results) = tokio::sync::mpsc::unbounded_channel();
     let addresses: Vec<Address> = cluster.servers.iter().map(|(address, _)| *address).collect();
-    let backup = Backup { suffix: suffix.into(), since: since.map(Into::into), epoch: cluster.epoch };
+    let backup = Backup {
+        suffix: suffix.into(),
+        since: since.map(Into::into),
+        epoch: cluster.epoch.map(|epoch| epoch.encode()),
+    };
     let mut params = Vec::new();
     backup.write(&mut params);
     for (address, fault) in cluster.servers {

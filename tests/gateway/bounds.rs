@@ -57,6 +57,21 @@ fn a_client_that_reads_late_gets_everything() {
 }
 
 #[test]
+fn long_values_and_short_ones_come_in_the_order_of_the_commands() {
+    let (_fake, mut client) = start(Setup::default());
+    let values: Vec<String> = (0..40).map(|n| n.to_string().repeat(1 + n % 4 * 12_000)).collect();
+    for (n, value) in values.iter().enumerate() {
+        client.ask(format!("set k{n} 7 0 {}\r\n{value}\r\n", value.len()), "STORED\r\n");
+    }
+    let asked = |n: usize| format!("get k{n}\r\nget none k{n}\r\nmg k{n} v\r\n");
+    let told = |n: usize| {
+        let (value, len) = (&values[n], values[n].len());
+        format!("VALUE k{n} 7 {len}\r\n{value}\r\nEND\r\n").repeat(2) + &format!("VA {len}\r\n{value}\r\n")
+    };
+    client.ask((0..40).map(asked).collect::<String>(), (0..40).map(told).collect::<String>());
+}
+
+#[test]
 fn a_deep_pipeline_is_worked_off_whole() {
     let (_fake, mut client) = start(Setup { gateway_workers: 2, ..Setup::default() });
     let mut sender = Client(client.0.try_clone().unwrap());

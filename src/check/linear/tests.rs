@@ -84,6 +84,32 @@ fn what_does_the_same_and_was_not_answered_is_tried_once() {
     assert!(violated(&lines), "they count to 67 together");
 }
 
+/// The same of sets, each of another value, none of which was ever seen; and what is stored over them is the same whichever of
+/// them were done before. A run whose gateway was cut off for seconds was not decided in three million steps.
+#[test]
+fn what_nobody_has_seen_is_one_value() {
+    let unknown = (0..36).map(|n| {
+        let action = match n % 4 {
+            0 => Action::Delete,
+            1 => Action::Append(format!("v{n}").into_bytes()),
+            2 => Action::Cas(n, stored(&format!("v{n}"))),
+            _ => set(&format!("v{n}")),
+        };
+        (10 + n, 0, action, Outcome::Unknown)
+    });
+    let mut lines = vec![(1, 2, set("a"), Outcome::Stored)];
+    lines.extend(unknown);
+    for n in 0..12 {
+        lines.push((60 + 4 * n, 61 + 4 * n, set(&format!("b{n}")), Outcome::Stored));
+        lines.push((62 + 4 * n, 63 + 4 * n, Action::Add(stored("c")), Outcome::NotStored));
+    }
+    assert_eq!(verdict(&lines), Verdict::Linearizable);
+    lines.push((120, 121, Action::Get, value("v7")));
+    assert_eq!(verdict(&lines), Verdict::Linearizable);
+    lines.push((122, 123, Action::Get, value("b3")));
+    assert!(violated(&lines), "what was stored over is back");
+}
+
 #[test]
 fn the_unknown_may_happen_later_or_never_but_once() {
     let start = (1, 2, set("1"), Outcome::Stored);

@@ -198,6 +198,41 @@ fn long_pieces_come_in_their_place_and_let_go_of_what_they_held() {
 }
 
 #[test]
+fn long_output_is_taken_at_once_and_only_the_rest_of_it_waits() {
+    with_pair(|conn, read, mut peer| async move {
+        let long = vec![b'x'; 64 << 10];
+        conn.write(|out| out.extend_from_slice(b"head"));
+        conn.write_through(&long, b"tail");
+        assert_eq!(conn.backlog(), 0, "nothing is left to the end of the turn");
+        conn.write(|out| out.extend_from_slice(b"next"));
+        conn.write_through(&long, b"");
+        assert_eq!(conn.backlog(), 0);
+        let huge = vec![b'y'; 30 << 20];
+        conn.write_through(&huge, b"end");
+        let waits = conn.backlog();
+        assert!((4..huge.len()).contains(&waits), "{waits} bytes are left, and the last ones among them");
+        conn.write(|out| out.extend_from_slice(b"more"));
+        conn.write_through(&long, b"last");
+        assert_eq!(conn.backlog(), waits + 4 + long.len() + 4, "what comes behind does not overtake");
+        let all = [b"head", &long[..], b"tailnext", &long, &huge, b"endmore", &long, b"last"].concat();
+        let mut came = vec![0; all.len()];
+        peer.read_exact(&mut came).await.unwrap();
+        assert!(came == all);
+        while conn.backlog() > 0 {
+            tokio::task::yield_now().await;
+        }
+        conn.write_piece(Piece::new(Rc::new(long.clone()), 0, ()));
+        conn.write_through(&long, b"behind");
+        let mut came = vec![0; 2 * long.len() + 6];
+        peer.read_exact(&mut came).await.unwrap();
+        assert!(came == [&long[..], &long, b"behind"].concat());
+        conn.close();
+        conn.write_through(&long, b"never");
+        drop(read);
+    });
+}
+
+#[test]
 fn input_that_is_kept_is_there_when_it_has_been_received_and_the_rest_is_shown_again() {
     const LEN: usize = 5 << 20;
     with_pair(|conn, read, mut peer| async move {

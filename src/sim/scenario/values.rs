@@ -29,7 +29,7 @@ fn watch(load: &mut Load) {
 }
 
 /// All of them.
-pub(super) const ALL: [Scenario; 10] = [
+pub(super) const ALL: [Scenario; 12] = [
     Scenario {
         name: "told-expired",
         story: "a value is told to have expired by a clock that is ahead, and a server whose clock is right takes over",
@@ -140,7 +140,8 @@ pub(super) const ALL: [Scenario; 10] = [
         shape: TRIO,
         script: |dice, script| {
             script.extend([(100, Act::WallClock(X, -1)), (400, Act::Kill(X))]);
-            (0..20).for_each(|n| ask(script, 1_000 + n * 45, OTHER, set(format!("before {n}"))));
+            // More than it has reserved.
+            (0..60).for_each(|n| ask(script, 1_000 + n * 15, OTHER, set(format!("before {n}"))));
             script.extend((0..3).map(|n| (1_900, Act::Start(Who::Server(n)))));
             ask(script, 2_000, OTHER, Action::Flush);
             script.push((2_100, Act::Command(Command::Attach)));
@@ -148,6 +149,42 @@ pub(super) const ALL: [Scenario; 10] = [
             (0..40).for_each(|n| ask(script, first + n * 20, GATEWAY, set(format!("after {n}"))));
         },
         load: watch,
+        ..PLAIN
+    },
+    Scenario {
+        name: "flushed-and-restarted",
+        story: "as before, and then all restart: no record and no life tells which versions the values of before had",
+        shape: TRIO,
+        script: |dice, script| {
+            script.extend([(100, Act::WallClock(X, -3)), (400, Act::Kill(X))]);
+            (0..20).for_each(|n| ask(script, 1_000 + n * 45, OTHER, set(format!("before {n}"))));
+            script.extend((0..3).map(|n| (1_900, Act::Start(Who::Server(n)))));
+            ask(script, 2_000, OTHER, Action::Flush);
+            script.push((2_100, Act::Command(Command::Attach)));
+            script.extend((0..3).map(|n| (2_700, Act::Kill(Who::Server(n)))));
+            script.extend((0..3).map(|n| (2_701 + n as u64, Act::Start(Who::Server(n)))));
+            // In the seconds of before, by the clock that is behind.
+            let first = 3_800 + dice.below(300);
+            (0..60).for_each(|n| ask(script, first + n * 25, GATEWAY, set(format!("after {n}"))));
+        },
+        load: watch,
+        ..PLAIN
+    },
+    Scenario {
+        name: "flushed-elsewhere",
+        story: "a backup is asked for at a manager that was left behind, and brings back what was flushed at the others",
+        shape: PAIR,
+        script: |dice, script| {
+            script.push((1_000, Act::Split(vec![X, Who::Manager(0)])));
+            // The gateway may ask the one that it no longer reaches first.
+            for at in [2_500, 3_200, 3_900] {
+                ask(script, at + dice.below(300), OTHER, Action::Flush);
+            }
+            script.push((5_000, Act::Command(Command::Backup(0))));
+            script.push((6_000, Act::HealAll));
+            script.push((6_500, Act::Command(Command::Attach)));
+        },
+        load: |load| (load.keys, load.pause_ms) = (1, 100),
         ..PLAIN
     },
     Scenario {

@@ -52,6 +52,21 @@ impl View {
         }
     }
 
+    /// Has the system map the pages of the bytes from `from` to `to`, which were just written and so are in memory: one that is
+    /// mapped when it is first read costs its reader a page fault.
+    pub fn map_pages(&self, from: usize, to: usize) {
+        #[cfg(target_os = "linux")]
+        {
+            const PAGE: usize = 4096;
+            let (from, to) = (from / PAGE * PAGE, to.min(self.map.len()));
+            if from < to {
+                // SAFETY: the range lies inside the map. This maps what could be read anyhow, and changes no byte; a system that
+                // does not know it, or cannot now, refuses, and pages are mapped when they are read.
+                unsafe { libc::madvise(self.map.as_mut_ptr().add(from).cast(), to - from, libc::MADV_POPULATE_READ) };
+            }
+        }
+    }
+
     /// The `len` bytes at `offset`; `None` when they are not all inside the view. The caller asks only for bytes that
     /// were written.
     pub fn slice(&self, offset: usize, len: usize) -> Option<&[u8]> {

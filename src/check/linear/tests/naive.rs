@@ -103,7 +103,8 @@ fn it_finds_what_trying_out_all_orders_finds() {
         let mut lines = Vec::new();
         for _ in 0..if kind == 1 { 4 } else { 5 } {
             let invoked = below(if kind == 1 { 16 } else { 10 });
-            let text = ["1", "2"][below(2) as usize];
+            // Of these only the third is told apart from others when nobody has seen it.
+            let text = ["1", "2", "x"][below(if kind == 0 { 3 } else { 2 }) as usize];
             let any =
                 |below: &mut dyn FnMut(u64) -> u64, all: &[Outcome]| all[below(all.len() as u64) as usize].clone();
             let ttl_secs = if kind == 1 && below(3) > 0 { Some(1 + below(2) as u32) } else { None };
@@ -121,7 +122,12 @@ fn it_finds_what_trying_out_all_orders_finds() {
                 }
                 (_, 1) => (Action::Get, found),
                 (_, 2) => (Action::Delete, any(&mut below, &[Outcome::Deleted, Outcome::NotFound, Outcome::Unknown])),
+                (0, 3) => (
+                    Action::Add(new),
+                    any(&mut below, &[Outcome::Stored, Outcome::NotStored, Outcome::Unknown, Outcome::Unknown]),
+                ),
                 (_, 3) => (Action::Add(new), any(&mut below, &[Outcome::Stored, Outcome::NotStored])),
+                (0, 5) if below(3) == 0 => (Action::Append(text.into()), Outcome::Unknown),
                 (0, 4) => (Action::Incr(1), Outcome::Number(below(3) + 1)),
                 (1, 4) => (Action::Get, any(&mut below, &[Outcome::Miss, found])),
                 _ => (Action::Set(new), any(&mut below, &[Outcome::Stored, Outcome::Unknown])),

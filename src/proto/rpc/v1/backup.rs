@@ -9,7 +9,7 @@ pub struct Backup {
     pub suffix: Vec<u8>,
     /// The suffix of an earlier backup, whose files may be left out.
     pub since: Option<Vec<u8>>,
-    /// The newest epoch that the tool was told by a manager, encoded: the server may have missed a flush.
+    /// The newest epoch that the tool was told by a manager or a server, encoded: the server may have missed a flush.
     pub epoch: Option<Vec<u8>>,
 }
 

@@ -1,7 +1,8 @@
 //! Commands of the meta protocol become operations, and what servers say becomes their answers.
 //!
 //! A get goes as a change ([`v1::Op::Fetch`]) always: one that looks plain may still find a value that is stale, and
-//! then who asks is told to make it anew, once. A server writes nothing for a fetch that changes nothing.
+//! then who asks is told to make it anew, once. A server writes nothing for a fetch that changes nothing, and does not send
+//! a value that the gateway's cache has still.
 
 use super::command::expiry;
 use super::op::{Ask, Home, Op, WHOLE};
@@ -46,6 +47,10 @@ impl State {
             self.shared.prefixes.note(self.number, key, event);
         }
         plan(meta, config, op);
+        if op.is_fetch() {
+            op.known = self.cache.find(op.hash, op.dbkey());
+            op.arg = op.known.as_ref().map_or(0, |known| known.version());
+        }
         // What is put to another value, or may be marked, goes whole.
         let goes_whole = op.terms.bits != 0 || !matches!(op.ask, Ask::Mutate(change) if change.replaces());
         let body = if goes_whole { None } else { self.keep_large(home, meta.data) };

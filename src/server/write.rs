@@ -219,6 +219,7 @@ impl Worker {
             return Done::Park;
         };
         let told = match Shown::of(dbval, version.0) {
+            _ if version == ClockTime(mutate.arg) => Mutated::Same(bits),
             Shown::Whole(dbval) => Mutated::Told(bits, expiry, dbval),
             Shown::InParts(parts) => Mutated::ToldInParts(bits, expiry, parts),
         };

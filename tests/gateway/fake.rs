@@ -376,7 +376,10 @@ impl World {
                 }
             }
             Decision::Refuse(mutated) => mutated,
-            Decision::Show(bits, expiry) => Mutated::Told(bits, expiry, &self.store[mutate.dbkey]),
+            Decision::Show(bits, expiry) => match &self.store[mutate.dbkey] {
+                known if record::version_of(known) == Some(ClockTime(mutate.arg)) => Mutated::Same(bits),
+                dbval => Mutated::Told(bits, expiry, dbval),
+            },
         };
         mutated.write(&mut result);
         match decision {

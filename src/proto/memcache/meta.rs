@@ -209,7 +209,7 @@ pub(super) fn parse<'a>(command: Command, rest: &'a [u8], limits: &Limits) -> Re
     let length = if command == Command::Set { Some(words.next().ok_or(Trouble::BadFormat)?) } else { None };
     let flags = words.0.trim_ascii_spaces();
     let words_before = if length.is_some() { 3 } else { 2 };
-    if words.count() + words_before > MAX_WORDS - 1 {
+    if words.count() + words_before > MAX_WORDS {
         let fault = if command == Command::Get { Fault::TooManyFlagsToGet } else { Fault::TooManyFlags };
         return Err(Trouble::Meta(fault).into());
     }

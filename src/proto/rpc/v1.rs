@@ -508,6 +508,8 @@ pub enum Mutated<'a> {
     ValueInParts(InParts),
     /// `[9, bits, expiry, version, length]`: the same of a large value.
     ToldInParts(u8, u32, InParts),
+    /// `[10, bits]`: fetched, nothing has changed, and the value is still of the version that the fetch names.
+    Same(u8),
     /// `[8]`: whether it took effect is not known and cannot be found out.
     Unknown,
 }
@@ -529,10 +531,14 @@ impl<'a> Mutated<'a> {
             Mutated::NotFound | Mutated::Gone(_) => 3,
             Mutated::NotNumber => 4,
             Mutated::TooLarge => 5,
-            Mutated::Done(_) | Mutated::Number(..) | Mutated::Value(_) | Mutated::Told(..) | Mutated::Unknown => {
-                return None;
-            }
-            Mutated::ValueInParts(_) | Mutated::ToldInParts(..) => return None,
+            Mutated::Done(_)
+            | Mutated::Number(..)
+            | Mutated::Value(_)
+            | Mutated::Told(..)
+            | Mutated::Same(_)
+            | Mutated::ValueInParts(_)
+            | Mutated::ToldInParts(..)
+            | Mutated::Unknown => return None,
         })
     }
 
@@ -577,6 +583,10 @@ impl<'a> Mutated<'a> {
                 write_uint(out, u64::from(expiry));
                 parts.write_numbers(out);
             }
+            Mutated::Same(bits) => {
+                out.extend_from_slice(&[0x92, 10]);
+                write_uint(out, u64::from(bits));
+            }
             Mutated::Unknown => out.extend_from_slice(&[0x91, 8]),
         }
     }
@@ -604,6 +614,7 @@ impl<'a> Mutated<'a> {
                     _ => Mutated::ToldInParts(bits, expiry, InParts::read_numbers(&mut r)?),
                 }
             }
+            (10, 2) => Mutated::Same(u8::try_from(r.u64()?).map_err(|_| DecodeError::Type)?),
             (8, 1) => Mutated::Unknown,
             _ => return Err(DecodeError::Type),
         })
@@ -688,6 +699,7 @@ mod tests {
             Told(told::WON | told::STALE, 1 << 31, b"abc"),
             ValueInParts(InParts { version: 1 << 40, len: 1 << 27 }),
             ToldInParts(told::SENT, 7, InParts { version: 1 << 40, len: 1 << 27 }),
+            Same(told::SENT | told::STALE),
             Unknown,
         ];
         for outcome in all {

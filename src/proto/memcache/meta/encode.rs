@@ -99,7 +99,7 @@ pub fn encode_head(
             (b'N', Some(seen)) if created => expiry = seen.expiry_of_n,
             (b'c', Some(seen)) if form.command != Command::Delete => number(b" c", seen.cas, out),
             (b't', Some(seen)) if matches!(form.command, Command::Get | Command::Arithmetic) => {
-                time_left(b" t", expiry, seen.now_secs, out);
+                time_left(expiry, seen.now_secs, out);
             }
             (letter, Some(seen)) if form.command == Command::Get => match letter {
                 b's' => number(b" s", seen.len as u64, out),
@@ -132,12 +132,11 @@ fn number(name: &[u8], number: u64, out: &mut Vec<u8>) {
 }
 
 /// The seconds that are left; -1 for ever.
-fn time_left(name: &[u8], expiry: u32, now_secs: u64, out: &mut Vec<u8>) {
+fn time_left(expiry: u32, now_secs: u64, out: &mut Vec<u8>) {
     if expiry == NEVER {
-        out.extend_from_slice(name);
-        out.extend_from_slice(b"-1");
+        out.extend_from_slice(b" t-1");
     } else {
-        number(name, u64::from(expiry).saturating_sub(now_secs), out);
+        number(b" t", u64::from(expiry).saturating_sub(now_secs), out);
     }
 }
 
@@ -160,7 +159,10 @@ fn debug(form: Form, key: &[u8], status: &[u8], seen: Option<&Seen>, out: &mut V
         true => base64::encode(key, out),
         false => out.extend_from_slice(key),
     }
-    time_left(b" exp=", seen.expiry, seen.now_secs, out);
+    // As memcached has it: the seconds since it expired, which are fewer than none while it has not.
+    out.extend_from_slice(b" exp=-");
+    let left = if seen.expiry == NEVER { 1 } else { u64::from(seen.expiry).saturating_sub(seen.now_secs) };
+    decimal::write(left, out);
     number(b" la=", seen.now_secs.saturating_sub(seen.since_secs), out);
     number(b" cas=", seen.cas, out);
     out.extend_from_slice(b" fetch=no cls=1");

@@ -20,13 +20,27 @@ use crate::proto::memcache::{Reply, Style, Trouble, style, text};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{write_error, write_success};
 use crate::proto::rpc::msgpack::{DecodeError, Head, Reader, write_uint};
-use crate::proto::rpc::v1::{Connected, Gone, method};
+use crate::proto::rpc::v1::{Connected, Gone, InParts, Mutated, Op, method};
 
 /// How many parts of an answer that a server left out are asked for at once.
 const ALONE_AT_ONCE: usize = 8;
 
 /// How an [`InParts`](crate::proto::rpc::v1::InParts) begins.
 const IN_PARTS: u8 = 0x92;
+
+/// How the results of a change begin that tell one.
+const VALUE_IN_PARTS: [u8; 2] = [0x93, 7];
+const TOLD_IN_PARTS: [u8; 2] = [0x95, 9];
+/// What a coordinator tells of a key, where values are cached.
+#[derive(Clone, Copy)]
+enum Told<'a> {
+    /// Its dbval.
+    Value(&'a [u8]),
+    /// That it has the value still that it was asked about.
+    Same(&'a Known),
+    /// That there is none.
+    Gone(Gone),
+}
 
 impl State {
     /// Takes an answer from a server.
@@ -85,9 +99,26 @@ impl State {
                 };
                 match told {
                     Ok(answer) => answer,
-                    Err(_) if result.first() == Some(&IN_PARTS) => return self.begin_download(place, latest, result),
+                    Err(_) if result.first() == Some(&IN_PARTS) => {
+                        return self.begin_download(place, latest, InParts::read(result)?, None);
+                    }
                     Err(e) => return Err(e),
                 }
+            }
+            Ask::Mutate(Op::GetAndTouch | Op::Fetch | Op::Incr | Op::Decr)
+                if result.starts_with(&VALUE_IN_PARTS) || result.starts_with(&TOLD_IN_PARTS) =>
+            {
+                return match Mutated::read(result)? {
+                    Mutated::ValueInParts(parts) => self.begin_download(place, latest, parts, None),
+                    Mutated::ToldInParts(bits, expiry, parts) => {
+                        self.begin_download(place, latest, parts, Some((bits, expiry)))
+                    }
+                    _ => Err(DecodeError::Type),
+                };
+            }
+            Ask::Mutate(Op::Fetch) if self.cache.is_on() => {
+                known = self.ops.at(place).known.clone();
+                self.take_fetch(place, known.as_deref(), result)?
             }
             Ask::Mutate(change) => outcome::of_mutation(change, result, layout)?,
             Ask::Batch => return self.take_batch(place, result),
@@ -112,31 +143,64 @@ impl State {
         known: Option<&'a Known>,
         result: &'a [u8],
     ) -> Result<Answer<'a>, DecodeError> {
-        let (op, cache) = (self.ops.at(place), &mut self.cache);
         let mut r = Reader::new(result);
-        let dbval = match r.head()? {
-            Head::Raw(len) => {
-                let dbval = r.take(len)?;
+        let told = match r.head()? {
+            Head::Raw(len) => Told::Value(r.take(len)?),
+            Head::Bool(true) => Told::Same(known.ok_or(DecodeError::Type)?),
+            head => match Gone::of(head) {
+                Some(gone) => Told::Gone(gone),
+                None => {
+                    // Another value, in parts: what was known is of no use any more.
+                    self.note_told(place, Told::Gone(Gone::Absent));
+                    return Err(DecodeError::Type);
+                }
+            },
+        };
+        self.note_told(place, told);
+        match told {
+            Told::Value(dbval) => outcome::of_judged(dbval, self.shared.config.layout, unix_secs),
+            Told::Same(known) => outcome::of_judged(known.dbval(), self.shared.config.layout, unix_secs),
+            Told::Gone(gone) => Ok(Answer::Missing(gone)),
+        }
+    }
+
+    /// The same for a fetch.
+    fn take_fetch<'a>(
+        &mut self,
+        place: u32,
+        known: Option<&'a Known>,
+        result: &'a [u8],
+    ) -> Result<Answer<'a>, DecodeError> {
+        let layout = self.shared.config.layout;
+        match Mutated::read(result)? {
+            Mutated::Told(_, _, dbval) => self.note_told(place, Told::Value(dbval)),
+            Mutated::Gone(gone) => self.note_told(place, Told::Gone(gone)),
+            Mutated::NotFound => self.note_told(place, Told::Gone(Gone::Absent)),
+            Mutated::Same(bits) => {
+                let known = known.ok_or(DecodeError::Type)?;
+                self.note_told(place, Told::Same(known));
+                return outcome::of_told(known.dbval(), bits, None, layout);
+            }
+            _ => {}
+        }
+        outcome::of_mutation(Op::Fetch, result, layout)
+    }
+
+    /// Has the cache learn what a coordinator told of an operation's key, and counts it.
+    fn note_told(&mut self, place: u32, told: Told<'_>) {
+        let (op, cache) = (self.ops.at(place), &mut self.cache);
+        match told {
+            Told::Value(dbval) => {
                 cache.offer(op.hash, op.dbkey(), dbval);
                 self.counters.add(Figure::CacheMisses, 1);
-                Ok(dbval)
             }
-            Head::Bool(true) => {
-                let dbval = known.ok_or(DecodeError::Type)?.dbval();
+            Told::Same(known) => {
                 self.counters.add(Figure::CacheHits, 1);
-                self.counters.add(Figure::CacheSavedBytes, dbval.len() as u64);
-                Ok(dbval)
+                self.counters.add(Figure::CacheSavedBytes, known.dbval().len() as u64);
             }
-            head => {
-                cache.forget(op.hash, op.dbkey());
-                Err(Gone::of(head).ok_or(DecodeError::Type)?)
-            }
-        };
-        self.count_cached();
-        match dbval {
-            Ok(dbval) => outcome::of_judged(dbval, self.shared.config.layout, unix_secs),
-            Err(gone) => Ok(Answer::Missing(gone)),
+            Told::Gone(_) => cache.forget(op.hash, op.dbkey()),
         }
+        self.count_cached();
     }
 
     /// Takes note of how much is cached.
@@ -302,6 +366,13 @@ impl State {
                 Some(number) if let Style::Meta(form) = op.style => {
                     let prefix_len = self.shared.config.key_prefix.len();
                     client.answer(number, &mut self.pool, |out| meta::encode(form, op, prefix_len, &answer, out));
+                }
+                Some(number)
+                    if let Answer::Found(found) = &answer
+                        && client.takes_through(number, home, found) =>
+                {
+                    let key = &op.bytes[HASH_LEN + self.shared.config.key_prefix.len()..op.key_end];
+                    client.answer_through((op, key), found, &mut self.pool);
                 }
                 Some(number) if home.part == WHOLE => {
                     let key = &op.bytes[HASH_LEN + self.shared.config.key_prefix.len()..op.key_end];

@@ -1,8 +1,8 @@
 //! The local cache of a worker (`-lc`): values that are asked for again and again.
 //!
 //! It answers nothing by itself. A get of a key whose value is here asks the coordinator whether that is still the value
-//! (`GetIfModified`, `doc/protocol.md`, "Requests of gateways"), and what is saved is that the value travels. So there is
-//! nothing to invalidate: what is out of date is useless, and never told.
+//! (`GetIfModified`, or a fetch that names a version: `doc/protocol.md`, "Requests of gateways"), and what is saved is that
+//! the value travels. So there is nothing to invalidate: what is out of date is useless, and never told.
 //!
 //! A value is taken in when its key is asked for a second time within the last few ten thousand keys, so that keys which
 //! are asked for once do not push out the hot ones. Where there is no room, a value goes that was not asked for since the

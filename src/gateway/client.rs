@@ -7,13 +7,13 @@
 //! commands that are not complete yet have a bound of their own ([`super::uploads`]).
 
 use super::answers::{Answers, Pool};
-use super::assembly::Assembly;
-use super::op::Home;
+use super::assembly::{Assembly, Found};
+use super::op::{Home, Op, WHOLE};
 use super::outcome::Answer;
 use super::stats::Figure;
 use super::uploads::Upload;
 use super::worker::{State, Worker};
-use crate::net::conn::{Conn, Ended, Received, Then, read_until_ended};
+use crate::net::conn::{Conn, Ended, Received, THROUGH_BYTES, Then, read_until_ended};
 use crate::net::front::Arrival;
 use crate::net::stream::{ReadHalf, Stream};
 use crate::net::time::Instant;
@@ -157,6 +157,23 @@ impl Client {
         } else {
             answers.hold(number, pool, encode);
         }
+    }
+
+    /// Whether an answer, that of a whole command, is long enough to go to the client from where it is, and may go now.
+    #[inline]
+    pub fn takes_through(&self, number: u32, home: Home, found: &Found<'_>) -> bool {
+        found.data.len() >= THROUGH_BYTES && home.part == WHOLE && self.answers.is_next(number)
+    }
+
+    /// Gives such an answer. Not for the meta protocol.
+    pub fn answer_through(&mut self, (op, key): (&Op, &[u8]), found: &Found<'_>, pool: &mut Pool) {
+        let value = (key, found.flags, op.with_cas.then_some(found.cas));
+        let tail = op.style.value_tail();
+        pool.written_bytes += (found.data.len() + tail.len()) as u64;
+        self.conn.write(|out| pool.counted(out, |out, _| op.style.write_value_head(value, found.data.len(), out)));
+        self.conn.write_through(found.data, tail);
+        let answers = &mut self.answers;
+        self.conn.write(|out| pool.counted(out, |out, pool| answers.given(out, pool)));
     }
 
     /// Gives a part of an answer. `alone`: it was asked for by itself.

@@ -76,7 +76,7 @@ pub struct Op {
     pub flags_len: usize,
     /// Where in `bytes` the dbkey ends.
     pub key_end: usize,
-    /// The cas unique required, or what to add or subtract.
+    /// The cas unique required, or what to add or subtract, or of a fetch the version of what is known.
     pub arg: u64,
     /// The operation's number: see [`RequestId::sequence`].
     pub sequence: u64,
@@ -106,7 +106,7 @@ pub struct Op {
     pub stage: Stage,
     /// The dbval to write, once it was computed from what was read.
     pub computed: Vec<u8>,
-    /// Of a get, the value that is known already, if the key has it still.
+    /// Of a get or a fetch, the value that is known already, if the key has it still.
     pub known: Option<Rc<Known>>,
     /// The data to store, where it is large: then it is not in `bytes`, but would be behind the dbval there.
     pub body: Option<Body>,
@@ -197,9 +197,14 @@ impl Op {
         if self.ask == Ask::Batch { self.bytes.len() / 4 } else { 1 }
     }
 
+    /// Whether it is the get of a meta command.
+    pub fn is_fetch(&self) -> bool {
+        self.ask == Ask::Mutate(v1::Op::Fetch)
+    }
+
     /// Whether it is a read, sent again without harm: of a fetch servers remember only what it changed.
     pub fn is_read(&self) -> bool {
-        matches!(self.ask, Ask::Get | Ask::Mutate(v1::Op::Fetch))
+        self.ask == Ask::Get || self.is_fetch()
     }
 
     /// Whether a client retrieves a value by it; `me`, which looks at one, is none to memcached.

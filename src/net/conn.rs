@@ -2,7 +2,9 @@
 //!
 //! An idle connection holds no buffers. Input is read into a scratch buffer of the worker's and handed on from there; only
 //! the beginning of an incomplete message is kept. Output beyond what the system takes waits in the connection, which
-//! says how much that is, so that its owner stops reading from a peer that does not read ([`Received::wait`]).
+//! says how much that is, so that its owner stops reading from a peer that does not read ([`Received::wait`]). Long output
+//! need not be copied into the buffer to be written: the system is given it at once ([`Conn::write_through`]), or it is kept
+//! where it is ([`Conn::write_piece`]).
 
 use super::stream::{ReadHalf, Stream, WriteHalf};
 use super::time::Instant;
@@ -12,7 +14,7 @@ use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -23,8 +25,20 @@ const SCRATCH_LEN: usize = 256 << 10;
 /// How much room is made at a time for the rest of a long message.
 const GROW_MIN: usize = 4 << 10;
 const GROW_MAX: usize = 1 << 20;
-/// Bytes that a connection may read, and write, before others of its worker have their turn.
+/// Bytes that a connection may read, and write, before others of its worker have their turn; and that all of a thread's connections
+/// may read before the event loop looks for news of the sockets.
 const TURN_BYTES: usize = 256 << 10;
+
+/// Output of so many bytes is worth a system call of its own, which [`Conn::write_through`] makes, rather than a copy. Below half of
+/// it, what is saved by one call for many answers is more.
+pub const THROUGH_BYTES: usize = if cfg!(feature = "sim") { 128 } else { 32 << 10 };
+
+thread_local! {
+    /// Bytes that connections have read since the event loop surely looked for news. Without this count it looks when nobody is ready,
+    /// or when 61 tasks have had their turn: where large values go through pipes between roles of one thread, somebody always is,
+    /// and the turns of 61 of them took 20 ms.
+    static READ_BYTES: Cell<usize> = const { Cell::new(0) };
+}
 
 /// The buffer that all connections of a worker read into.
 pub struct Scratch(RefCell<Box<[u8]>>);
@@ -247,6 +261,41 @@ impl Conn {
         self.write(|_| ());
     }
 
+    /// Appends `long` and then `behind`, as [`write`](Conn::write) would, but has the system take them now, with all that waits
+    /// before them, from where they are. Only what it does not take is copied.
+    pub fn write_through(self: &Rc<Self>, long: &[u8], behind: &[u8]) {
+        let taken = self.push_through(long, behind);
+        self.write(|out| {
+            out.extend_from_slice(&long[taken.min(long.len())..]);
+            out.extend_from_slice(&behind[taken.saturating_sub(long.len())..]);
+        });
+    }
+
+    /// Writes what waits, `long` and `behind`; returns how many bytes of the latter two the system took.
+    fn push_through(&self, long: &[u8], behind: &[u8]) -> usize {
+        let mut output = self.output.borrow_mut();
+        let mut writer = self.writer.borrow_mut();
+        let Some(open) = writer.as_mut().filter(|_| !self.blocked.get() && output.behind.is_none()) else { return 0 };
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut taken = 0;
+        while taken < long.len() + behind.len() {
+            let rests = [
+                &output.buffer[output.written..],
+                &long[taken.min(long.len())..],
+                &behind[taken.saturating_sub(long.len())..],
+            ];
+            // What fails here fails again at the end of the turn, which closes the connection.
+            let Poll::Ready(Ok(n @ 1..)) = Pin::new(&mut *open).poll_write_vectored(&mut cx, &rests.map(IoSlice::new))
+            else {
+                break;
+            };
+            let of_buffer = n.min(rests[0].len());
+            output.written += of_buffer;
+            taken += n - of_buffer;
+        }
+        taken
+    }
+
     /// Bytes waiting to be written.
     pub fn backlog(&self) -> usize {
         self.output.borrow().len()
@@ -462,13 +511,19 @@ pub async fn read_until_ended(
 ) -> Ended {
     let mut kept: Vec<u8> = Vec::new();
     let mut need = 0;
+    let mut yielded = false;
     poll_fn(|cx| {
+        if std::mem::take(&mut yielded) {
+            READ_BYTES.set(0);
+        }
         let mut turn_bytes = 0;
         loop {
             if conn.closed.get() {
                 return Poll::Ready(Ended::Closed);
             }
-            if turn_bytes >= TURN_BYTES {
+            // Everybody may read once, so that nobody waits for ever.
+            if turn_bytes > 0 && READ_BYTES.get() >= TURN_BYTES {
+                yielded = true;
                 return yield_turn(cx);
             }
             let mut reader = conn.reader.borrow_mut();
@@ -491,7 +546,7 @@ pub async fn read_until_ended(
                     Ok(()) => {}
                     Err(e) => return Poll::Ready(Ended::Failed(e)),
                 }
-                turn_bytes += buffer.filled().len();
+                turn_bytes += note_read(buffer.filled().len());
                 let received = receive(buffer.filled());
                 if let Some(wanted) = conn.kept.take() {
                     let _ = wanted.set(buffer.filled()[..received.used].to_vec());
@@ -501,7 +556,7 @@ pub async fn read_until_ended(
             } else {
                 match ready!(poll_read_more(cx, read, &mut kept, need, conn.expected.get())) {
                     Ok(0) => return Poll::Ready(Ended::Eof),
-                    Ok(len) => turn_bytes += len,
+                    Ok(len) => turn_bytes += note_read(len),
                     Err(e) => return Poll::Ready(Ended::Failed(e)),
                 }
                 let received = receive(&kept);
@@ -520,6 +575,11 @@ pub async fn read_until_ended(
         }
     })
     .await
+}
+
+fn note_read(bytes: usize) -> usize {
+    READ_BYTES.set(READ_BYTES.get() + bytes);
+    bytes
 }
 
 /// Goes on when the others that are ready, and those of whom the system has news, have had their turn.
@@ -557,7 +617,9 @@ fn poll_read_more(
     if kept.capacity() < need && need <= expected && kept.try_reserve_exact(need - kept.len()).is_ok() {
         prefer_large_pages(kept);
     }
-    if kept.capacity() - kept.len() < missing {
+    // What is expected has its room to the last byte: for more, all of it would move.
+    let is_there = need > kept.len() && kept.capacity() >= need && need <= expected;
+    if kept.capacity() - kept.len() < missing && !is_there {
         // Twice as much each time, but not more than the message has, where that is known: one that tells no length is looked
         // at from its beginning with each read, so these have to become fewer.
         let most = if missing > GROW_MIN { need } else { usize::MAX };

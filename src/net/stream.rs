@@ -2,7 +2,7 @@
 
 use super::pipe::{Pipe, Reader, Writer};
 use super::sock::{OwnedReadHalf, OwnedWriteHalf, TcpStream};
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -97,6 +97,18 @@ impl AsyncWrite for WriteHalf {
             WriteHalf::Socket(half) => Pin::new(half).poll_write(cx, bytes),
             WriteHalf::Unix(half) => Pin::new(half).poll_write(cx, bytes),
             WriteHalf::Pipe(half) => Pin::new(half).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            WriteHalf::Socket(half) => Pin::new(half).poll_write_vectored(cx, bufs),
+            WriteHalf::Unix(half) => Pin::new(half).poll_write_vectored(cx, bufs),
+            WriteHalf::Pipe(half) => Pin::new(half).poll_write_vectored(cx, bufs),
         }
     }
 

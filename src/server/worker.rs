@@ -219,6 +219,10 @@ pub struct State {
     parked_bytes: usize,
     /// The connections of `parked`, by address.
     waiting: BTreeSet<*const Conn>,
+    /// Changes of large values that are being made.
+    pub(super) remakes: super::remake::Remakes,
+    /// Large values that are being told.
+    pub(super) told: super::parts::Told,
     /// Something happened that parked requests may wait for.
     pub unpark: bool,
     /// The next epoch is about to be told.
@@ -360,6 +364,8 @@ impl Worker {
         let now = state.now_micros;
         state.tell_overdue(self);
         state.note_stable(self);
+        let now_micros = state.now_micros;
+        state.told.forget(now_micros);
         let renewal = state.links.renewal_due(now);
         let expired = state.parked.iter().any(|p| p.until_micros <= now);
         let waiting =
@@ -387,8 +393,7 @@ impl Worker {
         state.send_to_members();
         // The look at the clock that every answer of this turn stands behind.
         let now = boot_micros();
-        let looks = on(Rule::LookAgain) && on(Rule::Lease);
-        if looks && state.leased_until != u64::MAX && state.leased_until <= now {
+        if !state.may_tell(now) {
             tracing::warn!("stood still for longer than a lease: answers not yet sent are dropped");
             state.connections.drain(..).filter_map(|c| c.conn.upgrade()).for_each(|conn| conn.close());
         }
@@ -448,6 +453,11 @@ impl Worker {
 }
 
 impl State {
+    /// Whether the answers of this turn may leave `now`, just looked at behind all look-ups: no lease that they rely on has ended.
+    pub(super) fn may_tell(&self, now_micros: u64) -> bool {
+        self.leased_until > now_micros || !on(Rule::LookAgain) || !on(Rule::Lease)
+    }
+
     pub(super) fn new(view: Arc<View>, config: Config, now_micros: u64) -> State {
         State {
             arcs: Arcs::default(),
@@ -474,6 +484,8 @@ impl State {
             parked_bytes: 0,
             waiting: BTreeSet::new(),
             unpark: false,
+            remakes: super::remake::Remakes::default(),
+            told: super::parts::Told::default(),
             yielding: None,
             takeover: super::takeover::Takeover::default(),
             left: super::left::Left::default(),

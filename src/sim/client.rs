@@ -6,6 +6,7 @@ use super::node::{self, Dice};
 use super::text::{self, Line};
 use super::wide::{Asked, Wide};
 use crate::check::{Action, Entry, History, Outcome, Seen};
+use crate::net::conn::THROUGH_BYTES;
 use crate::store::LARGE_BYTES;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -81,7 +82,7 @@ pub struct Load {
     pub then: Option<(u64, Then)>,
     /// What they do beside the plain commands.
     pub wide: Wide,
-    /// Every second value is large.
+    /// Every second value is large, and every fourth long.
     pub large: bool,
     /// What they do instead of choosing.
     pub menu: Option<Menu>,
@@ -218,6 +219,8 @@ impl Client {
         if self.large && self.values.is_multiple_of(2) {
             // Long enough to travel in parts, and not in full ones.
             value.resize(LARGE_BYTES + 1 + (self.values % 7 * 61) as usize, b'.');
+        } else if self.large && self.values % 4 == 1 {
+            value.resize(THROUGH_BYTES + 1, b'.');
         }
         value
     }

@@ -22,6 +22,15 @@ async def main():
         got = tuple([await answer(w) for w in waited])
         s.see(name, got[0] if len(got) == 1 else got, due)
 
+    async def with_flags(value):
+        return value.encode(), 4_294_967_295
+
+    async def by_flags(value, flags):
+        return f"{value.decode()} of {flags}"
+
+    f = aiomcache.FlagClient(sys.argv[1], int(sys.argv[2]), get_flag_handler=by_flags, set_flag_handler=with_flags)
+    await see("flags", (True, "text of 4294967295"), f.set(b"flagged", "text"), f.get(b"flagged"))
+    await f.close()
     await see("missing", None, c.get(b"missing"))
     await see("set", (True, b"value"), c.set(b"key", b"value"), c.get(b"key"))
     await see("all bytes", (True, ALL_BYTES), c.set(b"bytes", ALL_BYTES), c.get(b"bytes"))

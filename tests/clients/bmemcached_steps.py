@@ -4,7 +4,7 @@ import random
 import sys
 
 import bmemcached
-from steps import ALL_BYTES, MIB, TOO_LARGE, Steps, begins
+from steps import ALL_BYTES, MIB, PASSED, TOO_LARGE, Steps, begins
 
 c = bmemcached.Client((f"{sys.argv[1]}:{sys.argv[2]}",), socket_timeout=30, compression=None)
 s = Steps()
@@ -18,6 +18,7 @@ s.see("1 MiB", lambda: (c.set("large", MIB), c.get("large") == MIB), (True, True
 s.see("too large", lambda: c.set("large", random.randbytes(len(TOO_LARGE))), begins("MemcachedException: Code: 3"))
 s.see("goes on", lambda: c.get("key"), b"value")
 s.see("not expired", lambda: (c.set("long", b"v", time=1000), c.get("long")), (True, b"v"))
+s.see("expired", lambda: (c.set("brief", b"v", time=PASSED), c.get("brief")), (True, None))
 s.see("add over", lambda: c.add("key", b"other"), False)
 s.see("add", lambda: c.add("new", b"v"), True)
 s.see("replace", lambda: (c.replace("new", b"w"), c.get("new")), (True, b"w"))

@@ -36,6 +36,13 @@ see("1 MiB", true) { c.set("large", MIB, 0, raw: true, compress: false); c.get("
 see("too large", Dalli::DalliError) { c.set("large", Random.bytes(3 << 20), 0, raw: true, compress: false) }
 see("goes on", "value") { c.get("key") }
 see("not expired", "v") { c.set("long", "v", 1000); c.get("long") }
+# It makes a time to come of one that has passed.
+see("expired", nil) do
+  c.set("brief", "v", 1)
+  ends = Time.now + 20
+  sleep 0.05 while c.get("brief") && Time.now < ends
+  c.get("brief")
+end
 see("touch", true) { c.touch("long", 2000) }
 see("touch of nothing", nil) { c.touch("missing", 1) }
 see("gat", "v") { c.gat("long", 3000) }

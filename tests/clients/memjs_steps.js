@@ -2,7 +2,7 @@
 'use strict';
 
 const memjs = require('memjs');
-const { allBytes, mib, tooLarge, see, contains, end } = require('./steps.js');
+const { allBytes, mib, tooLarge, passed, see, contains, end } = require('./steps.js');
 
 async function main() {
   // Timeouts are in seconds. One attempt: a change that is sent again may take place twice.
@@ -21,8 +21,10 @@ async function main() {
   await see('too large', () => c.set('large', tooLarge), contains('Value too large'));
   await see('goes on', () => text('key'), 'value');
   await see('not expired', async () => [await c.set('long', 'v', { expires: 1000 }), await text('long')], [true, 'v']);
+  await see('expired', async () => [await c.set('brief', 'v', { expires: passed }), await text('brief')], [true, null]);
   await see('touch', () => c.touch('long', 2000), true);
   await see('touch of nothing', () => c.touch('missing', 1), false);
+  await see('touch ends it', async () => [await c.touch('long', passed), await text('long')], [true, null]);
   await see('add over', () => c.add('key', 'other'), false);
   await see('add', async () => [await c.add('new', 'v'), await text('new')], [true, 'v']);
   await see('replace', async () => [await c.replace('new', 'w'), await text('new')], [true, 'w']);

@@ -3,7 +3,7 @@
 import sys
 
 import pylibmc
-from steps import ALL_BYTES, MIB, TOO_LARGE, Steps, begins, server
+from steps import ALL_BYTES, MIB, PASSED, TOO_LARGE, Steps, begins, server
 
 binary = sys.argv[3] == "binary"
 place = server()
@@ -24,6 +24,7 @@ c.disconnect_all()
 s.see("goes on", lambda: c.get("key"), b"value")
 s.see("not expired", lambda: (c.set("long", b"v", time=1000), c.touch("long", 2000), c.get("long")), (True, True, b"v"))
 s.see("touch of nothing", lambda: c.touch("missing", 1), False)
+s.see("expired", lambda: (c.set("brief", b"v", time=PASSED), c.get("brief"), c.touch("long", PASSED), c.get("long")), (True, None, True, None))
 s.see("add over", lambda: c.add("key", b"other"), False)
 s.see("add", lambda: c.add("new", b"v"), True)
 s.see("replace", lambda: c.replace("new", b"w"), True)

@@ -7,6 +7,9 @@ const allBytes = Buffer.from(Array.from({ length: 256 }, (_, i) => i));
 const mib = Buffer.concat(Array(4096).fill(allBytes));
 const tooLarge = Buffer.alloc(3 << 20, 'x');
 
+// An expiry that has passed: a UNIX time of 1970.
+const passed = 3000000;
+
 let wrong = 0;
 
 /** Runs `step`, which may be asynchronous, and prints its answer; `due` is a value or a test of it. */
@@ -33,4 +36,4 @@ function end() {
   process.exit(wrong ? 1 : 0);
 }
 
-module.exports = { allBytes, mib, tooLarge, see, contains, end };
+module.exports = { allBytes, mib, tooLarge, passed, see, contains, end };

@@ -5,6 +5,8 @@ import sys
 MIB = bytes(range(256)) * 4096
 ALL_BYTES = bytes(range(256))
 TOO_LARGE = b"x" * (3 << 20)
+# An expiry that has passed: a UNIX time of 1970. Negative ones mean the year 2106 in the binary protocol.
+PASSED = 3_000_000
 
 
 def server():

@@ -5,7 +5,7 @@ use crate::common::cluster::{CACHING, Cluster};
 use crate::common::eventually;
 use crate::common::memcache::Client;
 use crate::common::net::free_address;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 
 /// A figure of `stats kumofs`.
@@ -24,13 +24,19 @@ fn what_another_gateway_changes_is_seen_through_the_cache_at_once() {
     let caching = cluster.add_gateway(CACHING);
     let mut writer = Client::connect(cluster.gateway(0)).expect("it listens");
     let mut reader = Client::connect(caching).expect("it listens");
+    let mut meta = TcpStream::connect(caching).expect("it listens");
     for round in 0..20 {
         for key in 0..10 {
             let (key, value) = (format!("key{key}"), format!("{round} {}", "v".repeat(5000)));
             writer.set(&key, value.as_bytes()).expect("it is stored");
-            for _ in 0..4 {
+            for _ in 0..2 {
                 let found = reader.retrieve("get", &[&key]).expect("an answer");
                 assert!(found.len() == 1 && found[0].data == value.as_bytes(), "{key} in round {round}");
+                let expected = format!("VA {}\r\n{value}\r\n", value.len());
+                meta.write_all(format!("mg {key} v\r\n").as_bytes()).expect("it reads");
+                let mut answer = vec![0; expected.len()];
+                meta.read_exact(&mut answer).expect("an answer");
+                assert!(answer == expected.as_bytes(), "mg {key} in round {round}");
             }
         }
     }

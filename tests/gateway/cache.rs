@@ -60,6 +60,60 @@ fn a_value_that_is_asked_for_again_and_again_travels_twice() {
     assert!((5000..6000).contains(&told["kumo_cache_bytes"].parse::<u64>().unwrap()));
 }
 
+/// What is asked of the value of `a` by `mg`, and what is answered before it.
+fn fetch(client: &mut Client, flags: &str, head: &str, value: &str) {
+    client.ask(
+        format!("mg a {flags}\r\n"),
+        format!("{}\r\n{value}\r\n", format!("VA {} {head}", value.len()).trim_end()),
+    );
+}
+
+fn figure(client: &mut Client, name: &str) -> u64 {
+    stats(client)[name].parse().unwrap()
+}
+
+#[test]
+fn a_meta_get_uses_what_it_or_a_get_has_brought() {
+    let (fake, mut client) = start(1, CACHE);
+    let value = "x".repeat(5000);
+    set(&mut client, "a", 7, 0, &value);
+    seen(&fake);
+    (0..5).for_each(|_| fetch(&mut client, "t f s v k Oq", "t-1 f7 s5000 ka Oq", &value));
+    client.ask("mg YQ== b s k q\r\n", "HD s5000 kYQ== b\r\n");
+    get(&mut client, "a", 7, &value);
+    assert_eq!((figure(&mut client, "kumo_cache_misses"), figure(&mut client, "kumo_cache_hits")), (2, 5));
+    assert!(figure(&mut client, "kumo_cache_saved_bytes") > 25_000);
+    // By the other way round.
+    set(&mut client, "b", 7, 0, &value);
+    (0..2).for_each(|_| get(&mut client, "b", 7, &value));
+    client.ask("mg b v\r\n", format!("VA 5000\r\n{value}\r\n"));
+    assert_eq!((figure(&mut client, "kumo_cache_misses"), figure(&mut client, "kumo_cache_hits")), (4, 6));
+}
+
+#[test]
+fn a_cached_value_is_told_with_its_marks_and_its_time_by_a_meta_get() {
+    let (_fake, mut client) = start(1, CACHE);
+    let value = "x".repeat(5000);
+    set(&mut client, "a", 0, 0, &value);
+    (0..3).for_each(|_| fetch(&mut client, "v t", "t-1", &value));
+    client.ask("md a I\r\n", "HD\r\n");
+    // The win is a change; what it leaves is known by then.
+    fetch(&mut client, "v", "X W", &value);
+    (0..3).for_each(|_| fetch(&mut client, "v", "Z X", &value));
+    let hits = figure(&mut client, "kumo_cache_hits");
+    assert_eq!(hits, 4, "one of the first three, and the last three");
+    // A new time is a change as well, and the next answer has it.
+    client.ask("mg a T-1\r\n", "HD Z X\r\n");
+    client.ask("mg a v\r\n", "EN\r\n");
+    assert_eq!(figure(&mut client, "kumo_cache_items"), 0);
+    client.ask("mg a N0 v\r\n", "VA 0 W\r\n\r\n");
+    client.ask("mg a v\r\n", "VA 0 Z\r\n\r\n");
+    set(&mut client, "a", 0, 1000, &value);
+    (0..2).for_each(|_| fetch(&mut client, "v", "", &value));
+    fetch(&mut client, "R2000 v", "W", &value);
+    fetch(&mut client, "R2000 v", "Z", &value);
+}
+
 #[test]
 fn small_values_and_no_cache_at_all_ask_for_the_value() {
     let (fake, mut client) = start(1, CACHE);
@@ -97,6 +151,16 @@ fn whatever_changes_a_value_is_seen_by_the_next_get() {
     warm(&mut client);
     client.ask("flush_all\r\n", "OK\r\n");
     client.ask("get a\r\n", "END\r\n");
+    warm(&mut client);
+    fetch(&mut client, "v f", "f1", &one);
+    client.ask("prepend a 0 0 1\r\n!\r\n", "STORED\r\n");
+    fetch(&mut client, "v f", "f1", &format!("!{one}"));
+    warm(&mut client);
+    client.ask("delete a\r\n", "DELETED\r\n");
+    client.ask("mg a v\r\n", "EN\r\n");
+    warm(&mut client);
+    client.ask("flush_all\r\n", "OK\r\n");
+    client.ask("mg a v\r\n", "EN\r\n");
     warm(&mut client);
     // Another gateway's doing: nothing of it comes by here.
     fake.with(|world| world.store.clear());

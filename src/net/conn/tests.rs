@@ -198,6 +198,41 @@ fn long_pieces_come_in_their_place_and_let_go_of_what_they_held() {
 }
 
 #[test]
+fn long_output_is_taken_at_once_and_only_the_rest_of_it_waits() {
+    with_pair(|conn, read, mut peer| async move {
+        let long = vec![b'x'; 64 << 10];
+        conn.write(|out| out.extend_from_slice(b"head"));
+        conn.write_through(&long, b"tail");
+        assert_eq!(conn.backlog(), 0, "nothing is left to the end of the turn");
+        conn.write(|out| out.extend_from_slice(b"next"));
+        conn.write_through(&long, b"");
+        assert_eq!(conn.backlog(), 0);
+        let huge = vec![b'y'; 30 << 20];
+        conn.write_through(&huge, b"end");
+        let waits = conn.backlog();
+        assert!((4..huge.len()).contains(&waits), "{waits} bytes are left, and the last ones among them");
+        conn.write(|out| out.extend_from_slice(b"more"));
+        conn.write_through(&long, b"last");
+        assert_eq!(conn.backlog(), waits + 4 + long.len() + 4, "what comes behind does not overtake");
+        let all = [b"head", &long[..], b"tailnext", &long, &huge, b"endmore", &long, b"last"].concat();
+        let mut came = vec![0; all.len()];
+        peer.read_exact(&mut came).await.unwrap();
+        assert!(came == all);
+        while conn.backlog() > 0 {
+            tokio::task::yield_now().await;
+        }
+        conn.write_piece(Piece::new(Rc::new(long.clone()), 0, ()));
+        conn.write_through(&long, b"behind");
+        let mut came = vec![0; 2 * long.len() + 6];
+        peer.read_exact(&mut came).await.unwrap();
+        assert!(came == [&long[..], &long, b"behind"].concat());
+        conn.close();
+        conn.write_through(&long, b"never");
+        drop(read);
+    });
+}
+
+#[test]
 fn input_that_is_kept_is_there_when_it_has_been_received_and_the_rest_is_shown_again() {
     const LEN: usize = 5 << 20;
     with_pair(|conn, read, mut peer| async move {
@@ -235,5 +270,55 @@ fn input_that_is_kept_is_there_when_it_has_been_received_and_the_rest_is_shown_a
             tokio::task::yield_now().await;
         }
         assert_eq!(rest.get(), 10);
+    });
+}
+
+/// Parts of large values went to and fro between two roles of one thread, and small requests waited in their sockets until 61 tasks
+/// had had their turn.
+#[test]
+fn pipes_that_are_always_busy_do_not_keep_sockets_waiting() {
+    const MESSAGE_LEN: usize = 128 << 10;
+    with_pair(|conn, read, peer| async move {
+        let (one, other) = crate::net::pipe::Pipe::pair();
+        let turn = Turn::new();
+        tokio::task::spawn_local(turn.clone().run(|| ()));
+        let (exchanged, mut peer) = (Rc::new(Cell::new(0)), Some(peer.into_std().unwrap()));
+        for pipe in [one, other] {
+            let (end, read) = Conn::new(pipe, &turn);
+            let (count, mut sender) = (exchanged.clone(), peer.take());
+            if sender.is_some() {
+                end.write(|out| out.resize(MESSAGE_LEN, 0));
+            }
+            tokio::task::spawn_local(async move {
+                let writer = end.clone();
+                let (mut came, mut _sent) = (0, None);
+                let receive = |bytes: &[u8]| {
+                    came += bytes.len();
+                    if came == MESSAGE_LEN {
+                        came = 0;
+                        count.set(count.get() + 1);
+                        if let Some(mut socket) = sender.take_if(|_| count.get() >= 50) {
+                            std::io::Write::write_all(&mut socket, b"x").unwrap();
+                            count.set(0);
+                            // Closed, it would bring an end, too.
+                            _sent = Some(socket);
+                        }
+                        writer.write(|out| out.resize(MESSAGE_LEN, 0));
+                    }
+                    Received::used(bytes.len())
+                };
+                read_loop(&end, read, &Scratch::new(), receive).await
+            });
+        }
+        let seen = Rc::new(Cell::new(None));
+        let receiver = conn.clone();
+        let receive = |bytes: &[u8]| {
+            seen.set(Some(exchanged.get()));
+            receiver.close();
+            Received::used(bytes.len())
+        };
+        read_loop(&conn, read, &Scratch::new(), receive).await;
+        let waited = seen.get().expect("it was received");
+        assert!(waited <= 6, "{waited} messages went through the pipe before one from a socket was looked at");
     });
 }

@@ -198,10 +198,20 @@ pub fn parse<'a>(buf: &'a [u8], limits: &Limits) -> (Head, Parsed<'a>) {
     (head, Parsed::Request { request: request(&packet, extras, key, data), used_bytes })
 }
 
-/// What a stat is about; of a detail, what follows the one space.
+/// What a stat is about. memcached compares these names as far as they go and the others whole, and has no `conns` here.
 fn stats_topic(key: &[u8]) -> StatsTopic {
-    let detail = key.strip_prefix(b"detail ").and_then(Detail::named).map(StatsTopic::Detail);
-    detail.or_else(|| StatsTopic::named(key)).unwrap_or(StatsTopic::Other)
+    const BY_BEGIN: [(&[u8], StatsTopic); 5] = [
+        (b"reset", StatsTopic::Reset),
+        (b"settings", StatsTopic::Settings),
+        (b"detail on", StatsTopic::Detail(Detail::On)),
+        (b"detail off", StatsTopic::Detail(Detail::Off)),
+        (b"detail dump", StatsTopic::Detail(Detail::Dump)),
+    ];
+    let topic = BY_BEGIN.iter().find(|(name, _)| key.starts_with(name)).map(|(_, topic)| *topic);
+    match topic.or_else(|| StatsTopic::named(key)) {
+        None | Some(StatsTopic::Conns) => StatsTopic::Other,
+        Some(topic) => topic,
+    }
 }
 
 /// The number at a place in the extras, whose length was checked.

@@ -10,7 +10,7 @@ mod fault;
 #[cfg(test)]
 mod tests;
 
-pub use encode::{Seen, encode};
+pub use encode::{Seen, encode, encode_head};
 pub use fault::Fault;
 
 use super::request::Spaces;
@@ -48,6 +48,13 @@ pub struct Form {
     pub base64: bool,
     /// `v`: the value is wanted.
     pub value: bool,
+}
+
+impl Form {
+    /// Whether the answer tells a value that is there.
+    pub fn tells_value(&self) -> bool {
+        self.value && matches!(self.command, Command::Get | Command::Arithmetic)
+    }
 }
 
 /// How `ms` stores and `ma` counts: the token of `M`.
@@ -202,7 +209,7 @@ pub(super) fn parse<'a>(command: Command, rest: &'a [u8], limits: &Limits) -> Re
     let length = if command == Command::Set { Some(words.next().ok_or(Trouble::BadFormat)?) } else { None };
     let flags = words.0.trim_ascii_spaces();
     let words_before = if length.is_some() { 3 } else { 2 };
-    if words.count() + words_before > MAX_WORDS - 1 {
+    if words.count() + words_before > MAX_WORDS {
         let fault = if command == Command::Get { Fault::TooManyFlagsToGet } else { Fault::TooManyFlags };
         return Err(Trouble::Meta(fault).into());
     }

@@ -40,11 +40,11 @@ impl Style {
         }
     }
 
-    /// Appends what stands behind the data of the only value of an answer.
-    pub fn write_value_tail(self, out: &mut Vec<u8>) {
+    /// What stands behind the data of the only value of an answer.
+    pub fn value_tail(self) -> &'static [u8] {
         match self {
-            Style::Text | Style::Meta(_) => out.extend_from_slice(b"\r\nEND\r\n"),
-            Style::Binary(_) => {}
+            Style::Text | Style::Meta(_) => b"\r\nEND\r\n",
+            Style::Binary(_) => b"",
         }
     }
 }

@@ -118,6 +118,8 @@ pub(super) const ALL: [Scenario; 9] = [
             script.push((1_500 + dice.below(400), Act::Continue(FIRST)));
         },
         load: |load| {
+            // Long values leave before the end of their turn, behind a look at the clock of their own.
+            load.large = true;
             (load.keys, load.clients, load.pause_ms) = (1, 5, 600);
             (load.readers, load.readers_change_one_in) = (Some(0), 1_000);
         },

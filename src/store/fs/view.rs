@@ -15,6 +15,22 @@ pub struct View {
     map: MmapRaw,
 }
 
+/// Bytes that are unmapped at a time.
+const UNMAP_BYTES: usize = 1 << 20;
+
+impl Drop for View {
+    /// Lets go of the pages in small steps. While the system unmaps many at once, nothing else of the process can be mapped or unmapped:
+    /// for 128 MiB, workers stood still for tens of milliseconds.
+    fn drop(&mut self) {
+        for start in (0..self.map.len()).step_by(UNMAP_BYTES) {
+            let len = UNMAP_BYTES.min(self.map.len() - start);
+            // SAFETY: the range lies inside the map, which is ours alone and is looked at by nobody any more. Where the advice is not
+            // taken, the pages go with the map.
+            unsafe { libc::madvise(self.map.as_mut_ptr().add(start).cast(), len, libc::MADV_DONTNEED) };
+        }
+    }
+}
+
 impl View {
     /// Maps `capacity` bytes of `file`.
     pub(super) fn new(file: &std::fs::File, capacity: u64) -> io::Result<View> {
@@ -33,6 +49,21 @@ impl View {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             // SAFETY: prefetching is no access: no address is wrong for it, and none faults.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(self.map.as_ptr().wrapping_add(offset + line).cast()) };
+        }
+    }
+
+    /// Has the system map the pages of the bytes from `from` to `to`, which were just written and so are in memory: one that is
+    /// mapped when it is first read costs its reader a page fault.
+    pub fn map_pages(&self, from: usize, to: usize) {
+        #[cfg(target_os = "linux")]
+        {
+            const PAGE: usize = 4096;
+            let (from, to) = (from / PAGE * PAGE, to.min(self.map.len()));
+            if from < to {
+                // SAFETY: the range lies inside the map. This maps what could be read anyhow, and changes no byte; a system that
+                // does not know it, or cannot now, refuses, and pages are mapped when they are read.
+                unsafe { libc::madvise(self.map.as_mut_ptr().add(from).cast(), to - from, libc::MADV_POPULATE_READ) };
+            }
         }
     }
 

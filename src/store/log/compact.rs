@@ -80,6 +80,7 @@ impl Candidate {
 impl Maintenance {
     pub(super) fn run(&mut self, store: &LogStore, budget_bytes: u64) -> Result<Maintained, StoreError> {
         self.outputs.resize(store.shard_count(), None);
+        store.core.clear_away();
         let worked = self.work(store, budget_bytes);
         self.remove_retired(store)?;
         Ok(if worked? { Maintained::Worked } else { Maintained::Idle })
@@ -198,10 +199,12 @@ impl Maintenance {
         mut walk: Walk,
     ) -> (Result<u64, StoreError>, Option<Job>) {
         let start = walk.position();
+        // Looks at all segments: not once for each record.
+        let slice_bytes = SLICE_BYTES.min(store.core.segment_target() / 4).max(1);
         let mut candidates: Vec<Vec<Candidate>> = Vec::new();
         candidates.resize_with(store.shard_count(), Vec::new);
         let mut ended = false;
-        while walk.position() - start < SLICE_BYTES.min(store.core.segment_target() / 4).max(1) {
+        while walk.position() - start < slice_bytes {
             match walk.step() {
                 None => {
                     ended = true;

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
+/// So many bytes are written before their pages are mapped: that takes some ten microseconds, in which nobody is served.
+const MAP_BYTES: u64 = 64 << 10;
+
 /// See the module.
 pub struct Segment {
     /// The head, as on disk.
@@ -26,6 +29,8 @@ pub struct Segment {
     view: Option<View>,
     file: Mutex<Option<Arc<dyn File>>>,
     len: AtomicU64,
+    /// Up to where the view's pages were mapped, or are left to be when they are read.
+    mapped: AtomicU64,
     synced: AtomicU64,
     named: AtomicBool,
     sealed: AtomicBool,
@@ -75,6 +80,7 @@ impl Segment {
             view,
             file: Mutex::new(Some(file)),
             len: AtomicU64::new(len),
+            mapped: AtomicU64::new(len),
             synced: AtomicU64::new(0),
             named: AtomicBool::new(false),
             sealed: AtomicBool::new(false),
@@ -149,8 +155,21 @@ impl Segment {
         let file = file.ok_or_else(|| io::Error::other("the segment is sealed"))?;
         let len = self.len();
         fs::write_all(file.as_ref(), bytes, len)?;
-        self.len.store(len + bytes.len() as u64, Ordering::Release);
+        let len = len + bytes.len() as u64;
+        self.len.store(len, Ordering::Release);
+        if len >= self.mapped.load(Ordering::Relaxed) + MAP_BYTES {
+            self.map_pages();
+        }
         Ok(())
+    }
+
+    /// Maps the pages of what was written since this was last done.
+    fn map_pages(&self) {
+        let len = self.len();
+        let from = self.mapped.swap(len, Ordering::Relaxed);
+        if let Some(view) = self.view.as_ref().filter(|_| from < len) {
+            view.map_pages(from as usize, len as usize);
+        }
     }
 
     /// Its file, opened anew when it was let go.
@@ -164,6 +183,7 @@ impl Segment {
     /// Nothing is appended from now on.
     pub fn seal(&self) {
         self.sealed.store(true, Ordering::Release);
+        self.map_pages();
     }
 
     /// Whether nothing is appended any more.

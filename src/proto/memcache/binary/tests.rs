@@ -133,3 +133,23 @@ fn quiet_commands_are_silent_about_the_usual_only() {
     assert_eq!(status(opcode::GETQ, Reply::Trouble(Trouble::NoServer)), Some(0x86));
     assert_eq!(status(opcode::SETQ, Reply::Trouble(Trouble::Unknown)), Some(0x84));
 }
+
+#[test]
+fn some_stats_are_named_by_how_their_name_begins() {
+    for (key, topic) in [
+        (&b""[..], StatsTopic::General),
+        (b"settings, please", StatsTopic::Settings),
+        (b"resetting", StatsTopic::Reset),
+        (b"detail only", StatsTopic::Detail(Detail::On)),
+        (b"detail dump", StatsTopic::Detail(Detail::Dump)),
+        (b"detail", StatsTopic::Other),
+        (b"items", StatsTopic::Items),
+        (b"itemsize", StatsTopic::Other),
+        (b"conns", StatsTopic::Other),
+        (b"kumofs", StatsTopic::Kumofs),
+    ] {
+        let packet = packet(opcode::STAT, b"", key, b"", 0);
+        let Parsed::Request { request, .. } = parse(&packet, &LIMITS).1 else { panic!("{key:?}") };
+        assert_eq!(request, Request::Stats(topic));
+    }
+}

@@ -41,8 +41,27 @@ pub fn encode(
     data: &[u8],
     out: &mut Vec<u8>,
 ) {
+    if encode_head(form, flags, key, reply, seen, data.len(), out) {
+        out.extend_from_slice(data);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The same without the data, which has `len` bytes; true when that and the end of a line have to follow.
+pub fn encode_head(
+    form: Form,
+    flags: &[u8],
+    key: &[u8],
+    reply: &Reply<'_>,
+    seen: Option<&Seen>,
+    len: usize,
+    out: &mut Vec<u8>,
+) -> bool {
     let (status, is_usual): (&[u8], bool) = match reply {
-        Reply::Trouble(trouble) => return out.extend_from_slice(trouble.line()),
+        Reply::Trouble(trouble) => {
+            out.extend_from_slice(trouble.line());
+            return false;
+        }
         Reply::End if form.command == Command::Get || form.command == Command::Debug => (b"EN", true),
         Reply::NotFound | Reply::End => (b"NF", false),
         Reply::Exists => (b"EX", false),
@@ -52,15 +71,16 @@ pub fn encode(
     let created = seen.is_some_and(|seen| seen.bits & told::CREATED != 0);
     // memcached answers a number that it made, quiet or not.
     if form.quiet && is_usual && !(form.command == Command::Arithmetic && created) {
-        return;
+        return false;
     }
     if form.command == Command::Debug {
-        return debug(form, key, status, seen, out);
+        debug(form, key, status, seen, out);
+        return false;
     }
-    let value = form.value && seen.is_some() && matches!(form.command, Command::Get | Command::Arithmetic);
+    let value = seen.is_some() && form.tells_value();
     if value {
         out.extend_from_slice(b"VA ");
-        decimal::write(data.len() as u64, out);
+        decimal::write(len as u64, out);
     } else {
         out.extend_from_slice(status);
     }
@@ -79,7 +99,7 @@ pub fn encode(
             (b'N', Some(seen)) if created => expiry = seen.expiry_of_n,
             (b'c', Some(seen)) if form.command != Command::Delete => number(b" c", seen.cas, out),
             (b't', Some(seen)) if matches!(form.command, Command::Get | Command::Arithmetic) => {
-                time_left(b" t", expiry, seen.now_secs, out);
+                time_left(expiry, seen.now_secs, out);
             }
             (letter, Some(seen)) if form.command == Command::Get => match letter {
                 b's' => number(b" s", seen.len as u64, out),
@@ -103,10 +123,7 @@ pub fn encode(
         }
     }
     out.extend_from_slice(b"\r\n");
-    if value {
-        out.extend_from_slice(data);
-        out.extend_from_slice(b"\r\n");
-    }
+    value
 }
 
 fn number(name: &[u8], number: u64, out: &mut Vec<u8>) {
@@ -115,12 +132,11 @@ fn number(name: &[u8], number: u64, out: &mut Vec<u8>) {
 }
 
 /// The seconds that are left; -1 for ever.
-fn time_left(name: &[u8], expiry: u32, now_secs: u64, out: &mut Vec<u8>) {
+fn time_left(expiry: u32, now_secs: u64, out: &mut Vec<u8>) {
     if expiry == NEVER {
-        out.extend_from_slice(name);
-        out.extend_from_slice(b"-1");
+        out.extend_from_slice(b" t-1");
     } else {
-        number(name, u64::from(expiry).saturating_sub(now_secs), out);
+        number(b" t", u64::from(expiry).saturating_sub(now_secs), out);
     }
 }
 
@@ -143,7 +159,10 @@ fn debug(form: Form, key: &[u8], status: &[u8], seen: Option<&Seen>, out: &mut V
         true => base64::encode(key, out),
         false => out.extend_from_slice(key),
     }
-    time_left(b" exp=", seen.expiry, seen.now_secs, out);
+    // As memcached has it: the seconds since it expired, which are fewer than none while it has not.
+    out.extend_from_slice(b" exp=-");
+    let left = if seen.expiry == NEVER { 1 } else { u64::from(seen.expiry).saturating_sub(seen.now_secs) };
+    decimal::write(left, out);
     number(b" la=", seen.now_secs.saturating_sub(seen.since_secs), out);
     number(b" cas=", seen.cas, out);
     out.extend_from_slice(b" fetch=no cls=1");

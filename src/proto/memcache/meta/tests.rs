@@ -65,7 +65,7 @@ fn of_several_bad_tokens_the_last_is_told_and_data_is_dropped() {
 }
 
 #[test]
-fn an_opaque_has_at_most_31_bytes_and_a_line_16_flags() {
+fn an_opaque_has_at_most_31_bytes_and_a_line_19_words() {
     let long = |bytes: usize| [b"mg k O", &vec![b'x'; bytes][..], b"\r\n"].concat();
     assert_eq!(meta(&long(31)).flags.len(), 32);
     let refused = |line: &[u8]| match text::parse(line, &LIMITS) {
@@ -73,6 +73,14 @@ fn an_opaque_has_at_most_31_bytes_and_a_line_16_flags() {
         other => panic!("{other:?}"),
     };
     assert_eq!(refused(&long(32)), Some(Trouble::Meta(Fault::OpaqueTooLong)));
-    assert_eq!(refused(b"mg k 1 2 3 4 5 6 7 8 9 a b c d e f g h\r\n"), Some(Trouble::Meta(Fault::TooManyFlagsToGet)));
-    assert_eq!(refused(b"md k 1 2 3 4 5 6 7 8 9 a b c d e f g h\r\n"), Some(Trouble::Meta(Fault::TooManyFlags)));
+    let most = "k s t c f v h l u q I P L O1 T0 N0";
+    assert_eq!(meta(format!("mg k {most} R0\r\n").as_bytes()).all().count(), 17);
+    assert_eq!(meta(format!("ms k 0 {most}\r\n\r\n").as_bytes()).all().count(), 16);
+    for (line, fault) in [
+        (format!("mg k {most} R0 C0\r\n"), Fault::TooManyFlagsToGet),
+        (format!("md k {most} R0 C0\r\n"), Fault::TooManyFlags),
+        (format!("ms k 0 {most} C0\r\n"), Fault::TooManyFlags),
+    ] {
+        assert_eq!(refused(line.as_bytes()), Some(Trouble::Meta(fault)), "{line}");
+    }
 }

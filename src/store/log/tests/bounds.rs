@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::logic::ring::hash;
+use crate::store::fs::RealDisk;
 use crate::store::fs::mem::Faults;
 use crate::store::log::format::Origin;
 use std::time::Duration;
@@ -70,6 +71,38 @@ fn stores_are_slowed_down_by_and_by_also_where_a_segment_is_more_than_what_is_ne
     let steps = || paces.windows(2).map(|p| p[1].saturating_sub(p[0]));
     assert!(paces.is_sorted() && steps().all(|step| step <= Duration::from_millis(10)), "{paces:?}");
     assert!(paces.last() >= Some(&Duration::from_millis(50)), "{paces:?}");
+}
+
+/// Page faults of this thread that cost no disk so far.
+#[cfg(target_os = "linux")]
+fn page_faults() -> i64 {
+    // SAFETY: an all-zero rusage is a valid value of that plain C struct.
+    let mut used: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is valid for the call.
+    assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_THREAD, &mut used) }, 0);
+    used.ru_minflt
+}
+
+/// Each sixteen pages cost whoever read them first a page fault.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_was_written_by_this_process_is_read_without_page_faults() {
+    const KEYS: u64 = 60_000;
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 2 << 20, ..tiny(1) };
+    let store = LogStore::open(Arc::new(RealDisk), dir.path(), options).unwrap();
+    for n in 0..KEYS {
+        put(&store, &key(n), &value(n, 110)).unwrap();
+        if n % 100 == 0 {
+            commit(&store).unwrap();
+        }
+    }
+    commit(&store).unwrap();
+    let first = page_faults();
+    (0..KEYS).for_each(|n| assert!(get(&store, &key(n)).unwrap().is_some()));
+    let faults = page_faults() - first;
+    let blocks = store.disk_bytes() as i64 / (64 << 10);
+    assert!(faults < blocks / 4, "{faults} page faults for {blocks} times sixteen pages");
 }
 
 #[test]

@@ -62,6 +62,8 @@ fn main() -> ExitCode {
     s.see("too large", refused.to_lowercase().contains("too large"), true);
     s.see("goes on", text("key"), due("value"));
     s.see("not expired", (word(c.set("long", "v", 1000)), text("long")), ("()".into(), due("v")));
+    // A UNIX time of 1970.
+    s.see("expired", (word(c.set("brief", "v", 3_000_000)), text("brief")), ("()".into(), "None".into()));
     s.see("touch", (word(c.touch("long", 2000)), word(c.touch("missing", 1))), ("true".into(), "false".into()));
     // In the text protocol the crate does not tell what was not stored.
     let ascii = protocol == "ascii";

@@ -168,6 +168,9 @@ impl Written {
         let fetch = Mutate { op: Op::Fetch, arg: 0, dbval: b"", terms, ..cas };
         self.add("Mutate: fetch, on terms", |out| fetch.write(out, MSGID));
         self.answer("fetched", |out| Mutated::Told(told::WON | told::STALE, 5, &new).write(out));
+        let parts = InParts { version: VERSION.0, len: 3_000_000 };
+        self.answer("touched, in parts", |out| Mutated::ValueInParts(parts).write(out));
+        self.answer("fetched, in parts", |out| Mutated::ToldInParts(told::WON | told::STALE, 5, parts).write(out));
         let known = Mutate { arg: VERSION.0, terms: Terms::default(), ..fetch };
         self.add("Mutate: fetch of what is known", |out| known.write(out, MSGID));
         self.answer("still the same", |out| Mutated::Same(told::STALE).write(out));

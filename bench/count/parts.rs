@@ -180,7 +180,7 @@ fn coordinating() {
     });
     let mut log = Outlog::<()>::default();
     times("an entry, sent and acknowledged", |n| {
-        log.push(n, |out| v1::write_entry(out, &dbkeys[n as usize], 1, &dbval, &[deed(n)]));
+        log.push(n, n, |out| v1::write_entry(out, &dbkeys[n as usize], 1, &dbval, &[deed(n)]));
         black_box(log.take_batch(1 << 20).map(|batch| batch.count));
         log.acknowledge(n + 1, |write| _ = black_box(write));
         black_box(log.stable(n));

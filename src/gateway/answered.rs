@@ -20,7 +20,7 @@ use crate::proto::memcache::{Reply, Style, Trouble, style, text};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{write_error, write_success};
 use crate::proto::rpc::msgpack::{DecodeError, Head, Reader, write_uint};
-use crate::proto::rpc::v1::{Connected, Gone, Mutated, Op, method};
+use crate::proto::rpc::v1::{Connected, Gone, InParts, Mutated, Op, method};
 
 /// How many parts of an answer that a server left out are asked for at once.
 const ALONE_AT_ONCE: usize = 8;
@@ -28,6 +28,9 @@ const ALONE_AT_ONCE: usize = 8;
 /// How an [`InParts`](crate::proto::rpc::v1::InParts) begins.
 const IN_PARTS: u8 = 0x92;
 
+/// How the results of a change begin that tell one.
+const VALUE_IN_PARTS: [u8; 2] = [0x93, 7];
+const TOLD_IN_PARTS: [u8; 2] = [0x95, 9];
 /// What a coordinator tells of a key, where values are cached.
 #[derive(Clone, Copy)]
 enum Told<'a> {
@@ -96,9 +99,22 @@ impl State {
                 };
                 match told {
                     Ok(answer) => answer,
-                    Err(_) if result.first() == Some(&IN_PARTS) => return self.begin_download(place, latest, result),
+                    Err(_) if result.first() == Some(&IN_PARTS) => {
+                        return self.begin_download(place, latest, InParts::read(result)?, None);
+                    }
                     Err(e) => return Err(e),
                 }
+            }
+            Ask::Mutate(Op::GetAndTouch | Op::Fetch | Op::Incr | Op::Decr)
+                if result.starts_with(&VALUE_IN_PARTS) || result.starts_with(&TOLD_IN_PARTS) =>
+            {
+                return match Mutated::read(result)? {
+                    Mutated::ValueInParts(parts) => self.begin_download(place, latest, parts, None),
+                    Mutated::ToldInParts(bits, expiry, parts) => {
+                        self.begin_download(place, latest, parts, Some((bits, expiry)))
+                    }
+                    _ => Err(DecodeError::Type),
+                };
             }
             Ask::Mutate(Op::Fetch) if self.cache.is_on() => {
                 known = self.ops.at(place).known.clone();

@@ -2,11 +2,14 @@
 //!
 //! A server says of a large value how long it is, and of which version. Its parts are asked for when it is the client's turn to be
 //! answered, so that nothing is held for an answer before it, and when there is room: what a worker has of such values, on their
-//! way and not yet read by clients, is bounded by [`DOWNLOAD_BYTES`]. The others wait in the order in which they were asked for. One
-//! may always go. A value that changes meanwhile is asked for anew.
+//! way and not yet read by clients, is bounded ([`DOWNLOAD_BYTES`]). The others wait in the order in which they were asked for. One
+//! may always go. A value that changes meanwhile is told as it was; when its server cannot do that any more, it is asked for anew.
+//!
+//! Who asks for what a value is like and not for the value, by the meta protocol, is told by the beginning of it.
 
 use super::assembly::Found;
-use super::op::{Home, Op, WHOLE};
+use super::meta;
+use super::op::{Ask, Home, Op, WHOLE};
 use super::outcome::{self, Answer};
 use super::pending::Request;
 use super::uploads::UPLOAD_BYTES;
@@ -16,11 +19,12 @@ use crate::net::time::unix_secs;
 use crate::proto::memcache::{Style, Trouble};
 use crate::proto::rpc::msgpack::{DecodeError, Head, Reader};
 use crate::proto::rpc::v1::{GetPart, InParts, PART_BYTES, PARTS_AT_ONCE};
+use crate::store::staged::HEAD_LEN;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-/// Bytes of large values that a worker may have at once for its clients, until they have read them. One value may exceed it.
+/// See [`Config::download_bytes`](super::Config::download_bytes): as much as of what they send.
 pub const DOWNLOAD_BYTES: usize = UPLOAD_BYTES;
 
 /// Room that is taken; dropping it gives it back.
@@ -38,7 +42,12 @@ impl Drop for Room {
 /// A value as far as it has come.
 pub struct Download {
     version: u64,
+    /// Bytes that are asked for: all, or the beginning.
     len: usize,
+    /// Bytes of the dbval behind those.
+    rest_len: usize,
+    /// What a fetch was told beside the value.
+    told: Option<(u8, u32)>,
     bytes: Vec<u8>,
     asked: usize,
     unanswered: usize,
@@ -65,10 +74,10 @@ impl Downloads {
         self.is_short && !self.line.is_empty()
     }
 
-    fn take_room(&mut self, bytes: usize) -> Option<Room> {
+    fn take_room(&mut self, bytes: usize, most: usize) -> Option<Room> {
         let taken = self.taken.get();
         // Those that came later do not overtake.
-        if self.is_short || (taken > 0 && taken + bytes > DOWNLOAD_BYTES) {
+        if self.is_short || (taken > 0 && taken + bytes > most) {
             self.is_short = true;
             return None;
         }
@@ -79,14 +88,25 @@ impl Downloads {
 
 impl State {
     /// A server says that the value that an operation asks for is large.
-    pub fn begin_download(&mut self, place: u32, latest: bool, result: &[u8]) -> Result<(), DecodeError> {
-        let InParts { version, len } = InParts::read(result)?;
+    pub fn begin_download(
+        &mut self,
+        place: u32,
+        latest: bool,
+        InParts { version, len }: InParts,
+        told: Option<(u8, u32)>,
+    ) -> Result<(), DecodeError> {
         if !latest {
             // A later attempt finds the value, too.
             return Ok(());
         }
         let op = self.ops.at(place);
-        op.download = Some(Box::new(Download { version, len, bytes: Vec::new(), asked: 0, unanswered: 0, room: None }));
+        let is_wanted = !matches!(op.style, Style::Meta(form) if !form.tells_value());
+        let wanted = if is_wanted { len } else { len.min(HEAD_LEN) };
+        let (bytes, rest_len) = (Vec::new(), len - wanted);
+        let download = Download { version, len: wanted, rest_len, told, bytes, asked: 0, unanswered: 0, room: None };
+        op.download = Some(Box::new(download));
+        // What it is told now of a change has been done, whether the value arrives or not.
+        op.uncertain |= op.is_mutation();
         let generation = op.generation;
         // Asked for again, it must not see what its client has asked for behind it.
         self.order.enter(place, op);
@@ -109,13 +129,16 @@ impl State {
 
     /// The same for one; false when it is done with.
     fn ask_parts_of(&mut self, place: u32, generation: u32) -> bool {
+        let most = self.shared.config.download_bytes;
         let State { ops, clients, links, downloads, .. } = self;
         let Some(op) = ops.get(place, generation) else { return false };
         let (Some(link_place), Some(download)) = (op.link, op.download.as_mut()) else { return false };
-        if download.room.is_none() {
+        if download.room.is_none() && download.rest_len == 0 {
             let is_due = clients.get(op.home).is_some_and(|client| client.is_due(op.home));
-            let room = if is_due { downloads.take_room(download.len) } else { None };
+            let room = if is_due { downloads.take_room(download.len, most) } else { None };
             if room.is_none() {
+                // It is not the server that it waits for.
+                op.began_ms = self.now_ms;
                 return true;
             }
             download.room = room;
@@ -182,16 +205,27 @@ impl State {
         let key_at = crate::logic::record::HASH_LEN + self.shared.config.key_prefix.len();
         let op = self.ops.at(place);
         let Some(download) = op.download.take() else { return Ok(()) };
-        let Download { bytes, room, .. } = *download;
+        let Download { bytes, room, rest_len, told, .. } = *download;
         let bytes = Rc::new(bytes);
-        let answer = outcome::of_judged(&bytes, layout, unix_secs)?;
-        if let (Answer::Found(found), Style::Text | Style::Binary(_), Some(number)) =
-            (&answer, op.style, op.home.number)
+        let answer = match op.ask {
+            Ask::Get => outcome::of_judged(&bytes, layout, unix_secs)?,
+            _ => outcome::of_changed(&bytes, layout, told)?,
+        };
+        if let (Answer::Found(found) | Answer::Told(found, ..), Some(number)) = (&answer, op.home.number)
+            && let Some(client) = self.clients.get(op.home)
         {
             let data = Piece::new(bytes.clone(), bytes.len() - found.data.len(), room);
-            if let Some(client) = self.clients.get(op.home) {
-                let key = &op.bytes[key_at..op.key_end];
-                client.answer_large(number, (op, key), found, data, &mut self.pool);
+            match op.style {
+                Style::Meta(form) => {
+                    let prefix_len = self.shared.config.key_prefix.len();
+                    let len = found.data.len() + rest_len;
+                    let encode = |out: &mut Vec<u8>| meta::encode_head(form, op, prefix_len, &answer, len, out);
+                    client.answer_meta(number, len, encode, data, &mut self.pool);
+                }
+                Style::Text | Style::Binary(_) => {
+                    let key = &op.bytes[key_at..op.key_end];
+                    client.answer_large(number, (op, key), found, data, &mut self.pool);
+                }
             }
             // It has its answer.
             op.home.number = None;
@@ -217,6 +251,32 @@ impl super::client::Client {
         let Some(number) = home.number else { return true };
         self.answers.is_next(number)
             && (home.part == WHOLE || self.answers.assembly(number).is_none_or(|assembly| assembly.is_next(home.part)))
+    }
+
+    /// Gives the answer of a meta command about a large value. `encode` appends what stands before the data, and says whether that
+    /// follows; then it is the answer's turn.
+    fn answer_meta(
+        &mut self,
+        number: u32,
+        len: usize,
+        encode: impl FnOnce(&mut Vec<u8>) -> bool,
+        data: Piece,
+        pool: &mut super::answers::Pool,
+    ) {
+        let mut head = Vec::new();
+        if !encode(&mut head) {
+            return self.answer(number, pool, |out| out.extend_from_slice(&head));
+        }
+        pool.written_bytes += len as u64;
+        self.conn.write(|out| pool.counted(out, |out, _| out.extend_from_slice(&head)));
+        self.conn.write_piece(data);
+        let answers = &mut self.answers;
+        self.conn.write(|out| {
+            pool.counted(out, |out, pool| {
+                out.extend_from_slice(b"\r\n");
+                answers.given(out, pool);
+            });
+        });
     }
 
     /// Gives an answer with a large value, whose turn it is; `data` is what `found` tells.

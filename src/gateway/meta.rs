@@ -166,38 +166,62 @@ fn store(meta: &Meta<'_>, config: &super::run::Config, created_expiry: Option<u3
 
 /// Appends the answer of an operation.
 pub fn encode(form: Form, op: &Op, prefix_len: usize, answer: &Answer<'_>, out: &mut Vec<u8>) {
-    let key = &op.bytes[record::HASH_LEN + prefix_len..op.key_end];
-    let created_expiry = record::parse(op.dbval()).and_then(|value| value.body).map_or(NEVER, |body| body.expiry);
-    let mut seen = Seen { expiry_of_t: op.terms.expiry, expiry_of_n: created_expiry, ..Seen::default() };
-    let (reply, data) = match answer {
-        Answer::Found(found) | Answer::Told(found, ..) => {
-            (seen.flags, seen.cas, seen.len) = (found.flags, found.cas, found.data.len());
-            (seen.expiry, seen.expiry_before) = (found.expiry, found.expiry);
-            if let Answer::Told(_, bits, expiry_before) = answer {
-                (seen.bits, seen.expiry_before) = (*bits, *expiry_before);
-            }
-            seen.since_secs = found.cas >> 32;
-            (Reply::Ok, found.data)
-        }
-        Answer::Changed(reply, cas) => {
-            seen.cas = *cas;
-            (*reply, &b""[..])
-        }
-        Answer::Missing(_) => return meta::encode(form, op.flags(), key, &Reply::End, None, b"", out),
-        Answer::Reply(reply) => return meta::encode(form, op.flags(), key, reply, None, b"", out),
+    let data = match answer {
+        Answer::Found(found) | Answer::Told(found, ..) => found.data,
+        Answer::Changed(..) | Answer::Missing(_) | Answer::Reply(_) => b"",
     };
     let mut number = Vec::new();
-    let data = match (reply, form.command) {
-        (Reply::Number(value), _) => {
-            decimal::write(value, &mut number);
+    let told = match (answer, form.command) {
+        (Answer::Changed(Reply::Number(value), _), _) => {
+            decimal::write(*value, &mut number);
             &number
         }
         // What is stored may have spaces behind the number.
         (_, Command::Arithmetic) => data.trim_ascii(),
         _ => data,
     };
+    if encode_with(form, op, prefix_len, answer, (data.len(), told.len()), out) {
+        out.extend_from_slice(told);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The same without the data of a value that has `len` bytes; true when that and the end of a line have to follow.
+pub fn encode_head(form: Form, op: &Op, prefix_len: usize, answer: &Answer<'_>, len: usize, out: &mut Vec<u8>) -> bool {
+    encode_with(form, op, prefix_len, answer, (len, len), out)
+}
+
+/// Given how many bytes there are, and how many of them are told.
+fn encode_with(
+    form: Form,
+    op: &Op,
+    prefix_len: usize,
+    answer: &Answer<'_>,
+    (len, told_len): (usize, usize),
+    out: &mut Vec<u8>,
+) -> bool {
+    let key = &op.bytes[record::HASH_LEN + prefix_len..op.key_end];
+    let created_expiry = record::parse(op.dbval()).and_then(|value| value.body).map_or(NEVER, |body| body.expiry);
+    let mut seen = Seen { expiry_of_t: op.terms.expiry, expiry_of_n: created_expiry, ..Seen::default() };
+    let reply = match answer {
+        Answer::Found(found) | Answer::Told(found, ..) => {
+            (seen.flags, seen.cas, seen.len) = (found.flags, found.cas, len);
+            (seen.expiry, seen.expiry_before) = (found.expiry, found.expiry);
+            if let Answer::Told(_, bits, expiry_before) = answer {
+                (seen.bits, seen.expiry_before) = (*bits, *expiry_before);
+            }
+            seen.since_secs = found.cas >> 32;
+            Reply::Ok
+        }
+        Answer::Changed(reply, cas) => {
+            seen.cas = *cas;
+            *reply
+        }
+        Answer::Missing(_) => return meta::encode_head(form, op.flags(), key, &Reply::End, None, 0, out),
+        Answer::Reply(reply) => return meta::encode_head(form, op.flags(), key, reply, None, 0, out),
+    };
     if form.command == Command::Debug || op.flags_len > 0 {
         seen.now_secs = unix_secs();
     }
-    meta::encode(form, op.flags(), key, &reply, Some(&seen), data, out);
+    meta::encode_head(form, op.flags(), key, &reply, Some(&seen), told_len, out)
 }

@@ -126,13 +126,26 @@ pub fn of_mutation(op: Op, result: &[u8], layout: Layout) -> Result<Answer<'_>, 
         Mutated::NotNumber => Reply::Trouble(Trouble::NonNumeric),
         Mutated::TooLarge => too_large(op),
         Mutated::Number(version, number) => return Ok(Answer::Changed(Reply::Number(number), version)),
-        // It was there when it was touched. The expiry that it has since may have passed already; that is for later gets.
         Mutated::Same(_) => return Err(DecodeError::Type),
-        Mutated::Value(dbval) => return of_dbval(dbval, layout, || BEFORE_ANY_EXPIRY),
+        Mutated::Value(dbval) => return of_changed(dbval, layout, None),
         Mutated::Told(bits, expiry, dbval) => return of_told(dbval, bits, Some(expiry), layout),
         Mutated::Unknown => Reply::Trouble(Trouble::Unknown),
+        // Seen to where the parts are asked for.
+        Mutated::ValueInParts(_) | Mutated::ToldInParts(..) => return Err(DecodeError::Type),
     };
     Ok(Answer::Reply(reply))
+}
+
+/// What a changed value is to a client: it was there when it was changed, and the expiry that it has since may have passed already;
+/// that is for later gets. With bits of [`told`] and the expiry as it was before, as a fetch tells them.
+///
+/// # Errors
+/// When it is no dbval.
+pub fn of_changed(dbval: &[u8], layout: Layout, told: Option<(u8, u32)>) -> Result<Answer<'_>, DecodeError> {
+    match told {
+        Some((bits, expiry)) => of_told(dbval, bits, Some(expiry), layout),
+        None => of_dbval(dbval, layout, || BEFORE_ANY_EXPIRY),
+    }
 }
 
 /// What a value is that a meta command is told, with bits of [`told`] and the expiry as it was before; `None`: as it is.

@@ -67,6 +67,8 @@ pub struct Config {
     /// Bytes of answers that the clients of a worker may leave unread, all together, before those are closed that have taken
     /// nothing for the longest.
     pub unread_bytes: usize,
+    /// Bytes of large values that a worker may have at once for its clients, until they have read them. One value may exceed it.
+    pub download_bytes: usize,
     /// Servers in this process.
     pub doors: Arc<Doors>,
 }
@@ -105,6 +107,7 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(1),
             binary_log: BinaryLog::default(),
             unread_bytes: UNREAD_BYTES,
+            download_bytes: DOWNLOAD_BYTES,
             doors: Arc::default(),
         }
     }

@@ -237,9 +237,12 @@ impl State {
         if self.now_ms >= self.next_check_ms {
             self.next_check_ms = self.now_ms + CHECK_MS;
             if self.downloads.wait_for_room() {
-                // There may be some by now. Who reads nothing does not keep it for ever.
+                // Who reads nothing does not keep it for ever.
                 self.close_unread(0, LARGE_BYTES, UNREAD_PATIENCE);
-                self.go_on_sending();
+            }
+            if !self.downloads.is_empty() {
+                // There may be some by now.
+                self.ask_parts();
             }
             self.check_links();
             self.check_operations();

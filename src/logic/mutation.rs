@@ -67,6 +67,11 @@ fn data_of<'a>(body: &Body<'a>, options: u8) -> &'a [u8] {
     &body.data[prefix_len(body, options)..]
 }
 
+/// Bytes of the client's data.
+pub fn data_len(body: Option<Body<'_>>, options: u8) -> usize {
+    body.map_or(0, |body| data_of(&body, options).len())
+}
+
 /// Bytes of the dbval that a request stores before the client's data.
 pub fn head_len(request: &Mutate<'_>) -> usize {
     let body = record::parse(request.dbval).and_then(|value| value.body);

@@ -3,6 +3,10 @@
 //! Source: doc/guarantees.md, "Writes": each message holds everything not yet acknowledged, in order, and without gaps.
 //! Entries are kept encoded, one behind the other, until the member has acknowledged them; after a reconnect they
 //! are sent again from the first one that it has not.
+//!
+//! A large value is sent before its entry, which takes its place in that order only when the member has the value: so entries of
+//! other keys do not wait for it. Those of the same key do. What a change owes itself to travels with its entry, and a record that was
+//! made of another must not be known without what made that one (doc/guarantees.md, "Exactly once").
 
 use std::collections::VecDeque;
 
@@ -22,18 +26,39 @@ pub struct Outlog<L> {
     sent: usize,
     sent_bytes: usize,
     /// Large values that entries go without, oldest first: they have to be sent before.
-    large: VecDeque<LargeEntry<L>>,
+    large: VecDeque<InPlace<L>>,
+    /// Entries that have no number yet: those of large values that the member does not have, and of their keys.
+    waiting: VecDeque<Waiting<L>>,
+    waiting_bytes: usize,
 }
 
 /// What is to be sent before an entry.
 #[derive(Clone, Debug)]
 pub struct LargeEntry<L> {
-    /// The entry's number.
-    pub number: u64,
+    /// Tells it from others.
+    pub id: u64,
     /// Its key.
     pub dbkey: Vec<u8>,
     /// Its value.
     pub value: L,
+}
+
+/// One whose entry has its number.
+#[derive(Debug)]
+struct InPlace<L> {
+    number: u64,
+    /// The member has it, over this connection.
+    arrived: bool,
+    entry: LargeEntry<L>,
+}
+
+/// An entry without a number.
+#[derive(Debug)]
+struct Waiting<L> {
+    hash: u64,
+    write: u64,
+    bytes: Vec<u8>,
+    large: Option<LargeEntry<L>>,
 }
 
 #[derive(Debug)]
@@ -66,40 +91,81 @@ impl<L> Default for Outlog<L> {
             sent: 0,
             sent_bytes: 0,
             large: VecDeque::new(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
         }
     }
 }
 
 impl<L> Outlog<L> {
     /// Adds an entry whose value is not in it, but has to be sent before.
-    pub fn push_large(&mut self, write: u64, dbkey: Vec<u8>, value: L, encode: impl FnOnce(&mut Vec<u8>)) {
-        self.push(write, encode);
-        let number = self.acknowledged + self.entries.len() as u64;
-        self.large.push_back(LargeEntry { number, dbkey, value });
+    pub fn push_large(&mut self, write: u64, hash: u64, large: LargeEntry<L>, encode: impl FnOnce(&mut Vec<u8>)) {
+        self.wait(write, hash, Some(large), encode);
     }
 
-    /// What has to be sent before the next entry.
+    /// What has to be sent before the next entry. To be asked when [`take_batch`](Outlog::take_batch) has nothing.
     pub fn next_large(&self) -> Option<&LargeEntry<L>> {
         let next = self.next_to_send();
-        if self.large.is_empty() { None } else { self.large.iter().find(|large| large.number == next) }
+        let in_place = self.large.iter().find(|large| !large.arrived && large.number >= next);
+        match in_place {
+            Some(large) => Some(&large.entry).filter(|_| large.number == next),
+            None => self.waiting.front()?.large.as_ref(),
+        }
     }
 
-    /// Adds an entry that `encode` appends, for the write numbered `write`.
-    pub fn push(&mut self, write: u64, encode: impl FnOnce(&mut Vec<u8>)) {
+    /// The member has what [`next_large`](Outlog::next_large) told: its entry can be sent.
+    pub fn large_arrived(&mut self) {
+        let next = self.next_to_send();
+        if let Some(large) = self.large.iter_mut().find(|large| !large.arrived && large.number >= next) {
+            large.arrived |= large.number == next;
+            return;
+        }
+        let mut is_first = true;
+        while let Some(Waiting { write, bytes, large, .. }) =
+            self.waiting.pop_front_if(|waiting| waiting.large.is_none() || std::mem::take(&mut is_first))
+        {
+            is_first = false;
+            self.waiting_bytes -= bytes.len();
+            self.append(write, |out| out.extend_from_slice(&bytes));
+            if let Some(entry) = large {
+                let number = self.acknowledged + self.entries.len() as u64;
+                self.large.push_back(InPlace { number, arrived: true, entry });
+            }
+        }
+    }
+
+    /// Adds an entry that `encode` appends, for the write numbered `write` to a key at ring position `hash`.
+    #[inline]
+    pub fn push(&mut self, write: u64, hash: u64, encode: impl FnOnce(&mut Vec<u8>)) {
+        if !self.waiting.is_empty() && self.waiting.iter().any(|waiting| waiting.hash == hash) {
+            return self.wait(write, hash, None, encode);
+        }
+        self.append(write, encode);
+    }
+
+    #[inline]
+    fn append(&mut self, write: u64, encode: impl FnOnce(&mut Vec<u8>)) {
         let before = self.bytes.len();
         encode(&mut self.bytes);
         let len = u32::try_from(self.bytes.len() - before).expect("an entry is bounded by the largest message");
         self.entries.push_back(Entry { len, write });
     }
 
-    /// Takes what was not sent yet, whole entries up to about `limit` bytes but at least one; `None`: nothing waits.
+    #[cold]
+    fn wait(&mut self, write: u64, hash: u64, large: Option<LargeEntry<L>>, encode: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = Vec::new();
+        encode(&mut bytes);
+        self.waiting_bytes += bytes.len();
+        self.waiting.push_back(Waiting { hash, write, bytes, large });
+    }
+
+    /// Takes what was not sent yet, whole entries up to about `limit` bytes but at least one; `None`: nothing can be sent now.
     pub fn take_batch(&mut self, limit: usize) -> Option<Batch<'_>> {
         let first = self.next_to_send();
         let start = self.sent_bytes;
         let mut count = 0;
-        // What has to be sent before a later one is not sent yet.
-        let later = self.large.iter().map(|large| large.number).find(|number| *number > first);
-        let most = later.map_or(usize::MAX, |number| (number - first) as usize);
+        let not_there = self.large.iter().find(|large| !large.arrived && large.number >= first);
+        let most = not_there.map_or(usize::MAX, |large| (large.number - first) as usize);
         for entry in self.entries.iter().skip(self.sent) {
             if count == most {
                 break;
@@ -146,11 +212,12 @@ impl<L> Outlog<L> {
     pub fn rewind(&mut self) {
         self.sent = 0;
         self.sent_bytes = 0;
+        self.large.iter_mut().for_each(|large| large.arrived = false);
     }
 
-    /// The writes not acknowledged, oldest first.
-    pub fn unacknowledged(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
-        self.entries.iter().map(|e| e.write)
+    /// The writes not acknowledged.
+    pub fn unacknowledged(&self) -> impl Iterator<Item = u64> + '_ {
+        self.entries.iter().map(|e| e.write).chain(self.waiting.iter().map(|waiting| waiting.write))
     }
 
     /// The number of the newest entry that is stable, with all before it, when all writes below `first_pending` are.
@@ -164,7 +231,7 @@ impl<L> Outlog<L> {
 
     /// Bytes kept.
     pub fn len_bytes(&self) -> usize {
-        self.bytes.len() - self.head
+        self.bytes.len() - self.head + self.waiting_bytes
     }
 }
 
@@ -175,7 +242,7 @@ mod tests {
     fn log(entries: &[&[u8]]) -> Outlog<&'static str> {
         let mut log = Outlog::default();
         for (i, entry) in entries.iter().enumerate() {
-            log.push(100 + i as u64, |out| out.extend_from_slice(entry));
+            log.push(100 + i as u64, i as u64, |out| out.extend_from_slice(entry));
         }
         log
     }
@@ -202,24 +269,55 @@ mod tests {
         assert_eq!(log.take_batch(100), Some(Batch { first: 2, count: 2, bytes: b"bccc" }));
     }
 
+    fn large(id: u64) -> LargeEntry<&'static str> {
+        LargeEntry { id, dbkey: b"key".to_vec(), value: "value" }
+    }
+
     #[test]
-    fn what_has_to_be_sent_before_an_entry_is_asked_for_when_it_is_next_and_kept_until_it_is_acknowledged() {
+    fn entries_of_other_keys_go_before_one_whose_large_value_is_on_its_way_and_those_of_its_key_do_not() {
         let mut log = log(&[b"aa"]);
-        log.push_large(7, b"key".to_vec(), "value", |out| out.push(b'b'));
-        log.push(8, |out| out.push(b'c'));
+        log.push_large(7, 50, large(1), |out| out.push(b'b'));
+        log.push(8, 51, |out| out.push(b'c'));
+        log.push(9, 50, |out| out.push(b'd'));
+        log.push_large(10, 52, large(2), |out| out.push(b'e'));
+        assert_eq!((log.len_bytes(), log.unacknowledged().count()), (6, 5));
+        assert_eq!(log.take_batch(100), Some(Batch { first: 1, count: 2, bytes: b"aac" }));
+        assert_eq!(log.take_batch(100), None);
+        assert_eq!(log.next_large().map(|large| large.id), Some(1));
+        log.large_arrived();
+        assert_eq!(log.take_batch(100), Some(Batch { first: 3, count: 2, bytes: b"bd" }));
+        assert_eq!(log.take_batch(100), None);
+        assert_eq!(log.next_large().map(|large| large.id), Some(2));
+        log.large_arrived();
+        assert_eq!(log.take_batch(100), Some(Batch { first: 5, count: 1, bytes: b"e" }));
         assert!(log.next_large().is_none());
-        assert_eq!(log.take_batch(100), Some(Batch { first: 1, count: 1, bytes: b"aa" }));
-        let large = log.next_large().expect("it is next");
-        assert_eq!((large.number, large.dbkey.as_slice(), large.value), (2, &b"key"[..], "value"));
-        assert_eq!(log.take_batch(100), Some(Batch { first: 2, count: 2, bytes: b"bc" }));
-        assert!(log.next_large().is_none());
-        log.acknowledge(1, |_| ());
-        log.rewind();
-        assert!(log.next_large().is_some(), "it has to be sent again");
+        let mut done = Vec::new();
+        log.acknowledge(5, |write| done.push(write));
+        assert_eq!(done, [100, 8, 7, 9, 10]);
+        assert_eq!((log.len_bytes(), log.unacknowledged().count()), (0, 0));
+    }
+
+    #[test]
+    fn a_large_value_that_arrived_over_a_connection_that_broke_is_sent_again_before_its_entry() {
+        let mut log = log(&[b"aa"]);
+        log.push_large(7, 50, large(1), |out| out.push(b'b'));
         log.take_batch(100);
+        log.large_arrived();
+        log.push(8, 50, |out| out.push(b'c'));
+        assert_eq!(log.take_batch(100), Some(Batch { first: 2, count: 2, bytes: b"bc" }));
+        log.push_large(9, 51, large(2), |out| out.push(b'd'));
+        log.rewind();
+        assert!(log.next_large().is_none(), "another entry is next");
+        assert_eq!(log.take_batch(100), Some(Batch { first: 1, count: 1, bytes: b"aa" }));
+        assert_eq!(log.take_batch(100), None);
+        assert_eq!(log.next_large().map(|large| large.id), Some(1));
+        log.large_arrived();
+        assert_eq!(log.take_batch(100), Some(Batch { first: 2, count: 2, bytes: b"bc" }));
+        assert_eq!(log.next_large().map(|large| large.id), Some(2));
         log.acknowledge(2, |_| ());
         log.rewind();
-        assert!(log.next_large().is_none());
+        assert_eq!(log.take_batch(100), Some(Batch { first: 3, count: 1, bytes: b"c" }));
+        assert_eq!(log.next_large().map(|large| large.id), Some(2));
     }
 
     #[test]

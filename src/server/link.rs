@@ -11,7 +11,8 @@ use crate::logic::address::Address;
 use crate::logic::backoff::{Backoff, Bounds};
 use crate::logic::clock::ClockTime;
 use crate::logic::lease::{Held, RENEW_MICROS};
-use crate::logic::outlog::Outlog;
+use crate::logic::memory::Deed;
+use crate::logic::outlog::{LargeEntry, Outlog};
 use crate::logic::record;
 use crate::net::conn::{Conn, Received, Then, read_loop};
 use crate::net::dial::dial;
@@ -19,7 +20,8 @@ use crate::net::sock::TcpStream;
 use crate::proto::rpc::frame::{self, Frame, Role, Scanner, write_request};
 use crate::proto::rpc::msgpack::{Reader, write_array, write_raw, write_uint};
 use crate::proto::rpc::v1::{
-    Connect, Connected, Entry, PART_BYTES, PARTS_AT_ONCE, Part, Peer, ReplicateHead, method, read_entry, write_entry,
+    Connect, Connected, Entry, PART_BYTES, PARTS_AT_ONCE, Part, Peer, ReplicateHead, method, read_entry, stand_in,
+    write_entry,
 };
 use crate::proto::rpc::{error, v0};
 use crate::store::staged::Large;
@@ -48,7 +50,7 @@ pub enum Call {
     Ask(tokio::sync::oneshot::Sender<Result<Vec<u8>, u32>>),
     /// A request that was passed on: who asked, and for what.
     Pass(Answer, Passed),
-    /// A part of the large value that goes before the entry of this number.
+    /// A part of the large value with this id.
     Part(u64),
     /// A takeover report.
     Report {
@@ -79,8 +81,8 @@ struct Target {
 /// How far the large value is that goes before an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Parts {
-    /// The entry's number; 0: none.
-    number: u64,
+    /// The value's id; 0: none.
+    id: u64,
     /// How much of it was sent.
     sent: usize,
     /// Parts that are not answered.
@@ -181,7 +183,7 @@ impl Link {
     }
 
     /// The writes that the member has not acknowledged.
-    pub fn unacknowledged(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
+    pub fn unacknowledged(&self) -> impl Iterator<Item = u64> + '_ {
         self.log.unacknowledged()
     }
 
@@ -219,11 +221,13 @@ impl Link {
         let stable = self.log.stable(first_pending);
         let mut sent = false;
         loop {
-            if self.log.next_large().is_some() && !self.send_parts(&conn) {
-                break;
-            }
             let id = take_id(&mut self.next_id);
-            let Some(batch) = self.log.take_batch(BATCH_BYTES) else { break };
+            let Some(batch) = self.log.take_batch(BATCH_BYTES) else {
+                if self.send_parts(&conn) {
+                    continue;
+                }
+                break;
+            };
             let head = ReplicateHead { epoch, since, stable, first: batch.first };
             conn.write(|out| {
                 head.write(out, id, batch.count);
@@ -247,18 +251,18 @@ impl Link {
     }
 
     /// Sends parts of the large value that goes before the next entry, as many as may be on their way; true when all have
-    /// arrived.
+    /// arrived, so that the entry can be sent.
     fn send_parts(&mut self, conn: &Rc<Conn>) -> bool {
-        let Some(large) = self.log.next_large() else { return true };
-        if self.parts.number != large.number {
-            self.parts = Parts { number: large.number, ..Parts::default() };
+        let Some(large) = self.log.next_large() else { return false };
+        if self.parts.id != large.id {
+            self.parts = Parts { id: large.id, ..Parts::default() };
         }
         let len = large.value.val_len();
         while self.parts.sent < len && self.parts.unanswered < PARTS_AT_ONCE {
             let from = self.parts.sent;
             let part_len = PART_BYTES.min(len - from);
             let id = take_id(&mut self.next_id);
-            let part = Part { id: large.number, dbkey: &large.dbkey, len, from, bytes: &[] };
+            let part = Part { id: large.id, dbkey: &large.dbkey, len, from, bytes: &[] };
             let written = conn.write(|out| {
                 let before = out.len();
                 part.write_head(out, id, part_len);
@@ -274,16 +278,21 @@ impl Link {
                 conn.close();
                 return false;
             }
-            self.calls.insert(id, Call::Part(large.number));
+            self.calls.insert(id, Call::Part(large.id));
             self.parts.sent += part_len;
             self.parts.unanswered += 1;
         }
-        self.parts.sent == len && self.parts.unanswered == 0
+        let arrived = self.parts.sent == len && self.parts.unanswered == 0;
+        if arrived {
+            self.parts = Parts::default();
+            self.log.large_arrived();
+        }
+        arrived
     }
 
     /// A part was answered. One that was refused has all of them sent again, after a pause.
-    fn part_answered(&mut self, number: u64, error: Option<u32>, now_micros: u64) {
-        if self.parts.number != number {
+    fn part_answered(&mut self, id: u64, error: Option<u32>, now_micros: u64) {
+        if self.parts.id != id {
             return;
         }
         match error {
@@ -387,27 +396,35 @@ impl Links {
         self.get(link).map_or(0, Link::backlog_bytes)
     }
 
-    /// Adds an entry for `write`, which `encode` appends.
+    /// Adds an entry for `write` to a key at ring position `hash`, which `encode` appends.
     #[inline]
-    pub fn push(&mut self, place: usize, write: u64, encode: impl FnOnce(&mut Vec<u8>)) {
+    pub fn push(&mut self, place: usize, write: u64, hash: u64, encode: impl FnOnce(&mut Vec<u8>)) {
         let Some(Some(link)) = self.list.get_mut(place) else { return };
-        link.log.push(write, encode);
+        link.log.push(write, hash, encode);
         if !std::mem::replace(&mut link.dirty, true) {
             self.dirty.push(place);
         }
     }
 
-    /// The same for an entry whose value goes in parts before it. A kumofs 0.4 server gets it whole.
-    pub fn push_large(&mut self, place: usize, write: u64, entry: Entry<'_>, value: Large) {
+    /// The same for a record whose value is large, and goes in parts. A kumofs 0.4 server gets it whole.
+    pub fn push_large(
+        &mut self,
+        place: usize,
+        write: u64,
+        hash: u64,
+        (dbkey, epoch, version): (&[u8], u64, ClockTime),
+        deeds: &[Deed],
+        value: Large,
+    ) {
         let Some(Some(link)) = self.list.get_mut(place) else { return };
-        let Entry { dbkey, epoch, deeds, dbval: stand_in } = entry;
         if link.is_version0() {
             let mut dbval = Vec::new();
             value.append_to(0, value.val_len(), &mut dbval);
-            return self.push(place, write, |out| write_entry(out, dbkey, epoch, &dbval, deeds.as_slice()));
+            return self.push(place, write, hash, |out| write_entry(out, dbkey, epoch, &dbval, deeds));
         }
-        let encode = |out: &mut Vec<u8>| write_entry(out, dbkey, epoch, stand_in, deeds.as_slice());
-        link.log.push_large(write, dbkey.to_vec(), value, encode);
+        let large = LargeEntry { id: version.0, dbkey: dbkey.to_vec(), value };
+        let stand_in = stand_in(version);
+        link.log.push_large(write, hash, large, |out| write_entry(out, dbkey, epoch, &stand_in, deeds));
         self.mark(place);
     }
 
@@ -683,8 +700,8 @@ impl Worker {
             return Err(());
         }
         if let Some(call) = link.calls.remove(&msgid) {
-            if let Call::Part(number) = call {
-                link.part_answered(number, error, state_ref.now_micros);
+            if let Call::Part(id) = call {
+                link.part_answered(id, error, state_ref.now_micros);
                 let pause = link.not_before_micros > state_ref.now_micros;
                 state_ref.links.mark(place);
                 match pause {

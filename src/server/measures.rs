@@ -230,9 +230,9 @@ impl State {
     fn lags(&self, now_micros: u64) -> BTreeMap<Address, Lag> {
         let mut lags: BTreeMap<Address, Lag> = BTreeMap::new();
         for (_, link) in self.links.iter() {
-            let oldest = link.unacknowledged().next();
+            let oldest = link.unacknowledged().min();
             let lag = Lag {
-                entries: link.unacknowledged().len() as u64,
+                entries: link.unacknowledged().count() as u64,
                 bytes: link.backlog_bytes() as u64,
                 age_micros: oldest.map_or(0, |write| self.measures.age_micros(write, now_micros)),
                 up: link.is_up(),

@@ -184,7 +184,7 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
             }
             let (mut head, mut staged, mut dbval) = ([0; HEAD_LEN], None, dbval);
             if dbval.len() == STAND_IN_LEN {
-                staged = parts::take(request.incoming, number, dbkey);
+                staged = parts::take(request.incoming, record::version_of(dbval).unwrap_or_default().0, dbkey);
                 let Some(staged) = &staged else {
                     let source = state.sources.get_mut(&key).expect("it was entered above");
                     if number < source.next {

@@ -31,6 +31,7 @@ pub mod mend;
 mod page;
 mod parts;
 pub mod peers;
+mod remake;
 pub mod report;
 pub mod request;
 pub mod run;

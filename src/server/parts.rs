@@ -9,13 +9,14 @@ use super::worker::{State, Worker};
 use crate::logic::clock::ClockTime;
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{write_error, write_success};
-use crate::proto::rpc::msgpack::{DecodeError, write_bool, write_nil, write_raw};
+use crate::proto::rpc::msgpack::{DecodeError, write_bool, write_nil, write_raw, write_raw_head};
 pub(super) use crate::proto::rpc::v1::InParts;
 use crate::proto::rpc::v1::{GetPart, Part};
 pub(super) use crate::store::LARGE_BYTES;
-use crate::store::staged::{HEAD_LEN, Staged};
+use crate::store::staged::{HEAD_LEN, Large, Staged};
 use crate::store::{Shard, StoreError};
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// A value that comes in parts.
@@ -48,6 +49,44 @@ impl Upload {
     fn is_continued_by(&self, part: &Part<'_>) -> bool {
         (self.id, self.dbkey.as_slice()) == (part.id, part.dbkey)
             && (self.staged.val_len(), self.staged.filled()) == (part.len, part.from)
+    }
+}
+
+/// How long a large value is kept that was told of, in microseconds: its parts are asked for one after the other.
+const TOLD_MICROS: u64 = 10_000_000;
+/// How many are kept at most.
+const TOLD_MOST: usize = 64;
+
+/// Large values whose parts are being asked for. They can be told to their end, whatever becomes of their keys meanwhile.
+#[derive(Default)]
+pub(super) struct Told {
+    list: VecDeque<(Vec<u8>, ClockTime, Large, u64)>,
+}
+
+impl Told {
+    /// Keeps the value that a key has now.
+    pub(super) fn keep(&mut self, shard: &mut dyn Shard, dbkey: &[u8], now_micros: u64) {
+        // One that cannot be kept has to be asked for anew when it changes.
+        let Ok(Some((stamp, large))) = shard.large(dbkey) else { return };
+        self.list.retain(|(key, version, ..)| (key.as_slice(), *version) != (dbkey, stamp.version));
+        if self.list.len() == TOLD_MOST {
+            self.list.pop_front();
+        }
+        self.list.push_back((dbkey.to_vec(), stamp.version, large, now_micros + TOLD_MICROS));
+    }
+
+    /// Lets go of those whose time is over.
+    pub(super) fn forget(&mut self, now_micros: u64) {
+        self.list.retain(|(.., until_micros)| *until_micros > now_micros);
+    }
+
+    fn append(&mut self, part: &GetPart<'_>, now_micros: u64, out: &mut Vec<u8>) -> bool {
+        let is_it = |(dbkey, version, ..): &&mut (Vec<u8>, ClockTime, Large, u64)| {
+            dbkey == part.dbkey && version.0 == part.version
+        };
+        let Some((.., large, until_micros)) = self.list.iter_mut().find(is_it) else { return false };
+        *until_micros = now_micros + TOLD_MICROS;
+        large.append_to(part.from, part.len, out)
     }
 }
 
@@ -92,7 +131,7 @@ impl Worker {
         }
     }
 
-    /// Tells a part of a value, if the key still has that version of it. What a version holds never changes, so neither the epoch
+    /// Tells a part of a value, if the key still has that version of it or had it lately. What a version holds never changes, so neither the epoch
     /// nor a lease matters here: they did when the version was told.
     pub(super) fn tell_part(
         self: &Rc<Self>,
@@ -100,14 +139,20 @@ impl Worker {
         shard: &mut dyn Shard,
         request: &Request<'_>,
     ) -> Result<Done, DecodeError> {
-        let GetPart { dbkey, version, from, len } = GetPart::read(request.params)?;
+        let part = GetPart::read(request.params)?;
+        let GetPart { dbkey, version, from, len } = part;
         let hash = hash_of(dbkey)?;
         match shard.piece(dbkey, ClockTime(version), from, len) {
             Ok(piece) => request.conn.write(|out| {
                 write_success(out, request.msgid);
-                match piece {
-                    Some(bytes) => write_raw(out, bytes),
-                    None => write_bool(out, false),
+                if let Some(bytes) = piece {
+                    return write_raw(out, bytes);
+                }
+                let before = out.len();
+                write_raw_head(out, len);
+                if !state.told.append(&part, state.now_micros, out) {
+                    out.truncate(before);
+                    write_bool(out, false);
                 }
             }),
             Err(e) => return Ok(self.unreadable(state, hash, dbkey, &e)),

@@ -180,10 +180,15 @@ impl State {
 
     /// Sends a record that is here to all others, under its own stamp.
     pub(super) fn make_pending(&mut self, shard: &mut dyn Shard, dbkey: &[u8], deeds: Deeds) {
-        let (Ok(hash), Ok(Some(Record { epoch, dbval }))) = (hash_of(dbkey), shard.get(dbkey)) else { return };
+        let Ok(hash) = hash_of(dbkey) else { return };
         if !on(Rule::ResendReported) {
             return;
         }
+        if let Ok(Some((stamp, large))) = shard.large(dbkey) {
+            self.replicate_large(hash, (dbkey, stamp.epoch, stamp.version), &large, deeds, None);
+            return;
+        }
+        let Ok(Some(Record { epoch, dbval })) = shard.get(dbkey) else { return };
         self.replicate(hash, dbkey, epoch, dbval, deeds, None);
     }
 }

@@ -207,7 +207,7 @@ impl Worker {
     }
 
     /// Executes what needs a range, and parks it if that is not ready.
-    fn execute_for_client(self: &Rc<Self>, request: &Request<'_>) -> Result<(), DecodeError> {
+    pub(super) fn execute_for_client(self: &Rc<Self>, request: &Request<'_>) -> Result<(), DecodeError> {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         state.measures.began(state.now_micros);
@@ -215,6 +215,7 @@ impl Worker {
         let done = match request.method {
             // Requests of one connection are executed in their order, also when an early one has to wait.
             _ if state.has_parked(request.conn) => Done::Park,
+            _ if state.stands_behind(request) => Done::Yes,
             method::GET | method::GET_IF_MODIFIED => self.get(state, shard, request)?,
             method::GET_PART => self.tell_part(state, shard, request)?,
             method::MULTI_GET => self.multi_get(state, shard, request)?,
@@ -334,7 +335,7 @@ impl Worker {
             return Ok(Done::Park);
         }
         Counters::add(&self.shared.counters[usize::from(self.number)].gets, 1);
-        let told = match state.look_up(shard, dbkey, 0, Much::Head) {
+        let told = match state.look_up(shard, dbkey, 0) {
             Look::Value { version, .. } if known == Some(version) => Told::Unmodified,
             Look::Value { version, dbval, .. } if dbval.len() > LARGE_BYTES => {
                 Told::InParts(InParts { version: version.0, len: dbval.len() })
@@ -365,7 +366,10 @@ impl Worker {
                 told => request.conn.write(|out| told.write(out, request.msgid)),
             },
             // What is seen now is to be told once it is stable, even if it is overwritten by then.
-            Some(write) => return Ok(answer_after(state, request, Some(write), told)),
+            Some(write) => drop(answer_after(state, request, Some(write), told)),
+        }
+        if let Told::InParts(_) = told {
+            state.told.keep(shard, dbkey, state.now_micros);
         }
         Ok(Done::Yes)
     }
@@ -402,6 +406,11 @@ impl Worker {
         let mut waits_for = None;
         for _ in 0..keys {
             let dbkey = r.raw()?;
+            if state.is_remaking(request.conn, dbkey) {
+                // Asked for alone, it waits for the change that was sent before.
+                write_bool(&mut answer, false);
+                continue;
+            }
             waits_for = waits_for.max(self.append_value(state, shard, dbkey, &mut answer)?);
         }
         Counters::add(&self.shared.counters[usize::from(self.number)].gets, keys as u64);
@@ -435,7 +444,7 @@ impl Worker {
             return Ok(None);
         }
         let hash = hash_of(dbkey)?;
-        match state.look_up(shard, dbkey, 0, Much::Head) {
+        match state.look_up(shard, dbkey, 0) {
             Look::Value { dbval, .. } if dbval.len() > LARGE_BYTES => write_bool(answer, false),
             Look::Value { dbval, .. } => write_raw(answer, dbval),
             Look::Missing { gone, .. } => {
@@ -486,15 +495,6 @@ impl Worker {
     }
 }
 
-/// How much of a large value is looked at; of others, it is always all.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Much {
-    /// All: it is to be told, or becomes part of another.
-    All,
-    /// What its header says.
-    Head,
-}
-
 /// A record as a coordinator sees it. Versions are those stored, for the next one to exceed.
 pub(super) enum Look<'s> {
     /// There is a value.
@@ -514,13 +514,20 @@ impl State {
         self.pending.blocking(hash).filter(|_| on(Rule::StableBeforeShown))
     }
 
-    /// Looks at a key. `options` are those of a Mutate, for kumofs's own expiry.
-    pub(super) fn look_up<'s>(&mut self, shard: &'s mut dyn Shard, dbkey: &[u8], options: u8, much: Much) -> Look<'s> {
+    /// Looks at a key. `options` are those of a Mutate, for kumofs's own expiry. Of a large value only what its header says is sure
+    /// to be right.
+    pub(super) fn look_up<'s>(&mut self, shard: &'s mut dyn Shard, dbkey: &[u8], options: u8) -> Look<'s> {
         self.hottest.touch(dbkey);
-        let record = match much {
-            Much::All => shard.get(dbkey),
-            Much::Head => shard.peek(dbkey),
-        };
+        self.judge(shard.peek(dbkey), options)
+    }
+
+    /// The same with all of a large value.
+    pub(super) fn look_up_whole<'s>(&mut self, shard: &'s mut dyn Shard, dbkey: &[u8], options: u8) -> Look<'s> {
+        self.hottest.touch(dbkey);
+        self.judge(shard.get(dbkey), options)
+    }
+
+    fn judge<'s>(&self, record: Result<Option<Record<'s>>, StoreError>, options: u8) -> Look<'s> {
         let Record { epoch, dbval } = match record {
             Ok(Some(record)) => record,
             Ok(None) => return Look::Missing { version: ClockTime(0), gone: Gone::Absent },
@@ -586,6 +593,18 @@ fn answer_after(state: &mut State, request: &Request<'_>, write: Option<u64>, to
 /// The ring position in a dbkey. Gateways of ours are believed that it is the hash of the key.
 pub(super) fn hash_of(dbkey: &[u8]) -> Result<u64, DecodeError> {
     record::dbkey_hash(dbkey).filter(|_| dbkey.len() <= MAX_DBKEY_LEN).ok_or(DecodeError::Type)
+}
+
+/// The dbkey that a request of one key is about.
+pub(super) fn dbkey_of<'a>(request: &Request<'a>) -> Option<&'a [u8]> {
+    match request.method {
+        method::MUTATE => Mutate::read(request.params).ok().map(|mutate| mutate.dbkey),
+        method::GET | method::GET_IF_MODIFIED => {
+            let mut r = Reader::new(request.params);
+            r.array().and_then(|_| r.u64()).and_then(|_| r.raw()).ok()
+        }
+        _ => None,
+    }
 }
 
 /// Tells another server what is stored here, to mend its damaged record.

@@ -109,6 +109,8 @@ pub async fn run(
     ];
     let _ = shutdown.wait_for(|stop| *stop).await;
     stop(&shared, &control, tasks).await;
+    let counter = u32::try_from(shared.clock.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+    shared.versions.give_back(store.disk(), store.dir(), counter);
     maintenance.ended().await;
     store.close().map_err(|e| format!("the store was not closed cleanly: {e}"))
 }

@@ -42,7 +42,7 @@ pub struct Config {
     pub garbage_memory: usize,
     /// How many outcomes of changes each worker remembers, and of whom.
     pub memory: Limits,
-    /// How many counters of versions are reserved on disk at a time.
+    /// How many counters of versions are reserved on disk at a time: enough for half of them to outlast a sync of some seconds.
     pub version_block: u32,
     /// Where `backup` puts copies: the suffix is appended to this path.
     pub backup: PathBuf,
@@ -68,7 +68,7 @@ impl Default for Config {
             garbage_max: Duration::from_secs(3600),
             garbage_memory: 2 << 20,
             memory: Limits::SERVER,
-            version_block: 1 << 18,
+            version_block: 1 << 22,
             backup: PathBuf::new(),
             doors: Arc::default(),
             settings: Settings::default(),

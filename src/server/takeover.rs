@@ -288,9 +288,15 @@ impl State {
         });
         self.pending = pending;
         for (place, write, dbkey, deeds) in to_send {
+            let Ok(hash) = hash_of(&dbkey) else { continue };
+            if let Ok(Some((stamp, large))) = shard.large(&dbkey) {
+                let record = (dbkey.as_slice(), stamp.epoch, stamp.version);
+                self.links.push_large(place, write, hash, record, deeds.as_slice(), large);
+                continue;
+            }
             match shard.get(&dbkey) {
                 Ok(Some(Record { epoch, dbval })) => {
-                    self.links.push(place, write, |out| write_entry(out, &dbkey, epoch, dbval, deeds.as_slice()));
+                    self.links.push(place, write, hash, |out| write_entry(out, &dbkey, epoch, dbval, deeds.as_slice()));
                 }
                 Ok(None) | Err(_) => tracing::error!("a pending record cannot be read again"),
             }

@@ -5,7 +5,7 @@
 
 use super::fill::Sent;
 use super::link::Call;
-use super::request::{Done, Look, Much, Request, hash_of};
+use super::request::{Done, Look, Request, hash_of};
 use super::shared::Counters;
 use super::status;
 use super::worker::{Answer, Outcome, State, Style, Worker};
@@ -220,7 +220,7 @@ fn get(
     }
     Counters::add(&worker.shared.counters[usize::from(worker.number)].gets, 1);
     let mut bytes = Vec::new();
-    match state.look_up(shard, dbkey, 0, Much::All) {
+    match state.look_up_whole(shard, dbkey, 0) {
         Look::Value { body, .. } => write_body(&mut bytes, request.msgid, Some(body), unless),
         Look::Missing { .. } => {
             worker.count_miss();

@@ -3,8 +3,9 @@
 //! A version is a second of some wall clock and a counter, and a cas unique is a version. Where a clock jumps back, or is behind
 //! another's, a second comes twice, and the counter alone keeps a key from being given a version that it has had: what it
 //! was given may have been deleted and its mark collected, or flushed, so that no record tells. So the counter of a server is
-//! above all that it has acknowledged in any of its lives. It is synced ahead, a block at a time, and a life begins at
-//! the end of the last block. Who is filled learns the counter of those who fill it ([`super::compare`]).
+//! above all that it has acknowledged in any of its lives. It is synced ahead, a block at a time, long before it is needed,
+//! and a life begins at the end of the last block, or where a server that was told to end has stopped counting. Who is
+//! filled learns the counter of those who fill it ([`super::compare`]).
 //!
 //! Invariant: no commit is made, and no comparison answered, while the counter is beyond what is reserved. So nothing that a
 //! client or a coordinator was told hangs on a counter that the next life may begin below.
@@ -18,10 +19,10 @@ use crate::proto::rpc::error;
 use crate::store::fs::{Disk, load_checked, save_checked};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 /// The name of the file beside the records.
 const VERSIONS_FILE: &str = "versions";
@@ -37,9 +38,13 @@ pub struct Versions {
     start: u32,
     /// How many are reserved at a time.
     block: u32,
-    reserved: watch::Sender<u32>,
+    reserved: AtomicU32,
+    /// More was reserved.
+    grown: Notify,
     /// A counter has come near the end of what is reserved.
     near: Notify,
+    /// Held while the file is written; true when nothing is reserved any more.
+    closed: Mutex<bool>,
     /// Why the disk did not take the last block: the number of an RPC error, 0 when it did.
     failed: AtomicU32,
 }
@@ -60,8 +65,9 @@ impl Versions {
             format!("{} is damaged: start this server with a new store, to be filled anew", path.display())
         })?;
         let start = if on(Rule::CounterKept) { kept } else { 0 };
-        let (reserved, _) = watch::channel(start);
-        Ok(Versions { start, block, reserved, near: Notify::new(), failed: AtomicU32::new(0) })
+        let (grown, near) = (Notify::new(), Notify::new());
+        let (reserved, failed) = (AtomicU32::new(start), AtomicU32::new(0));
+        Ok(Versions { start, block, reserved, grown, near, closed: Mutex::new(false), failed })
     }
 
     /// The counter that this life's versions are above.
@@ -71,7 +77,7 @@ impl Versions {
 
     /// Whether versions of this counter are reserved. Has more reserved when there are few left.
     pub fn cover(&self, counter: u32) -> bool {
-        let reserved = *self.reserved.borrow();
+        let reserved = self.reserved.load(Ordering::Acquire);
         if reserved < counter.saturating_add(self.block / 2) && reserved < u32::MAX {
             self.near.notify_one();
         }
@@ -80,11 +86,16 @@ impl Versions {
 
     /// Waits until versions of this counter are reserved; false when that takes too long.
     pub async fn covered(&self, counter: u32) -> bool {
-        let mut reserved = self.reserved.subscribe();
-        self.cover(counter) || {
-            let enough = reserved.wait_for(|reserved| *reserved >= counter);
-            tokio::time::timeout(PATIENCE, enough).await.is_ok_and(|waited| waited.is_ok())
-        }
+        let enough = async {
+            loop {
+                let grown = self.grown.notified();
+                if self.cover(counter) {
+                    return;
+                }
+                grown.await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, enough).await.is_ok()
     }
 
     /// Why no version above `counter` can be made now, because the disk does not take what is to be reserved: an error's number
@@ -103,9 +114,23 @@ impl Versions {
     /// Those of the file system; then no more is reserved than before.
     fn reserve(&self, disk: &dyn Disk, dir: &Path, counter: u32) -> io::Result<()> {
         let until = counter.saturating_add(self.block);
+        let closed = self.closed.lock().expect("nothing panics while it holds this");
+        if *closed {
+            return Ok(());
+        }
         save_checked(disk, &dir.join(VERSIONS_FILE), &until.to_be_bytes())?;
-        self.reserved.send_replace(until);
+        self.reserved.store(until, Ordering::Release);
+        self.grown.notify_waiters();
         Ok(())
+    }
+
+    /// Gives back what is above `counter`: nothing is acknowledged any more. Otherwise each restart would use up a block. Blocks.
+    pub(super) fn give_back(&self, disk: &dyn Disk, dir: &Path, counter: u32) {
+        let mut closed = self.closed.lock().expect("nothing panics while it holds this");
+        *closed = true;
+        if let Err(e) = save_checked(disk, &dir.join(VERSIONS_FILE), &counter.to_be_bytes()) {
+            tracing::warn!("cannot give back the versions that were reserved: {e}");
+        }
     }
 }
 
@@ -114,7 +139,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     let versions = &shared.versions;
     loop {
         let counter = u32::try_from(shared.clock.load(Ordering::Relaxed)).unwrap_or(u32::MAX).max(versions.start);
-        if *versions.reserved.borrow() >= counter.saturating_add(versions.block / 2) {
+        if versions.reserved.load(Ordering::Acquire) >= counter.saturating_add(versions.block / 2) {
             versions.near.notified().await;
             continue;
         }
@@ -154,7 +179,25 @@ mod tests {
         // Another server's counter was heard.
         versions.reserve(&RealDisk, dir.path(), 5_000).unwrap();
         assert!(versions.cover(5_100));
-        assert_eq!(Versions::load(&RealDisk, dir.path(), 100).unwrap().start(), 5_100);
+        let versions = Versions::load(&RealDisk, dir.path(), 100).unwrap();
+        assert_eq!(versions.start(), 5_100);
+        versions.reserve(&RealDisk, dir.path(), 5_100).unwrap();
+        versions.give_back(&RealDisk, dir.path(), 5_107);
+        // One that was on its way comes too late.
+        versions.reserve(&RealDisk, dir.path(), 5_107).unwrap();
+        assert_eq!(Versions::load(&RealDisk, dir.path(), 100).unwrap().start(), 5_107);
+    }
+
+    #[tokio::test]
+    async fn a_comparison_waits_until_its_counter_is_reserved() {
+        let dir = tempfile::tempdir().unwrap();
+        let versions = Versions::load(&RealDisk, dir.path(), 100).unwrap();
+        let reserving = async {
+            versions.near.notified().await;
+            versions.reserve(&RealDisk, dir.path(), 4_000).unwrap();
+        };
+        let (covered, ()) = tokio::join!(versions.covered(4_050), reserving);
+        assert!(covered && !versions.cover(4_101));
     }
 
     #[test]
@@ -187,9 +230,9 @@ mod tests {
     #[test]
     fn the_file_is_as_documented() {
         let dir = tempfile::tempdir().unwrap();
-        let versions = Versions::load(&RealDisk, dir.path(), 1 << 18).unwrap();
+        let versions = Versions::load(&RealDisk, dir.path(), 1 << 22).unwrap();
         versions.reserve(&RealDisk, dir.path(), 0).unwrap();
         let bytes = std::fs::read(dir.path().join(VERSIONS_FILE)).unwrap();
-        assert_eq!(bytes, [0xd6, 0xb9, 0xef, 0xdd, 0, 4, 0, 0]);
+        assert_eq!(bytes, [0x8f, 0x02, 0xcb, 0x1e, 0, 0x40, 0, 0]);
     }
 }

@@ -219,6 +219,10 @@ pub struct State {
     parked_bytes: usize,
     /// The connections of `parked`, by address.
     waiting: BTreeSet<*const Conn>,
+    /// Changes of large values that are being made.
+    pub(super) remakes: super::remake::Remakes,
+    /// Large values that are being told.
+    pub(super) told: super::parts::Told,
     /// Something happened that parked requests may wait for.
     pub unpark: bool,
     /// The next epoch is about to be told.
@@ -360,6 +364,8 @@ impl Worker {
         let now = state.now_micros;
         state.tell_overdue(self);
         state.note_stable(self);
+        let now_micros = state.now_micros;
+        state.told.forget(now_micros);
         let renewal = state.links.renewal_due(now);
         let expired = state.parked.iter().any(|p| p.until_micros <= now);
         let waiting =
@@ -478,6 +484,8 @@ impl State {
             parked_bytes: 0,
             waiting: BTreeSet::new(),
             unpark: false,
+            remakes: super::remake::Remakes::default(),
+            told: super::parts::Told::default(),
             yielding: None,
             takeover: super::takeover::Takeover::default(),
             left: super::left::Left::default(),

@@ -3,21 +3,22 @@
 //! The coordinator decides ([`crate::logic::mutation`]), stamps, stores, and puts the record into the outgoing log of the
 //! link to each other member. It is answered when the own disk and all of them have it ([`crate::logic::pending`]).
 
-use super::parts;
-use super::request::{Done, Look, Much, Request, hash_of};
+use super::parts::{self, InParts, LARGE_BYTES};
+use super::remake::{Plan, keeps_data};
+use super::request::{Done, Look, Request, hash_of};
 use super::shared::Counters;
 use super::worker::{Answer, Outcome, State, Style, Worker, write_mutated, write_refusal};
 use crate::logic::clock::ClockTime;
 use crate::logic::memory::{Asked, Deed, Deeds, Id, LOOKED, Outcome as Remembered};
 use crate::logic::mutation::{self, Decision};
-use crate::logic::record::{self, worker_of};
+use crate::logic::record::{self, Body, worker_of};
 use crate::logic::route::MAX_GROUP;
 use crate::logic::rule::{Rule, on};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::write_error;
 use crate::proto::rpc::msgpack::DecodeError;
-use crate::proto::rpc::v1::{Entry, Gone, Mutate, Mutated, Op, STAND_IN_LEN, option, write_entry};
-use crate::store::staged::Staged;
+use crate::proto::rpc::v1::{Gone, Mutate, Mutated, Op, option, write_entry};
+use crate::store::staged::{HEAD_LEN, Large, Staged};
 use crate::store::{Record, Shard, StoreError};
 use std::rc::Rc;
 
@@ -63,11 +64,6 @@ impl Worker {
             request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
             return Ok(Done::Yes);
         }
-        if let Some(why) = self.shared.versions.refusal(state.clock.counter()) {
-            state.tell_unable(self);
-            request.conn.write(|out| write_error(out, request.msgid, why));
-            return Ok(Done::Yes);
-        }
         let id = request.id_of(style, mutate);
         let mut has_looked = false;
         if let Some(id) = &id
@@ -79,13 +75,24 @@ impl Worker {
                 Before::Done(done) => return Ok(done),
             }
         }
+        if let Some(why) = self.shared.versions.refusal(state.clock.counter()) {
+            state.tell_unable(self);
+            request.conn.write(|out| write_error(out, request.msgid, why));
+            return Ok(Done::Yes);
+        }
         if mutate.takes_parts() {
             // Its parts are not here, or no longer: they are to be sent again.
             request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
             return Ok(Done::Yes);
         }
-        let much = if mutate.op.replaces() { Much::Head } else { Much::All };
-        let (old, version, gone) = match state.look_up(shard, mutate.dbkey, mutate.options, much) {
+        // How much of what is there becomes part of what is stored, without being looked at here.
+        let mut kept = 0;
+        let (old, version, gone) = match state.look_up(shard, mutate.dbkey, mutate.options) {
+            Look::Value { dbval, body, version } if dbval.len() > LARGE_BYTES && keeps_data(mutate.op) => {
+                kept = dbval.len() - HEAD_LEN;
+                let shown = body.data.len() - kept;
+                (Some(Body { data: &body.data[..shown], ..body }), version, Gone::Absent)
+            }
             Look::Value { body, version, .. } => (Some(body), version, Gone::Absent),
             Look::Missing { version, gone } => (None, version, gone),
             Look::Expired { version } => (None, version, Gone::Expired),
@@ -95,7 +102,7 @@ impl Worker {
         dbval.clear();
         let decision = match large.filter(|len| *len > self.shared.config.max_value + mutation::head_len(mutate)) {
             Some(_) => Decision::Refuse(Mutated::TooLarge),
-            None => mutation::decide(mutate, new, old, self.shared.config.max_value, &mut dbval),
+            None => mutation::decide(mutate, new, old, self.shared.config.max_value.saturating_sub(kept), &mut dbval),
         };
         let answer = match decision {
             // Its client may have been told what it saw then, and will not be told what it would do now.
@@ -137,16 +144,42 @@ impl Worker {
                 mutation::Answer::Done
             }
         };
+        let mut staged = None;
+        if kept > 0 {
+            let tail_len = if mutate.op == Op::Append { mutation::data_len(new, mutate.options) } else { 0 };
+            let plan = Plan { base: version, new: &dbval, tail_len };
+            match state.remakes.take(&plan) {
+                Ok(made) => staged = Some(made),
+                Err(anew) => {
+                    let begun = self.remake(state, shard, request, mutate.dbkey, (&plan, anew));
+                    state.new_dbval = dbval;
+                    match begun {
+                        Err(e @ StoreError::Damaged { .. }) => {
+                            return Ok(self.unreadable(state, hash, mutate.dbkey, &e));
+                        }
+                        Err(e) => self.refuse_store(state, Some(answer_with(request, Mutated::NotStored)), &e),
+                        Ok(()) => {}
+                    }
+                    return Ok(Done::Yes);
+                }
+            }
+        }
         let version = state.clock.tick_above(state.now_secs, version);
         dbval[..8].copy_from_slice(&version.0.to_be_bytes());
         let deed = id.map(|id| Deed { id, version: version.0, answer });
-        let answer = answer_of(answer, request, style, version.0, &dbval);
+        let shown = match &staged {
+            Some(staged) => Shown::InParts(InParts { version: version.0, len: staged.val_len() }),
+            None => Shown::Whole(&dbval),
+        };
+        let answer = answer_of(answer, request, style, version.0, shown);
         let (told_early, told_late) = if mutate.options & option::ASYNC != 0 || !on(Rule::StableBeforeAcknowledged) {
             (Some(answer), None)
         } else {
             (None, Some(answer))
         };
-        let staged = large.and_then(|_| parts::take(request.incoming, mutate.id.sequence, mutate.dbkey));
+        let is_shown = matches!(shown, Shown::InParts(_)) && matches!(mutate.op, Op::GetAndTouch | Op::Fetch);
+        let staged =
+            staged.or_else(|| large.and_then(|_| parts::take(request.incoming, mutate.id.sequence, mutate.dbkey)));
         let stored = match staged {
             None => state.write(shard, hash, mutate.dbkey, &dbval, deed.into(), told_late),
             Some(staged) => state.write_staged(shard, hash, mutate.dbkey, (version, staged), deed.into(), told_late),
@@ -157,6 +190,9 @@ impl Worker {
             Ok(_) => {
                 state.after_commit.extend(told_early);
                 deed.iter().for_each(|deed| state.memory.note(deed));
+                if is_shown {
+                    state.told.keep(shard, mutate.dbkey, state.now_micros);
+                }
                 self.count(mutate.op);
             }
             Err((answer, e)) => self.refuse_store(state, answer.or(told_early), &e),
@@ -179,11 +215,14 @@ impl Worker {
             return Done::Park;
         }
         let unstable = state.unstable_write(hash);
-        let Look::Value { dbval, .. } = state.look_up(shard, mutate.dbkey, mutate.options, Much::All) else {
+        let Look::Value { dbval, version, .. } = state.look_up(shard, mutate.dbkey, mutate.options) else {
             return Done::Park;
         };
-        let is_known = record::version_of(dbval) == Some(ClockTime(mutate.arg));
-        let told = if is_known { Mutated::Same(bits) } else { Mutated::Told(bits, expiry, dbval) };
+        let told = match Shown::of(dbval, version.0) {
+            _ if version == ClockTime(mutate.arg) => Mutated::Same(bits),
+            Shown::Whole(dbval) => Mutated::Told(bits, expiry, dbval),
+            Shown::InParts(parts) => Mutated::ToldInParts(bits, expiry, parts),
+        };
         Counters::add(&self.shared.counters[usize::from(self.number)].gets, 1);
         match unstable {
             None => request.conn.write(|out| write_mutated(out, request.msgid, style, &told)),
@@ -191,6 +230,9 @@ impl Worker {
                 let outcome = bytes_of(request, style, &told);
                 state.answer_behind(write, Answer { conn: request.conn.clone(), msgid: request.msgid, outcome });
             }
+        }
+        if let Mutated::ToldInParts(..) = told {
+            state.told.keep(shard, mutate.dbkey, state.now_micros);
         }
         Done::Yes
     }
@@ -304,15 +346,15 @@ fn remembered(
     };
     let answer = match outcome {
         Remembered::Done(version, answer @ (mutation::Answer::Value | mutation::Answer::Told(..))) => {
-            match state.look_up(shard, mutate.dbkey, 0, Much::All) {
+            match state.look_up(shard, mutate.dbkey, 0) {
                 Look::Value { dbval, version: now, .. } if now.0 == version => {
-                    answer_of(answer, request, Style::Version1, version, dbval)
+                    answer_of(answer, request, Style::Version1, version, Shown::of(dbval, version))
                 }
                 // It was done, and the value that it is to be answered with is no longer there.
                 _ => answer_with(request, Mutated::Unknown),
             }
         }
-        Remembered::Done(version, answer) => answer_of(answer, request, Style::Version1, version, &[]),
+        Remembered::Done(version, answer) => answer_of(answer, request, Style::Version1, version, Shown::Whole(&[])),
         Remembered::Refused(reason) => answer_with(request, Mutated::of_refusal(reason).unwrap_or(Mutated::Unknown)),
     };
     match state.pending.blocking(hash) {
@@ -328,12 +370,32 @@ fn answer_with(request: &Request<'_>, mutated: Mutated<'static>) -> Answer {
     Answer { conn: request.conn.clone(), msgid: request.msgid, outcome }
 }
 
-fn answer_of(answer: mutation::Answer, request: &Request<'_>, style: Style, version: u64, dbval: &[u8]) -> Answer {
-    let outcome = match answer {
-        mutation::Answer::Done => Outcome::Mutated(style, Mutated::Done(version)),
-        mutation::Answer::Number(number) => Outcome::Mutated(style, Mutated::Number(version, number)),
-        mutation::Answer::Value => bytes_of(request, style, &Mutated::Value(dbval)),
-        mutation::Answer::Told(bits, expiry) => bytes_of(request, style, &Mutated::Told(bits, expiry, dbval)),
+/// A value that an answer tells.
+#[derive(Clone, Copy)]
+enum Shown<'a> {
+    Whole(&'a [u8]),
+    InParts(InParts),
+}
+
+impl<'a> Shown<'a> {
+    fn of(dbval: &'a [u8], version: u64) -> Shown<'a> {
+        let len = dbval.len();
+        if len > LARGE_BYTES { Shown::InParts(InParts { version, len }) } else { Shown::Whole(dbval) }
+    }
+}
+
+fn answer_of(answer: mutation::Answer, request: &Request<'_>, style: Style, version: u64, shown: Shown<'_>) -> Answer {
+    let outcome = match (answer, shown) {
+        (mutation::Answer::Done, _) => Outcome::Mutated(style, Mutated::Done(version)),
+        (mutation::Answer::Number(number), _) => Outcome::Mutated(style, Mutated::Number(version, number)),
+        (mutation::Answer::Value, Shown::Whole(dbval)) => bytes_of(request, style, &Mutated::Value(dbval)),
+        (mutation::Answer::Value, Shown::InParts(parts)) => bytes_of(request, style, &Mutated::ValueInParts(parts)),
+        (mutation::Answer::Told(bits, expiry), Shown::Whole(dbval)) => {
+            bytes_of(request, style, &Mutated::Told(bits, expiry, dbval))
+        }
+        (mutation::Answer::Told(bits, expiry), Shown::InParts(parts)) => {
+            bytes_of(request, style, &Mutated::ToldInParts(bits, expiry, parts))
+        }
     };
     Answer { conn: request.conn.clone(), msgid: request.msgid, outcome }
 }
@@ -387,22 +449,10 @@ impl State {
         answer: Option<Answer>,
     ) -> Result<u64, (Option<Answer>, StoreError)> {
         let epoch = self.view.epoch.number;
-        let large = match shard.put_staged(dbkey, epoch, version, staged) {
-            Ok(large) => large,
-            Err(e) => return Err((answer, e)),
-        };
-        let mut stand_in = [0; STAND_IN_LEN];
-        stand_in[..8].copy_from_slice(&version.0.to_be_bytes());
-        let (group, write) = (self.range(hash).group, self.pending.next());
-        for link in self.links_for(&group, hash).collect::<Vec<_>>() {
-            self.links.push_large(
-                link,
-                write,
-                Entry { dbkey, epoch, dbval: &stand_in, deeds: deeds.clone() },
-                large.clone(),
-            );
+        match shard.put_staged(dbkey, epoch, version, staged) {
+            Ok(large) => Ok(self.replicate_large(hash, (dbkey, epoch, version), &large, deeds, answer)),
+            Err(e) => Err((answer, e)),
         }
-        Ok(self.pending.push(hash, dbkey, group.members().len() as u8, deeds, answer))
     }
 
     /// Makes a record that is stored here pending, and sends it to the other members of its group.
@@ -424,8 +474,24 @@ impl State {
             *slot = link;
         }
         for link in links.into_iter().take_while(|link| *link != usize::MAX) {
-            self.links.push(link, write, |out| write_entry(out, dbkey, epoch, dbval, deeds.as_slice()));
+            self.links.push(link, write, hash, |out| write_entry(out, dbkey, epoch, dbval, deeds.as_slice()));
         }
         self.pending.push(hash, dbkey, missing, deeds, answer)
+    }
+
+    /// The same of a large value.
+    pub(super) fn replicate_large(
+        &mut self,
+        hash: u64,
+        record: (&[u8], u64, ClockTime),
+        large: &Large,
+        deeds: Deeds,
+        answer: Option<Answer>,
+    ) -> u64 {
+        let (group, write) = (self.range(hash).group, self.pending.next());
+        for link in self.links_for(&group, hash).collect::<Vec<_>>() {
+            self.links.push_large(link, write, hash, record, deeds.as_slice(), large.clone());
+        }
+        self.pending.push(hash, record.0, group.members().len() as u8, deeds, answer)
     }
 }

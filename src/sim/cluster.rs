@@ -124,7 +124,8 @@ pub struct Host {
 pub struct Cluster {
     /// Its shape.
     pub shape: Shape,
-    /// Stores have short segments and leave no garbage alone, so that seconds of changes keep compaction busy.
+    /// Stores have short segments and leave no garbage alone, and servers reserve few versions at a time, so that seconds of
+    /// changes keep both busy.
     pub compacts: Cell<bool>,
     /// Of the gateways, every other one caches values, as drawn from a sequence of its own: all else of a seed stays what it
     /// was before there were caches.
@@ -388,7 +389,7 @@ impl Cluster {
             workers: self.shape.workers,
             garbage_min: Duration::from_secs(2),
             garbage_max: Duration::from_secs(4),
-            version_block: VERSION_BLOCK,
+            version_block: if self.compacts.get() { VERSION_BLOCK } else { server::Config::default().version_block },
             backup: STORE_DIR.into(),
             memory: memory::Limits {
                 outcomes: self.shape.outcomes.unwrap_or(memory::Limits::SERVER.outcomes),

@@ -142,6 +142,12 @@ pub trait Shard: Any + Send {
         Ok(dbval.and_then(|dbval| dbval.get(from..from.checked_add(len)?)))
     }
 
+    /// A key's record, if it is over [`LARGE_BYTES`], to be told piece by piece whatever becomes of it here; `None`: it is not.
+    fn large(&mut self, dbkey: &[u8]) -> Result<Option<(Stamp, Large)>, StoreError> {
+        let record = self.get(dbkey)?.filter(|record| record.dbval.len() > LARGE_BYTES);
+        Ok(record.map(|record| (record.stamp(), Large::in_memory(record.dbval.to_vec()))))
+    }
+
     /// Begins a record whose dbval, of `val_len` bytes, comes in pieces.
     fn stage(&mut self, _key_len: usize, val_len: usize) -> Result<Staged, StoreError> {
         Ok(Staged::in_memory(val_len))

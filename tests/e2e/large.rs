@@ -128,6 +128,52 @@ fn all_dialects_store_and_read_them_in_the_order_of_the_commands() {
 }
 
 #[test]
+fn what_keeps_a_large_value_is_done_in_the_order_of_the_commands_and_lets_others_go_on() {
+    let _turn = Turn::shared();
+    let (mut cluster, gateway) = start(3);
+    let mut client = connect(gateway);
+    let a = value(1, LEN);
+    client.write_all(&text_set("a", &a)).unwrap();
+    expect(&mut client, b"STORED\r\n");
+    // One after the other without waiting: each sees what the one before has made.
+    let commands = b"append a 0 0 2\r\nyz\r\nmg a s\r\nprepend a 0 0 1\r\nx\r\ntouch a 5000\r\nmg a s t f\r\ngat 9000 a\r\nmg a t\r\n";
+    client.write_all(commands).unwrap();
+    let joined = [b"x", &a[..], b"yz"].concat();
+    let sizes = format!("STORED\r\nHD s{}\r\nSTORED\r\nTOUCHED\r\nHD s{} t", LEN + 2, LEN + 3);
+    expect(&mut client, sizes.as_bytes());
+    let mut left = [0; 4];
+    client.read_exact(&mut left).expect("an answer");
+    assert!((4900..=5000).contains(&String::from_utf8_lossy(&left).parse::<u32>().expect("seconds")));
+    expect(&mut client, &[b" f7\r\n", &text_value("a", &joined)[..], b"END\r\nHD t"].concat());
+    client.read_exact(&mut left).expect("an answer");
+    assert!((8900..=9000).contains(&String::from_utf8_lossy(&left).parse::<u32>().expect("seconds")));
+    expect(&mut client, b"\r\n");
+    // Marked stale, one client wins, and the value is told with that; a counter it is not.
+    client.write_all(b"md a I T-1\r\nmg a\r\nincr a 1\r\n").unwrap();
+    expect(&mut client, b"HD\r\nEN\r\nNOT_FOUND\r\n");
+    client.write_all(&[&text_set("a", &a)[..], b"incr a 1\r\nmd a I\r\nmg a v\r\nmg a s\r\n"].concat()).unwrap();
+    let number = "STORED\r\nCLIENT_ERROR cannot increment or decrement non-numeric value\r\nHD\r\n";
+    let told = [number.as_bytes(), format!("VA {LEN} X W\r\n").as_bytes(), &a, b"\r\n"].concat();
+    expect(&mut client, &[&told[..], format!("HD s{LEN} Z X\r\n").as_bytes()].concat());
+    // Many at once, of one key and of others, with small commands between.
+    let mut others: Vec<_> = (0..6).map(|_| connect(gateway)).collect();
+    for (n, other) in others.iter_mut().enumerate() {
+        other
+            .write_all(&[&text_set(&format!("o{}", n % 3), &value(9, 3 << 20))[..], b"get small\r\n"].concat())
+            .unwrap();
+        expect(other, b"STORED\r\nEND\r\n");
+    }
+    for (n, other) in others.iter_mut().enumerate() {
+        let append = format!("append o{} 0 0 1\r\nx\r\nget small\r\n", n % 3);
+        other.write_all(append.as_bytes()).unwrap();
+    }
+    others.iter_mut().for_each(|other| expect(other, b"STORED\r\nEND\r\n"));
+    client.write_all(b"mg o0 s\r\nmg o1 s\r\nmg o2 s\r\n").unwrap();
+    expect(&mut client, format!("HD s{}\r\n", (3 << 20) + 2).repeat(3).as_bytes());
+    cluster.processes().for_each(crate::common::process::Process::kill);
+}
+
+#[test]
 fn a_value_over_the_limit_is_refused_and_the_old_one_removed() {
     let _turn = Turn::shared();
     let (mut cluster, _) = start(3);

@@ -242,3 +242,39 @@ fn a_large_value_that_moves_is_alive_however_long_it_takes() {
     client.ask(format!("set big 0 0 {}\r\n{value}\r\n", value.len()), "SERVER_ERROR no server reachable\r\n");
     assert!(began.elapsed() > Duration::from_secs(10), "it was given its time");
 }
+
+/// Those that waited for room were given up after four seconds, as if a server had not answered.
+#[test]
+fn large_values_are_asked_for_as_far_as_there_is_room_for_them_and_all_who_wait_get_theirs() {
+    const LEN: usize = 8 << 20;
+    const ROOM: usize = 20 << 20;
+    let limits = Limits { value_bytes: LEN, ..Limits::default() };
+    let config = Config { limits, download_bytes: ROOM, ..Config::default() };
+    let (fake, mut small) = start(Setup { config, ..Setup::default() });
+    fake.with(|world| world.tells_parts = true);
+    let value = "v".repeat(LEN);
+    small.ask(format!("set big 0 0 {LEN}\r\n{value}\r\nset a 0 0 1\r\nx\r\n"), "STORED\r\nSTORED\r\n");
+    let mut clients: Vec<Client> = (0..8).map(|_| Client::connect(fake.gateway)).collect();
+    for client in &mut clients {
+        client.send("get big\r\nget a\r\n");
+    }
+    // Two have room. Nobody reads, so no more is asked for, however long it takes; and small ones go on.
+    fake.wait_until("two values were told", |world| world.told_bytes >= 2 * LEN);
+    let began = std::time::Instant::now();
+    while began.elapsed() < Duration::from_secs(5) {
+        small.ask("get a\r\n", "VALUE a 0 1\r\nx\r\nEND\r\n");
+        let told = fake.with(|world| world.told_bytes);
+        assert!(told <= ROOM, "{told} bytes are held for clients that do not read");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let answer = format!("VALUE big 0 {LEN}\r\n{value}\r\nEND\r\nVALUE a 0 1\r\nx\r\nEND\r\n");
+    let reading = clients.into_iter().map(|mut client| {
+        let mut got = vec![0; answer.len()];
+        std::thread::spawn(move || std::io::Read::read_exact(&mut client.0, &mut got).map(|()| got))
+    });
+    for thread in reading.collect::<Vec<_>>() {
+        assert!(thread.join().unwrap().expect("it is told") == answer.as_bytes());
+    }
+    let told = fake.with(|world| world.told_bytes);
+    assert!((8 * LEN..9 * LEN).contains(&told), "{told} bytes");
+}

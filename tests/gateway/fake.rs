@@ -17,7 +17,10 @@ use kumofs::proto::rpc::error;
 use kumofs::proto::rpc::frame::Role;
 use kumofs::proto::rpc::msgpack::{Reader, write_array, write_bool, write_nil, write_raw, write_uint};
 use kumofs::proto::rpc::v0::{self, set_op, write_seed};
-use kumofs::proto::rpc::v1::{Connect, Connected, Gone, Mutate, Mutated, Op, Part, RequestId, Statistics, method};
+use kumofs::proto::rpc::v1::{
+    Connect, Connected, GetPart, Gone, InParts, Mutate, Mutated, Op, Part, RequestId, Statistics, method,
+};
+use kumofs::store::LARGE_BYTES;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -83,6 +86,9 @@ pub struct World {
     max_value: usize,
     /// After how long parts of large values are answered; `None`: never.
     pub part_pause: Option<Duration>,
+    /// Whether large values are told in parts, and how many bytes of such parts were told.
+    pub tells_parts: bool,
+    pub told_bytes: usize,
     /// Parts of large values, by the sequences of what is to take them.
     parts: BTreeMap<u64, Vec<u8>>,
     /// What changes were answered with, by their sequences: each is executed once.
@@ -219,6 +225,13 @@ impl World {
         if incoming.method == method::PART && server.mode == Mode::Serve {
             return self.take_part(incoming);
         }
+        if incoming.method == method::GET_PART {
+            let part = GetPart::read(&incoming.params).unwrap();
+            let dbval = &self.store[part.dbkey];
+            assert_eq!(record::version_of(dbval), Some(ClockTime(part.version)));
+            self.told_bytes += part.len;
+            return incoming.reply.success(|out| write_raw(out, &dbval[part.from..part.from + part.len]));
+        }
         let mut r = Reader::new(&incoming.params);
         server.seen.push(match incoming.method {
             method::GET => Seen::Get,
@@ -293,6 +306,13 @@ impl World {
                             write_bool(&mut result, true);
                         }
                         _ if many && self.servers[server].mode == Mode::LeaveOut => write_bool(&mut result, false),
+                        Ok(dbval) if self.tells_parts && dbval.len() > LARGE_BYTES && many => {
+                            write_bool(&mut result, false);
+                        }
+                        Ok(dbval) if self.tells_parts && dbval.len() > LARGE_BYTES => {
+                            let version = record::version_of(dbval).unwrap().0;
+                            InParts { version, len: dbval.len() }.write(&mut result);
+                        }
                         Ok(dbval) => write_raw(&mut result, dbval),
                         Err(gone) => gone.write(&mut result),
                     }
@@ -513,6 +533,8 @@ impl World {
             doubts_flushes: false,
             max_value: setup.config.limits.value_bytes,
             part_pause: Some(Duration::ZERO),
+            tells_parts: false,
+            told_bytes: 0,
             parts: BTreeMap::new(),
             remembered: BTreeMap::new(),
             version: 1000,

@@ -272,3 +272,53 @@ fn input_that_is_kept_is_there_when_it_has_been_received_and_the_rest_is_shown_a
         assert_eq!(rest.get(), 10);
     });
 }
+
+/// Parts of large values went to and fro between two roles of one thread, and small requests waited in their sockets until 61 tasks
+/// had had their turn.
+#[test]
+fn pipes_that_are_always_busy_do_not_keep_sockets_waiting() {
+    const MESSAGE_LEN: usize = 128 << 10;
+    with_pair(|conn, read, peer| async move {
+        let (one, other) = crate::net::pipe::Pipe::pair();
+        let turn = Turn::new();
+        tokio::task::spawn_local(turn.clone().run(|| ()));
+        let (exchanged, mut peer) = (Rc::new(Cell::new(0)), Some(peer.into_std().unwrap()));
+        for pipe in [one, other] {
+            let (end, read) = Conn::new(pipe, &turn);
+            let (count, mut sender) = (exchanged.clone(), peer.take());
+            if sender.is_some() {
+                end.write(|out| out.resize(MESSAGE_LEN, 0));
+            }
+            tokio::task::spawn_local(async move {
+                let writer = end.clone();
+                let (mut came, mut _sent) = (0, None);
+                let receive = |bytes: &[u8]| {
+                    came += bytes.len();
+                    if came == MESSAGE_LEN {
+                        came = 0;
+                        count.set(count.get() + 1);
+                        if let Some(mut socket) = sender.take_if(|_| count.get() >= 50) {
+                            std::io::Write::write_all(&mut socket, b"x").unwrap();
+                            count.set(0);
+                            // Closed, it would bring an end, too.
+                            _sent = Some(socket);
+                        }
+                        writer.write(|out| out.resize(MESSAGE_LEN, 0));
+                    }
+                    Received::used(bytes.len())
+                };
+                read_loop(&end, read, &Scratch::new(), receive).await
+            });
+        }
+        let seen = Rc::new(Cell::new(None));
+        let receiver = conn.clone();
+        let receive = |bytes: &[u8]| {
+            seen.set(Some(exchanged.get()));
+            receiver.close();
+            Received::used(bytes.len())
+        };
+        read_loop(&conn, read, &Scratch::new(), receive).await;
+        let waited = seen.get().expect("it was received");
+        assert!(waited <= 6, "{waited} messages went through the pipe before one from a socket was looked at");
+    });
+}

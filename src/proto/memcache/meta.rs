@@ -10,7 +10,7 @@ mod fault;
 #[cfg(test)]
 mod tests;
 
-pub use encode::{Seen, encode};
+pub use encode::{Seen, encode, encode_head};
 pub use fault::Fault;
 
 use super::request::Spaces;
@@ -48,6 +48,13 @@ pub struct Form {
     pub base64: bool,
     /// `v`: the value is wanted.
     pub value: bool,
+}
+
+impl Form {
+    /// Whether the answer tells a value that is there.
+    pub fn tells_value(&self) -> bool {
+        self.value && matches!(self.command, Command::Get | Command::Arithmetic)
+    }
 }
 
 /// How `ms` stores and `ma` counts: the token of `M`.

@@ -21,7 +21,7 @@ pub use between::{Entry, ReplicateHead, ReportHead, read_entry, write_entry};
 pub use compare::{Compare, Compared, List, read_digests, write_digests};
 pub use held::Held;
 pub use page::Page;
-pub use parts::{GetPart, InParts, PART_BYTES, PARTS_AT_ONCE, Part, STAND_IN_LEN};
+pub use parts::{GetPart, InParts, PART_BYTES, PARTS_AT_ONCE, Part, STAND_IN_LEN, stand_in};
 pub use prepare::Prepare;
 pub use statistics::{Caller, Lag, Numbers, Statistics};
 
@@ -504,6 +504,10 @@ pub enum Mutated<'a> {
     /// `[9, bits, expiry, dbval]`: fetched, or counted and told. Bits of [`told`]; the expiry as it was before; the value
     /// as it is now.
     Told(u8, u32, &'a [u8]),
+    /// `[7, version, length]`: the same of a large value, whose parts are to be asked for.
+    ValueInParts(InParts),
+    /// `[9, bits, expiry, version, length]`: the same of a large value.
+    ToldInParts(u8, u32, InParts),
     /// `[10, bits]`: fetched, nothing has changed, and the value is still of the version that the fetch names.
     Same(u8),
     /// `[8]`: whether it took effect is not known and cannot be found out.
@@ -532,6 +536,8 @@ impl<'a> Mutated<'a> {
             | Mutated::Value(_)
             | Mutated::Told(..)
             | Mutated::Same(_)
+            | Mutated::ValueInParts(_)
+            | Mutated::ToldInParts(..)
             | Mutated::Unknown => return None,
         })
     }
@@ -567,6 +573,16 @@ impl<'a> Mutated<'a> {
                 write_uint(out, u64::from(expiry));
                 write_raw(out, dbval);
             }
+            Mutated::ValueInParts(parts) => {
+                out.extend_from_slice(&[0x93, 7]);
+                parts.write_numbers(out);
+            }
+            Mutated::ToldInParts(bits, expiry, parts) => {
+                out.extend_from_slice(&[0x95, 9]);
+                write_uint(out, u64::from(bits));
+                write_uint(out, u64::from(expiry));
+                parts.write_numbers(out);
+            }
             Mutated::Same(bits) => {
                 out.extend_from_slice(&[0x92, 10]);
                 write_uint(out, u64::from(bits));
@@ -589,9 +605,14 @@ impl<'a> Mutated<'a> {
             (5, 1) => Mutated::TooLarge,
             (6, 3) => Mutated::Number(r.u64()?, r.u64()?),
             (7, 2) => Mutated::Value(r.raw()?),
-            (9, 4) => {
+            (7, 3) => Mutated::ValueInParts(InParts::read_numbers(&mut r)?),
+            (9, 4 | 5) => {
                 let bits = u8::try_from(r.u64()?).map_err(|_| DecodeError::Type)?;
-                Mutated::Told(bits, r.u32()?, r.raw()?)
+                let expiry = r.u32()?;
+                match len {
+                    4 => Mutated::Told(bits, expiry, r.raw()?),
+                    _ => Mutated::ToldInParts(bits, expiry, InParts::read_numbers(&mut r)?),
+                }
             }
             (10, 2) => Mutated::Same(u8::try_from(r.u64()?).map_err(|_| DecodeError::Type)?),
             (8, 1) => Mutated::Unknown,
@@ -676,6 +697,8 @@ mod tests {
             Number(7, u64::MAX),
             Value(b"abc"),
             Told(told::WON | told::STALE, 1 << 31, b"abc"),
+            ValueInParts(InParts { version: 1 << 40, len: 1 << 27 }),
+            ToldInParts(told::SENT, 7, InParts { version: 1 << 40, len: 1 << 27 }),
             Same(told::SENT | told::STALE),
             Unknown,
         ];

@@ -80,6 +80,7 @@ impl Candidate {
 impl Maintenance {
     pub(super) fn run(&mut self, store: &LogStore, budget_bytes: u64) -> Result<Maintained, StoreError> {
         self.outputs.resize(store.shard_count(), None);
+        store.core.clear_away();
         let worked = self.work(store, budget_bytes);
         self.remove_retired(store)?;
         Ok(if worked? { Maintained::Worked } else { Maintained::Idle })

@@ -57,6 +57,7 @@ pub struct Core {
     allowance: AtomicU64,
     lock: Mutex<Option<Box<dyn Lock>>>,
     staged: AtomicU64,
+    put_away: Mutex<Vec<Arc<Segment>>>,
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -97,12 +98,25 @@ impl Core {
             allowance,
             lock: Mutex::new(Some(lock)),
             staged: AtomicU64::new(0),
+            put_away: Mutex::default(),
         }
     }
 
     /// A number for the file of a record to be.
     pub fn next_staged(&self) -> u64 {
         self.staged.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Has a removed segment let go by the next step of maintenance.
+    pub fn put_away(&self, segment: Arc<Segment>) {
+        held(&self.put_away).push(segment);
+    }
+
+    /// Lets go of what was put away.
+    pub fn clear_away(&self) {
+        let segments = std::mem::take(&mut *held(&self.put_away));
+        // Not while the lock is held, which workers take.
+        drop(segments);
     }
 
     /// The list of segments, locked. Take no other lock while holding it.

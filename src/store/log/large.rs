@@ -202,8 +202,9 @@ impl Drop for StagedFile {
     }
 }
 
-/// The dbval of a record that [`StagedFile`] made.
+/// The dbval of a large record.
 pub struct StoredFile {
+    core: Arc<Core>,
     segment: Arc<Segment>,
     val_at: usize,
     val_len: usize,
@@ -211,8 +212,15 @@ pub struct StoredFile {
 }
 
 impl StoredFile {
-    pub(super) fn new(segment: Arc<Segment>, key_len: usize, val_len: usize, pieces: Arc<Pieces>) -> StoredFile {
-        StoredFile { segment, val_at: SEGMENT_HEAD_LEN + MAX_HEAD_LEN + key_len, val_len, pieces }
+    /// One whose dbval begins at `val_at` in its segment.
+    pub(super) fn new(
+        core: &Arc<Core>,
+        segment: Arc<Segment>,
+        val_at: usize,
+        val_len: usize,
+        pieces: Arc<Pieces>,
+    ) -> StoredFile {
+        StoredFile { core: core.clone(), segment, val_at, val_len, pieces }
     }
 
     pub fn val_len(&self) -> usize {
@@ -238,5 +246,14 @@ impl StoredFile {
             out.truncate(before);
         }
         done
+    }
+}
+
+impl Drop for StoredFile {
+    /// The last one that has a removed file frees its pages, in memory and on disk, which takes long: not in the midst of a turn.
+    fn drop(&mut self) {
+        if self.segment.is_retired() {
+            self.core.put_away(self.segment.clone());
+        }
     }
 }

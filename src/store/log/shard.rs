@@ -6,7 +6,8 @@
 
 use super::core::Core;
 use super::format::{
-    self, Draft, Kind, MAX_KEY_BYTES, MAX_VAL_BYTES, Origin, Raw, SEGMENT_HEAD_LEN, longest_record, position,
+    self, Draft, Header, Kind, MAX_HEAD_LEN, MAX_KEY_BYTES, MAX_VAL_BYTES, Origin, Raw, SEGMENT_HEAD_LEN,
+    longest_record, position,
 };
 use super::index::{Entry, Index, Place, TABLES, table_of, table_start};
 use super::large::{Pieces, StagedFile, StoredFile};
@@ -405,6 +406,21 @@ impl Shard for LogShard {
         Ok(from.checked_add(len).filter(|_| is_that).and_then(|end| dbval.get(from..end)))
     }
 
+    fn large(&mut self, dbkey: &[u8]) -> Result<Option<(Stamp, Large)>, StoreError> {
+        let Some((place, Some(pieces))) = self.pieces_of(dbkey)? else { return Ok(None) };
+        if self.data.segment(place.slot).is_some_and(|segment| u64::from(place.offset) >= segment.len()) {
+            self.write_stage()?;
+        }
+        let raw = self.data.read(place, &mut self.scratch).map(|(raw, _)| raw);
+        let (Some(raw), Some(segment)) = (raw, self.data.segment(place.slot)) else {
+            return Err(damaged(&self.core, &self.data, place));
+        };
+        let Header { head_len, key_len, val_len, epoch, .. } = raw.header;
+        let stamp = Stamp { epoch, version: version_of(raw.dbval()).unwrap_or_default() };
+        let val_at = place.offset as usize + head_len + key_len;
+        Ok(Some((stamp, Large::in_file(StoredFile::new(&self.core, segment.clone(), val_at, val_len, pieces)))))
+    }
+
     fn stage(&mut self, key_len: usize, val_len: usize) -> Result<Staged, StoreError> {
         check_lengths(key_len, val_len)?;
         StagedFile::begin(&self.core, key_len, val_len).map(Staged::in_file)
@@ -434,7 +450,8 @@ impl Shard for LogShard {
         self.point_to(dbkey, Entry::new(position(dbkey), place, false));
         let pieces = Arc::new(pieces);
         self.know_pieces((position(dbkey), lsn), pieces.clone());
-        Ok(Large::in_file(StoredFile::new(segment, dbkey.len(), val_len, pieces)))
+        let val_at = SEGMENT_HEAD_LEN + MAX_HEAD_LEN + dbkey.len();
+        Ok(Large::in_file(StoredFile::new(&self.core, segment, val_at, val_len, pieces)))
     }
 
     fn forget(&mut self, dbkey: &[u8], stamp: Stamp) -> Result<bool, StoreError> {

@@ -41,8 +41,27 @@ pub fn encode(
     data: &[u8],
     out: &mut Vec<u8>,
 ) {
+    if encode_head(form, flags, key, reply, seen, data.len(), out) {
+        out.extend_from_slice(data);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The same without the data, which has `len` bytes; true when that and the end of a line have to follow.
+pub fn encode_head(
+    form: Form,
+    flags: &[u8],
+    key: &[u8],
+    reply: &Reply<'_>,
+    seen: Option<&Seen>,
+    len: usize,
+    out: &mut Vec<u8>,
+) -> bool {
     let (status, is_usual): (&[u8], bool) = match reply {
-        Reply::Trouble(trouble) => return out.extend_from_slice(trouble.line()),
+        Reply::Trouble(trouble) => {
+            out.extend_from_slice(trouble.line());
+            return false;
+        }
         Reply::End if form.command == Command::Get || form.command == Command::Debug => (b"EN", true),
         Reply::NotFound | Reply::End => (b"NF", false),
         Reply::Exists => (b"EX", false),
@@ -52,15 +71,16 @@ pub fn encode(
     let created = seen.is_some_and(|seen| seen.bits & told::CREATED != 0);
     // memcached answers a number that it made, quiet or not.
     if form.quiet && is_usual && !(form.command == Command::Arithmetic && created) {
-        return;
+        return false;
     }
     if form.command == Command::Debug {
-        return debug(form, key, status, seen, out);
+        debug(form, key, status, seen, out);
+        return false;
     }
-    let value = form.value && seen.is_some() && matches!(form.command, Command::Get | Command::Arithmetic);
+    let value = seen.is_some() && form.tells_value();
     if value {
         out.extend_from_slice(b"VA ");
-        decimal::write(data.len() as u64, out);
+        decimal::write(len as u64, out);
     } else {
         out.extend_from_slice(status);
     }
@@ -103,10 +123,7 @@ pub fn encode(
         }
     }
     out.extend_from_slice(b"\r\n");
-    if value {
-        out.extend_from_slice(data);
-        out.extend_from_slice(b"\r\n");
-    }
+    value
 }
 
 fn number(name: &[u8], number: u64, out: &mut Vec<u8>) {

@@ -3,23 +3,31 @@
 use super::super::frame::write_request;
 use super::super::msgpack::{DecodeError, Reader, write_array, write_raw, write_raw_head, write_uint};
 use super::method;
+use crate::logic::clock::ClockTime;
 
 /// Bytes of a part; the last one of a value may have fewer.
 pub const PART_BYTES: usize = if cfg!(feature = "sim") { 100 } else { 128 << 10 };
 /// Parts of a value that are on their way at a time: more would keep what else a worker has to do waiting for longer.
 pub const PARTS_AT_ONCE: usize = 2;
 
-/// How long the dbval of an entry of [`method::REPLICATE`] is that came in parts: its version, and a zero byte. No record is so long.
+/// How long the dbval of an entry of [`method::REPLICATE`] is that came in parts. No record is so long.
 pub const STAND_IN_LEN: usize = 9;
+
+/// What such an entry has in place of the dbval: its version, and a zero byte.
+pub fn stand_in(version: ClockTime) -> [u8; STAND_IN_LEN] {
+    let mut bytes = [0; STAND_IN_LEN];
+    bytes[..8].copy_from_slice(&version.0.to_be_bytes());
+    bytes
+}
 
 /// Parameters of [`method::PART`]: `[id, dbkey, length of the dbval, from, bytes]`.
 ///
 /// The receiver keeps one value of each connection. The part from 0 begins a new one; each other one begins where the one before
 /// ended. A later [`method::MUTATE`] with the sequence `id`, the dbkey and an empty dbval takes it, or an entry of
-/// [`method::REPLICATE`] with that number and the dbkey, whose dbval stands in for it ([`STAND_IN_LEN`]).
+/// [`method::REPLICATE`] with the dbkey, whose dbval stands in for it and has that version ([`stand_in`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Part<'a> {
-    /// The sequence or number of what is to take it.
+    /// The sequence or version of what is to take it.
     pub id: u64,
     /// The key.
     pub dbkey: &'a [u8],
@@ -122,8 +130,21 @@ impl InParts {
     /// Appends the result.
     pub fn write(&self, out: &mut Vec<u8>) {
         write_array(out, 2);
+        self.write_numbers(out);
+    }
+
+    /// Appends the two numbers alone.
+    pub fn write_numbers(&self, out: &mut Vec<u8>) {
         write_uint(out, self.version);
         write_uint(out, self.len as u64);
+    }
+
+    /// Reads the two numbers alone.
+    ///
+    /// # Errors
+    /// When they are none.
+    pub fn read_numbers(r: &mut Reader<'_>) -> Result<InParts, DecodeError> {
+        Ok(InParts { version: r.u64()?, len: length(r)? })
     }
 
     /// Reads the result.
@@ -133,6 +154,6 @@ impl InParts {
     pub fn read(result: &[u8]) -> Result<InParts, DecodeError> {
         let mut r = Reader::new(result);
         r.array_of(2)?;
-        Ok(InParts { version: r.u64()?, len: length(&mut r)? })
+        InParts::read_numbers(&mut r)
     }
 }

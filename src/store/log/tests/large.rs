@@ -84,6 +84,31 @@ fn the_version_is_the_one_that_it_is_stored_with_and_newer_records_take_its_plac
 }
 
 #[test]
+fn a_large_record_can_be_told_to_its_end_however_it_came_and_whatever_becomes_of_it() {
+    let disk = MemDisk::new(1);
+    let store = open(&disk, tiny(1)).unwrap();
+    put_in_pieces(&mut *store.shards()[0].lock().unwrap(), &key(1), 1, &value(1, LEN), &[PIECE_BYTES]);
+    put(&store, &key(2), &value(2, LEN)).unwrap();
+    put(&store, &key(3), &value(3, 20)).unwrap();
+    let kept = {
+        let mut shard = store.shards()[0].lock().unwrap();
+        assert!(shard.large(&key(3)).unwrap().is_none() && shard.large(&key(4)).unwrap().is_none());
+        [1, 2].map(|n| shard.large(&key(n)).unwrap().expect("it is large"))
+    };
+    for n in [1, 2] {
+        put(&store, &key(n), &value(10 + n, 20)).unwrap();
+    }
+    commit(&store).unwrap();
+    maintain(&store);
+    for ((told, large), n) in kept.into_iter().zip([1, 2]) {
+        assert_eq!((told, large.val_len()), (stamp(n), value(n, LEN).len()));
+        let mut all = Vec::new();
+        assert!(large.append_to(0, large.val_len(), &mut all));
+        assert!(all == value(n, LEN));
+    }
+}
+
+#[test]
 fn what_was_not_stored_leaves_nothing() {
     let disk = MemDisk::new(1);
     let store = open(&disk, tiny(1)).unwrap();

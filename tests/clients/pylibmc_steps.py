@@ -24,7 +24,10 @@ c.disconnect_all()
 s.see("goes on", lambda: c.get("key"), b"value")
 s.see("not expired", lambda: (c.set("long", b"v", time=1000), c.touch("long", 2000), c.get("long")), (True, True, b"v"))
 s.see("touch of nothing", lambda: c.touch("missing", 1), False)
-s.see("expired", lambda: (c.set("brief", b"v", time=PASSED), c.get("brief"), c.touch("long", PASSED), c.get("long")), (True, None, True, None))
+s.see("expired", lambda: (c.set("brief", b"v", time=PASSED), c.get("brief")), (True, None))
+# In binary, every touch that finds its key takes libmemcached the whole poll timeout, whoever the server is: one of them is enough.
+if not binary:
+    s.see("touch ends it", lambda: (c.touch("long", PASSED), c.get("long")), (True, None))
 s.see("add over", lambda: c.add("key", b"other"), False)
 s.see("add", lambda: c.add("new", b"v"), True)
 s.see("replace", lambda: c.replace("new", b"w"), True)

@@ -27,6 +27,8 @@ pub enum Side {
 pub struct Story {
     pub name: String,
     only: Option<Side>,
+    /// Whether it takes meta commands, and not the parser alone.
+    pub is_meta: bool,
     steps: Vec<Step>,
 }
 
@@ -54,13 +56,14 @@ pub fn read(text: &str) -> Vec<Story> {
     let mut stories: Vec<Story> = Vec::new();
     for line in text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
         if let Some(name) = line.strip_prefix("== ") {
-            stories.push(Story { name: name.to_owned(), only: None, steps: Vec::new() });
+            stories.push(Story { name: name.to_owned(), only: None, is_meta: false, steps: Vec::new() });
             continue;
         }
         let story = stories.last_mut().expect("a file begins with a story");
         match (line, story.steps.last_mut()) {
             ("@kumofs", _) => story.only = Some(Side::Kumofs),
             ("@memcached", _) => story.only = Some(Side::Memcached),
+            ("@meta", _) => story.is_meta = true,
             ("...", _) => story.steps.push(Step::Expect(String::new())),
             ("< (closed)", _) => story.steps.push(Step::Closed),
             (_, Some(Step::Send(text))) if line.starts_with("> ") => text.push_str(&line[2..]),

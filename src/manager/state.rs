@@ -312,10 +312,14 @@ impl State {
         found.into_iter().map(|(_, n)| n).collect()
     }
 
-    /// What operators see as not attached: the [`newcomers`](State::newcomers), behind those that are being drained.
+    /// What operators see as not attached: the [`newcomers`](State::newcomers), behind those that are being drained, or were
+    /// and have yet to begin their next life.
     pub fn not_attached(&self) -> Vec<Address> {
-        let draining = self.epoch.servers.iter().filter(|s| s.drained && change::is_active(&self.epoch, s.address));
-        draining.map(|s| s.address).chain(self.newcomers().iter().map(|n| n.address)).collect()
+        let newcomers: Vec<Address> = self.newcomers().iter().map(|n| n.address).collect();
+        let is_connected = |a: Address| self.roster.get(a).and_then(|seen| seen.newcomer(a)).is_some();
+        let leaving = |a: Address| change::is_active(&self.epoch, a) || is_connected(a) && !newcomers.contains(&a);
+        let drained = self.epoch.servers.iter().filter(|s| s.drained).map(|s| s.address);
+        drained.filter(|address| leaving(*address)).chain(newcomers.iter().copied()).collect()
     }
 
     fn is_fresh(&self, server: &Newcomer) -> bool {

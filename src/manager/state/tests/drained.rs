@@ -39,6 +39,9 @@ fn a_drained_server_serves_until_the_others_have_all() {
     assert_eq!(epoch.server(server(2)).unwrap().removed, Some(epoch.number), "its life is over");
     assert!(is_drained(&world, 2));
     assert!(world.serves());
+    // It is seen all the while, also before it has joined with its next life.
+    assert_eq!(world.state.not_attached(), [server(2)]);
+    assert_eq!(world.not_attached(), []);
 }
 
 #[test]

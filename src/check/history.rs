@@ -244,9 +244,23 @@ impl fmt::Display for Ttl {
     }
 }
 
+/// A value for a line: of a long one its ends.
+struct Shown<'a>(&'a [u8]);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shown(data) = self;
+        let text = String::from_utf8_lossy;
+        if data.len() <= 200 {
+            return write!(f, "{}", text(data));
+        }
+        write!(f, "{}...{} ({} bytes)", text(&data[..40]), text(&data[data.len() - 20..]), data.len())
+    }
+}
+
 impl fmt::Display for Stored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", String::from_utf8_lossy(&self.data))?;
+        write!(f, "{}", Shown(&self.data))?;
         if self.flags != 0 {
             write!(f, " flags {}", self.flags)?;
         }
@@ -256,14 +270,13 @@ impl fmt::Display for Stored {
 
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |data: &[u8]| String::from_utf8_lossy(data).into_owned();
         match self {
             Action::Get => write!(f, "get"),
             Action::Set(stored) => write!(f, "set {stored}"),
             Action::Add(stored) => write!(f, "add {stored}"),
             Action::Replace(stored) => write!(f, "replace {stored}"),
-            Action::Append(data) => write!(f, "append {}", text(data)),
-            Action::Prepend(data) => write!(f, "prepend {}", text(data)),
+            Action::Append(data) => write!(f, "append {}", Shown(data)),
+            Action::Prepend(data) => write!(f, "prepend {}", Shown(data)),
             Action::Cas(unique, stored) => write!(f, "cas #{unique} {stored}"),
             Action::Incr(by) => write!(f, "incr {by}"),
             Action::Decr(by) => write!(f, "decr {by}"),
@@ -286,7 +299,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Outcome::Value(Seen { data, flags, unique, marks }) => {
-                write!(f, "{}", String::from_utf8_lossy(data))?;
+                write!(f, "{}", Shown(data))?;
                 if *flags != 0 {
                     write!(f, " flags {flags}")?;
                 }

@@ -69,6 +69,8 @@ pub enum Rule {
     CounterTravels,
     /// A life's versions are counted from above all that earlier lives of the server have acknowledged.
     CounterKept,
+    /// A damaged record is fetched from another member only when its last write is stable, which all have then.
+    MendStableOnly,
     /// A backup is told the newest epoch that any server knows.
     BackupAsksServers,
     /// Whether a value has expired its coordinator says, by its clock alone.
@@ -79,7 +81,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Rule; 35] = [
+    pub const ALL: [Rule; 36] = [
         Rule::Fence,
         Rule::Lease,
         Rule::LookFirst,
@@ -112,6 +114,7 @@ impl Rule {
         Rule::FlushStays,
         Rule::CounterTravels,
         Rule::CounterKept,
+        Rule::MendStableOnly,
         Rule::BackupAsksServers,
         Rule::CoordinatorJudges,
         Rule::ExpiryIsWritten,

@@ -3,16 +3,34 @@
 use super::link::Call;
 use super::worker::{State, Worker};
 use crate::logic::record;
+use crate::logic::rule::{Rule, on};
 use crate::proto::rpc::frame::write_request;
 use crate::proto::rpc::msgpack::{Reader, write_array, write_raw};
 use crate::proto::rpc::v1::method;
 use crate::store::{Record, StoreError};
 use std::rc::Rc;
+use std::time::Duration;
+
+/// How long after it was found pending a damaged record is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 impl Worker {
     /// Fetches a damaged record from another member of its group.
     pub(super) fn mend(self: &Rc<Self>, state: &mut State, hash: u64, dbkey: &[u8]) {
         if state.links.mending.iter().any(|key| key == dbkey) {
+            return;
+        }
+        // The others may have what was before a pending write, and that write will be acknowledged.
+        if state.unstable_write(hash).is_some() && on(Rule::MendStableOnly) {
+            state.links.mending.push(dbkey.to_vec());
+            let (worker, dbkey) = (self.clone(), dbkey.to_vec());
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                let mut state = worker.state.borrow_mut();
+                state.links.mending.retain(|key| *key != dbkey);
+                state.unpark = true;
+                worker.turn.wake();
+            });
             return;
         }
         let group = state.range(hash).group;

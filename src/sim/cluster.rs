@@ -450,6 +450,14 @@ impl Cluster {
         self.host(who).disk.borrow().set_faults(faults);
     }
 
+    /// Turns over a bit of what a disk holds of a key, if it holds it.
+    pub fn damage(&self, who: Who, key: &str) {
+        let mut dbkey = Vec::new();
+        record::encode_dbkey(key.as_bytes(), &mut dbkey);
+        let found = self.host(who).disk.borrow().damage_behind(&dbkey);
+        tracing::info!("{key} {} damaged", if found { "is" } else { "cannot be" });
+    }
+
     /// How many bytes a disk holds.
     pub fn disk_bytes(&self, who: Who) -> u64 {
         self.host(who).disk.borrow().files().iter().map(|(_, len)| len).sum()

@@ -58,6 +58,8 @@ pub enum Act {
     BreakDisk(Who),
     /// The disk answers every sync with an I/O error.
     BreakSyncs(Who),
+    /// What a server's disk holds of a key, given by its number, has one bit turned over.
+    Damage(Who, usize),
     /// The disk has room again, and is whole.
     FreeDisk(Who),
     /// An operator's command.
@@ -99,6 +101,7 @@ impl fmt::Display for Act {
             Act::FillDisk(who) => write!(f, "the disk of {who} is full"),
             Act::BreakDisk(who) => write!(f, "the disk of {who} fails to write"),
             Act::BreakSyncs(who) => write!(f, "the disk of {who} fails to sync"),
+            Act::Damage(who, key) => write!(f, "what {who} has stored of {} is damaged", key_name(*key)),
             Act::FreeDisk(who) => write!(f, "the disk of {who} has room"),
             Act::Command(command) => write!(f, "kumoctl {command:?}"),
             Act::Ask(gateway, key, action) => write!(f, "at {gateway}, {}: {action}", key_name(*key)),
@@ -176,6 +179,7 @@ impl Act {
             Act::BreakSyncs(who) => {
                 cluster.set_disk_faults(*who, Faults { fail_syncs: true, ..Faults::default() });
             }
+            Act::Damage(who, key) => cluster.damage(*who, &key_name(*key)),
             Act::FreeDisk(who) => cluster.set_disk_faults(*who, Faults::default()),
             // For who strikes: see [`super::run`].
             Act::AwaitEpoch | Act::Ask(..) | Act::Insist(_) => {}

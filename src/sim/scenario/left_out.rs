@@ -1,6 +1,7 @@
 //! Schedules for single rules: each is the shortest in which leaving one out shows, with clients that do what it takes.
 
 use super::{B, C, GATEWAY, PAIR, PLAIN, SIX, Scenario, TRIO, X};
+use crate::check::Action;
 use crate::logic::rule::Rule;
 use crate::proto::rpc::v1::method;
 use crate::sim::client::{Load, Then, Verb};
@@ -29,7 +30,7 @@ fn delay_all(from: std::ops::Range<usize>, to: std::ops::Range<usize>, ms: u64, 
 }
 
 /// Rules, and the schedule that fails within a few dozen runs where they are left out together.
-pub const FOUND: [(&[Rule], &str); 27] = [
+pub const FOUND: [(&[Rule], &str); 28] = [
     (&[Rule::Fence], "refused-elsewhere"),
     (&[Rule::AwaitReports], "reported-late"),
     (&[Rule::CopyStableOnly], "copied-pending"),
@@ -57,10 +58,27 @@ pub const FOUND: [(&[Rule], &str); 27] = [
     (&[Rule::LastRemovedOnly], "stale-alone"),
     (&[Rule::DurableEpoch], "managers-forget"),
     (&[Rule::PrefixClosed], "refused-in-front"),
+    (&[Rule::MendStableOnly], "damaged-pending"),
 ];
 
 /// All of them.
-pub(super) const ALL: [Scenario; 9] = [
+pub(super) const ALL: [Scenario; 10] = [
+    Scenario {
+        name: "damaged-pending",
+        story: "what a coordinator has stored is damaged while the others do not have it yet, and they tell what was before",
+        shape: TRIO,
+        script: |dice, script| {
+            // Long enough to travel in parts, which other requests overtake.
+            let set = |value: String| Act::Ask(OTHER_GATEWAY, 0, Action::Set(value.into_bytes().into()));
+            script.push((500, set("first".to_owned())));
+            script.push((1_000, set("second".repeat(3_000))));
+            let at = 1_200 + dice.below(140);
+            script.push((at, Act::Damage(FIRST, 0)));
+            script.extend([5, 30, 55].map(|then| (at + then, Act::Ask(OTHER_GATEWAY, 0, Action::Get))));
+        },
+        load: |load| (load.keys, load.pause_ms, load.readers, load.then) = (1, 60, None, Some((0, Then::Read))),
+        ..PLAIN
+    },
     Scenario {
         name: "refused-elsewhere",
         story: "an add is refused where it was asked for again, and its first attempt arrives when the key was deleted",

@@ -243,6 +243,21 @@ impl MemDisk {
         inode.unsynced.clear();
     }
 
+    /// Turns over one bit of the byte behind the last place where these bytes are, in the last file that has them; false
+    /// when none does.
+    pub fn damage_behind(&self, bytes: &[u8]) -> bool {
+        let found = {
+            let state = locked(&self.state);
+            let place = |inode: &u64| memchr::memmem::rfind(&state.inodes[inode].data, bytes);
+            let ends = |(path, inode): (&PathBuf, &u64)| Some((path.clone(), place(inode)? + bytes.len()));
+            let is_within = |(path, end): &(PathBuf, usize)| *end < state.inodes[&state.names[path]].data.len();
+            state.names.iter().filter_map(ends).rfind(is_within)
+        };
+        let Some((path, end)) = found else { return false };
+        self.flip(&path, end as u64 * 8);
+        true
+    }
+
     fn file(&self, inode: u64, path: &Path) -> Arc<dyn File> {
         Arc::new(MemFile { state: self.state.clone(), inode, path: path.to_owned() })
     }

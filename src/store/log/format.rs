@@ -159,9 +159,19 @@ impl<'a> Raw<'a> {
         &self.body()[self.header.key_len..]
     }
 
+    /// The checksum over everything behind it.
+    pub fn checksum(&self) -> u32 {
+        le32(self.bytes, 0)
+    }
+
+    /// What the checksum is over, up to the first `len` bytes of the dbval, which has them.
+    pub fn up_to(&self, len: usize) -> &'a [u8] {
+        &self.bytes[4..self.header.head_len + self.header.key_len + len]
+    }
+
     /// Whether the checksum over everything behind it is right.
     pub fn is_intact(&self, seed: u32) -> bool {
-        crc32c::crc32c_append(seed, &self.bytes[4..]) == le32(self.bytes, 0)
+        crc32c::crc32c_append(seed, &self.bytes[4..]) == self.checksum()
     }
 }
 

@@ -8,7 +8,7 @@
 
 use super::core::Core;
 use super::format::{
-    HEAD_LEN as SEGMENT_COPY_LEN, Kind, MAX_HEAD_LEN, SEGMENT_HEAD_LEN, SegmentHead, encode_long_head,
+    HEAD_LEN as SEGMENT_COPY_LEN, Kind, MAX_HEAD_LEN, Raw, SEGMENT_HEAD_LEN, SegmentHead, encode_long_head,
 };
 use super::hint::HintEntry;
 use super::segment::Segment;
@@ -81,6 +81,13 @@ impl Pieces {
     /// The checksum of all of it, behind what has the checksum `crc`.
     fn continue_from(&self, crc: u32) -> u32 {
         crc32c::crc32c_combine(crc, self.whole, self.end - HEAD_LEN)
+    }
+
+    /// Whether all that stands before the pieces in a record that has them is intact: its numbers, its key, and the first
+    /// [`HEAD_LEN`] bytes of its dbval.
+    pub fn follow(&self, raw: &Raw<'_>, seed: u32) -> bool {
+        raw.header.val_len == self.end
+            && self.continue_from(crc32c::crc32c_append(seed, raw.up_to(HEAD_LEN))) == raw.checksum()
     }
 
     /// Whether the pieces that `len` bytes of the dbval from `from` on lie in are intact; `read` gives bytes of it.
@@ -239,13 +246,16 @@ impl StoredFile {
             }
             return intact;
         }
-        let before = out.len();
-        out.resize(before + len, 0);
-        let done = self.segment.read_exactly(self.val_at + from, &mut out[before..]);
-        if !done {
-            out.truncate(before);
+        // Pieces are read from end to end, to be checked.
+        let start = from / PIECE_BYTES * PIECE_BYTES;
+        let mut bytes = vec![0; ((from + len).div_ceil(PIECE_BYTES) * PIECE_BYTES).min(self.val_len) - start];
+        let is_read = self.segment.read_exactly(self.val_at + start, &mut bytes);
+        let read = |range: Range<usize>| bytes.get(range.start - start..range.end - start);
+        let intact = is_read && self.pieces.are_intact(from, len, read);
+        if intact {
+            out.extend_from_slice(&bytes[from - start..][..len]);
         }
-        done
+        intact
     }
 }
 

@@ -96,6 +96,12 @@ impl Data {
         (raw.is_intact(seed) && raw.header.kind == Kind::Put).then_some(raw)
     }
 
+    /// The record at a place that has these pieces, if all that stands before them is intact.
+    fn read_begun<'a>(&'a self, place: Place, pieces: &Pieces, scratch: &'a mut Vec<u8>) -> Option<Raw<'a>> {
+        let (raw, seed) = self.read(place, scratch)?;
+        pieces.follow(&raw, seed).then_some(raw)
+    }
+
     /// Whether an entry with the right position is that of `dbkey`; leaves its record's length in `len`. A damaged
     /// record is taken for it: another key at the same position is less likely than that it is this one.
     #[inline]
@@ -372,11 +378,13 @@ impl Shard for LogShard {
     fn peek(&mut self, dbkey: &[u8]) -> Result<Option<Record<'_>>, StoreError> {
         let Some((entry, len)) = self.find(dbkey) else { return Ok(None) };
         let place = entry.place();
-        if len > LARGE_BYTES && matches!(self.pieces_of(dbkey)?, Some((_, Some(_)))) {
-            let Some((raw, _)) = self.data.read(place, &mut self.scratch) else {
-                return Err(damaged(&self.core, &self.data, place));
+        if len > LARGE_BYTES
+            && let Some((_, Some(pieces))) = self.pieces_of(dbkey)?
+        {
+            return match self.data.read_begun(place, &pieces, &mut self.scratch) {
+                Some(raw) => Ok(Some(Record { epoch: raw.header.epoch, dbval: raw.dbval() })),
+                None => Err(damaged(&self.core, &self.data, place)),
             };
-            return Ok(Some(Record { epoch: raw.header.epoch, dbval: raw.dbval() }));
         }
         match self.data.read_intact(place, &mut self.scratch) {
             Some(raw) => Ok(Some(Record { epoch: raw.header.epoch, dbval: raw.dbval() })),
@@ -395,7 +403,7 @@ impl Shard for LogShard {
         let Some((raw, seed)) = self.data.read(place, &mut self.scratch) else { return Ok(None) };
         let dbval = raw.dbval();
         let intact = match &pieces {
-            Some(pieces) => pieces.are_intact(from, len, |range| dbval.get(range)),
+            Some(pieces) => pieces.follow(&raw, seed) && pieces.are_intact(from, len, |range| dbval.get(range)),
             None => raw.is_intact(seed),
         };
         if !intact {
@@ -411,7 +419,7 @@ impl Shard for LogShard {
         if self.data.segment(place.slot).is_some_and(|segment| u64::from(place.offset) >= segment.len()) {
             self.write_stage()?;
         }
-        let raw = self.data.read(place, &mut self.scratch).map(|(raw, _)| raw);
+        let raw = self.data.read_begun(place, &pieces, &mut self.scratch);
         let (Some(raw), Some(segment)) = (raw, self.data.segment(place.slot)) else {
             return Err(damaged(&self.core, &self.data, place));
         };

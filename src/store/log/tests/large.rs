@@ -217,6 +217,15 @@ fn damage_is_found_in_the_piece_that_it_is_in() {
         let told = shard.piece(&key(1), ClockTime(9), n * PIECE_BYTES, 1000)?;
         Ok::<_, StoreError>(told == Some(&dbval[n * PIECE_BYTES..n * PIECE_BYTES + 1000]))
     };
+    // What stands before the pieces is told without them: the version, the flags.
+    for at in [0, 8, HEAD_LEN - 1] {
+        flip(at);
+        assert!(matches!(shard.peek(&key(1)), Err(StoreError::Damaged { .. })), "byte {at}");
+        assert!(matches!(piece(&mut *shard, 1), Err(StoreError::Damaged { .. })), "byte {at}");
+        assert!(shard.large(&key(1)).is_err(), "byte {at}");
+        flip(at);
+        assert!(shard.peek(&key(1)).unwrap().is_some() && piece(&mut *shard, 1).unwrap());
+    }
     flip(3 * PIECE_BYTES + 5000);
     assert!(piece(&mut *shard, 0).unwrap() && piece(&mut *shard, 2).unwrap() && piece(&mut *shard, 4).unwrap());
     assert!(matches!(piece(&mut *shard, 3), Err(StoreError::Damaged { .. })));

@@ -31,6 +31,7 @@ const IN_PARTS: u8 = 0x92;
 /// How the results of a change begin that tell one.
 const VALUE_IN_PARTS: [u8; 2] = [0x93, 7];
 const TOLD_IN_PARTS: [u8; 2] = [0x95, 9];
+
 /// What a coordinator tells of a key, where values are cached.
 #[derive(Clone, Copy)]
 enum Told<'a> {

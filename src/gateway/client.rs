@@ -169,11 +169,31 @@ impl Client {
     pub fn answer_through(&mut self, (op, key): (&Op, &[u8]), found: &Found<'_>, pool: &mut Pool) {
         let value = (key, found.flags, op.with_cas.then_some(found.cas));
         let tail = op.style.value_tail();
-        pool.written_bytes += (found.data.len() + tail.len()) as u64;
-        self.conn.write(|out| pool.counted(out, |out, _| op.style.write_value_head(value, found.data.len(), out)));
-        self.conn.write_through(found.data, tail);
+        let head = |out: &mut Vec<u8>| op.style.write_value_head(value, found.data.len(), out);
+        let written = |conn: &Rc<Conn>| conn.write_through(found.data, tail);
+        self.answer_around(found.data.len() + tail.len(), head, written, b"", pool);
+    }
+
+    /// Gives an answer whose turn it is around something long: what `head` appends, what `long` gives to the connection, which is
+    /// `len` bytes, and `tail`.
+    pub fn answer_around(
+        &mut self,
+        len: usize,
+        head: impl FnOnce(&mut Vec<u8>),
+        long: impl FnOnce(&Rc<Conn>),
+        tail: &[u8],
+        pool: &mut Pool,
+    ) {
+        pool.written_bytes += len as u64;
+        self.conn.write(|out| pool.counted(out, |out, _| head(out)));
+        long(&self.conn);
         let answers = &mut self.answers;
-        self.conn.write(|out| pool.counted(out, |out, pool| answers.given(out, pool)));
+        self.conn.write(|out| {
+            pool.counted(out, |out, pool| {
+                out.extend_from_slice(tail);
+                answers.given(out, pool);
+            });
+        });
     }
 
     /// Gives a part of an answer. `alone`: it was asked for by itself.

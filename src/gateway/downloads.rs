@@ -267,16 +267,7 @@ impl super::client::Client {
         if !encode(&mut head) {
             return self.answer(number, pool, |out| out.extend_from_slice(&head));
         }
-        pool.written_bytes += len as u64;
-        self.conn.write(|out| pool.counted(out, |out, _| out.extend_from_slice(&head)));
-        self.conn.write_piece(data);
-        let answers = &mut self.answers;
-        self.conn.write(|out| {
-            pool.counted(out, |out, pool| {
-                out.extend_from_slice(b"\r\n");
-                answers.given(out, pool);
-            });
-        });
+        self.answer_around(len, |out| out.extend_from_slice(&head), |conn| conn.write_piece(data), b"\r\n", pool);
     }
 
     /// Gives an answer with a large value, whose turn it is; `data` is what `found` tells.
@@ -288,20 +279,13 @@ impl super::client::Client {
         data: Piece,
         pool: &mut super::answers::Pool,
     ) {
-        pool.written_bytes += found.data.len() as u64;
-        let cas = op.with_cas.then_some(found.cas);
+        let len = found.data.len();
         if op.home.part == WHOLE {
-            let value = (key, found.flags, cas);
-            self.conn.write(|out| pool.counted(out, |out, _| op.style.write_value_head(value, found.data.len(), out)));
-            self.conn.write_piece(data);
-            let answers = &mut self.answers;
-            self.conn.write(|out| {
-                pool.counted(out, |out, pool| {
-                    out.extend_from_slice(op.style.value_tail());
-                    answers.given(out, pool);
-                });
-            });
+            let value = (key, found.flags, op.with_cas.then_some(found.cas));
+            let head = |out: &mut Vec<u8>| op.style.write_value_head(value, len, out);
+            self.answer_around(len, head, |conn| conn.write_piece(data), op.style.value_tail(), pool);
         } else if let Some(assembly) = self.answers.assembly(number) {
+            pool.written_bytes += len as u64;
             if op.alone {
                 assembly.told_alone();
             }

@@ -120,17 +120,20 @@ impl<L> Outlog<L> {
             large.arrived |= large.number == next;
             return;
         }
-        let mut is_first = true;
-        while let Some(Waiting { write, bytes, large, .. }) =
-            self.waiting.pop_front_if(|waiting| waiting.large.is_none() || std::mem::take(&mut is_first))
-        {
-            is_first = false;
-            self.waiting_bytes -= bytes.len();
-            self.append(write, |out| out.extend_from_slice(&bytes));
-            if let Some(entry) = large {
-                let number = self.acknowledged + self.entries.len() as u64;
-                self.large.push_back(InPlace { number, arrived: true, entry });
-            }
+        let mut goes = self.waiting.pop_front();
+        while let Some(waiting) = goes {
+            self.put_in_place(waiting);
+            goes = self.waiting.pop_front_if(|waiting| waiting.large.is_none());
+        }
+    }
+
+    /// Gives an entry its number.
+    fn put_in_place(&mut self, Waiting { write, bytes, large, .. }: Waiting<L>) {
+        self.waiting_bytes -= bytes.len();
+        self.append(write, |out| out.extend_from_slice(&bytes));
+        if let Some(entry) = large {
+            let number = self.acknowledged + self.entries.len() as u64;
+            self.large.push_back(InPlace { number, arrived: true, entry });
         }
     }
 

@@ -516,13 +516,13 @@ pub async fn read_until_ended(
         if std::mem::take(&mut yielded) {
             READ_BYTES.set(0);
         }
-        let mut turn_bytes = 0;
+        let mut has_read = false;
         loop {
             if conn.closed.get() {
                 return Poll::Ready(Ended::Closed);
             }
             // Everybody may read once, so that nobody waits for ever.
-            if turn_bytes > 0 && READ_BYTES.get() >= TURN_BYTES {
+            if has_read && READ_BYTES.get() >= TURN_BYTES {
                 yielded = true;
                 return yield_turn(cx);
             }
@@ -546,7 +546,8 @@ pub async fn read_until_ended(
                     Ok(()) => {}
                     Err(e) => return Poll::Ready(Ended::Failed(e)),
                 }
-                turn_bytes += note_read(buffer.filled().len());
+                READ_BYTES.set(READ_BYTES.get() + buffer.filled().len());
+                has_read = true;
                 let received = receive(buffer.filled());
                 if let Some(wanted) = conn.kept.take() {
                     let _ = wanted.set(buffer.filled()[..received.used].to_vec());
@@ -556,9 +557,10 @@ pub async fn read_until_ended(
             } else {
                 match ready!(poll_read_more(cx, read, &mut kept, need, conn.expected.get())) {
                     Ok(0) => return Poll::Ready(Ended::Eof),
-                    Ok(len) => turn_bytes += note_read(len),
+                    Ok(len) => READ_BYTES.set(READ_BYTES.get() + len),
                     Err(e) => return Poll::Ready(Ended::Failed(e)),
                 }
+                has_read = true;
                 let received = receive(&kept);
                 conn.use_up(&mut kept, received.used);
                 received
@@ -575,11 +577,6 @@ pub async fn read_until_ended(
         }
     })
     .await
-}
-
-fn note_read(bytes: usize) -> usize {
-    READ_BYTES.set(READ_BYTES.get() + bytes);
-    bytes
 }
 
 /// Goes on when the others that are ready, and those of whom the system has news, have had their turn.

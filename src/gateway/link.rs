@@ -22,8 +22,7 @@ use crate::net::conn::{Conn, Ended, Received, Then, read_loop};
 use crate::net::dial::dial;
 use crate::net::pipe::Doors;
 use crate::net::stream::Stream;
-use crate::proto::rpc::frame::{self, Frame, Scanner};
-use crate::proto::rpc::msgpack::Reader;
+use crate::proto::rpc::frame::{Frame, Scanner};
 use crate::proto::rpc::v1::{Connect, Peer};
 use std::io;
 use std::rc::Rc;
@@ -307,21 +306,14 @@ impl State {
         while let Some(link) = self.links.connected(place, connection) {
             link.active_ms = self.now_ms;
             let rest = &bytes[used..];
-            if let Some((msgid, result, len)) = read_success(rest) {
-                *scanner = Scanner::default();
-                used += len;
-                self.answered(place, msgid, None, result);
-                continue;
-            }
-            match scanner.advance(rest) {
+            match scanner.take(rest) {
                 Ok(None) => return Received { used, need: scanner.needed(), then: Then::Read },
-                Ok(Some(len)) => {
-                    *scanner = Scanner::default();
+                Ok(Some((frame, len))) => {
                     used += len;
-                    match frame::parse(&rest[..len]) {
-                        Ok(Frame::Response { msgid, error, result }) => self.answered(place, msgid, error, result),
-                        Ok(Frame::Request { msgid, method, params }) => self.asked(place, msgid, method, params),
-                        Ok(Frame::Hello { .. }) | Err(_) => return Received::close(),
+                    match frame {
+                        Frame::Response { msgid, error, result } => self.answered(place, msgid, error, result),
+                        Frame::Request { msgid, method, params } => self.asked(place, msgid, method, params),
+                        Frame::Hello { .. } => return Received::close(),
                     }
                 }
                 Err(_) => return Received::close(),
@@ -353,18 +345,6 @@ impl State {
             self.links.remove(place);
         }
     }
-}
-
-/// The usual case, taken apart in one go: a whole response without an error, as msgid, result, and its length.
-#[inline]
-fn read_success(bytes: &[u8]) -> Option<(u32, &[u8], usize)> {
-    let mut r = Reader::new(bytes.strip_prefix(&[0x94, 1])?);
-    let msgid = r.u32().ok()?;
-    if !r.take_nil() {
-        return None;
-    }
-    let result = r.skip().ok()?;
-    Some((msgid, result, bytes.len() - r.rest().len()))
 }
 
 /// A server in this process is reached by a pipe, any other by a socket.

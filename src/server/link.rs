@@ -595,12 +595,10 @@ impl Worker {
             self.state.borrow_mut().set_time();
             let mut used = 0;
             loop {
-                match scanner.advance(&bytes[used..]) {
-                    Ok(Some(len)) => {
-                        let message = &bytes[used..used + len];
+                match scanner.take(&bytes[used..]) {
+                    Ok(Some((frame, len))) => {
                         used += len;
-                        scanner = Scanner::default();
-                        match self.receive_answer(place, wanted, &receiver, message) {
+                        match self.receive_answer(place, wanted, &receiver, frame) {
                             Ok(works) => {
                                 useful |= works;
                                 if up.is_none() && self.is_link(place, &receiver) {
@@ -650,9 +648,9 @@ impl Worker {
         place: usize,
         wanted: Target,
         conn: &Rc<Conn>,
-        message: &[u8],
+        frame: Frame<'_>,
     ) -> Result<bool, ()> {
-        match frame::parse(message).map_err(drop)? {
+        match frame {
             Frame::Hello { .. } => {
                 if wanted.incarnation == 0 {
                     self.link_up(place, wanted, conn);

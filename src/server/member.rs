@@ -5,6 +5,7 @@
 //! report to the next coordinator ([`super::takeover`]).
 
 use super::fill::Sent;
+use super::lookahead;
 use super::parts;
 use super::request::{Request, hash_of};
 use super::shared::View;
@@ -170,7 +171,10 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
     let mut last = 0;
     {
         let mut shard = worker.shard().lock().expect("no holder of a shard panics");
-        for number in head.first..head.first + entries as u64 {
+        for (done, number) in (head.first..head.first + entries as u64).enumerate() {
+            if lookahead::behind((done, entries - done), &r, lookahead::of_entry, &mut state.ahead) {
+                shard.prefetch(&state.ahead);
+            }
             let Entry { dbkey, epoch, dbval, deeds } = read_entry(&mut r)?;
             let hash = hash_of(dbkey)?;
             let group = &state.range(hash).group;

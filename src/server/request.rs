@@ -5,6 +5,7 @@
 
 use super::backup;
 use super::compare;
+use super::lookahead;
 use super::member;
 use super::parts::{InParts, Incoming, LARGE_BYTES};
 use super::shared::Counters;
@@ -110,44 +111,38 @@ pub(super) enum Done {
 impl Worker {
     /// Takes in bytes of a connection and executes every complete message in them.
     pub fn receive(self: &Rc<Self>, conn: &Rc<Conn>, peer: &mut Peer, bytes: &[u8]) -> Received {
-        let (mut used, mut looked) = (0, 0);
+        let mut used = 0;
         self.state.borrow_mut().set_time();
+        let ahead = &mut *self.ahead.borrow_mut();
         loop {
-            if conn.backlog() > BACKLOG_MAX {
-                return Received::wait(used);
+            if let Err(e) = ahead.look(&bytes[used..], &mut peer.scanner) {
+                tracing::info!("hung up on a peer that sent {e}");
+                return Received::close();
             }
-            if used >= looked {
-                looked = used + self.look_ahead(&bytes[used..]);
+            if ahead.lens.is_empty() {
+                return Received { used, need: peer.scanner.needed(), then: Then::Read };
             }
-            let message = match peer.scanner.advance(&bytes[used..]) {
-                Ok(Some(len)) => &bytes[used..used + len],
-                Ok(None) => return Received { used, need: peer.scanner.needed(), then: Then::Read },
-                Err(e) => {
-                    tracing::info!("hung up on a peer that sent {e}");
-                    return Received::close();
+            if ahead.positions.len() > 1 {
+                self.shard().lock().expect("no holder of a shard panics").prefetch(&ahead.positions);
+            }
+            for len in &ahead.lens {
+                if conn.backlog() > BACKLOG_MAX {
+                    // What is behind is scanned again.
+                    peer.scanner = Scanner::default();
+                    return Received::wait(used);
                 }
-            };
-            peer.scanner = Scanner::default();
-            used += message.len();
-            match self.receive_message(conn, peer, message) {
-                Ok(()) => {}
-                Err(HangUp::Now) => return Received::close(),
-                Err(HangUp::Protocol(msgid)) => {
-                    conn.write(|out| write_error(out, msgid, error::PROTOCOL));
-                    return Received::close();
+                let message = &bytes[used..used + len];
+                used += len;
+                match self.receive_message(conn, peer, message) {
+                    Ok(()) => {}
+                    Err(HangUp::Now) => return Received::close(),
+                    Err(HangUp::Protocol(msgid)) => {
+                        conn.write(|out| write_error(out, msgid, error::PROTOCOL));
+                        return Received::close();
+                    }
                 }
             }
         }
-    }
-
-    /// Has memory bring what the next messages will look up; returns how many bytes they take.
-    fn look_ahead(&self, bytes: &[u8]) -> usize {
-        let mut state = self.state.borrow_mut();
-        let seen = super::lookahead::positions(bytes, &mut state.ahead);
-        if state.ahead.len() > 1 {
-            self.shard().lock().expect("no holder of a shard panics").prefetch(&state.ahead);
-        }
-        seen
     }
 
     fn receive_message(self: &Rc<Self>, conn: &Rc<Conn>, peer: &mut Peer, message: &[u8]) -> Result<(), HangUp> {
@@ -404,7 +399,10 @@ impl Worker {
         write_success(&mut answer, request.msgid);
         write_array(&mut answer, keys);
         let mut waits_for = None;
-        for _ in 0..keys {
+        for done in 0..keys {
+            if lookahead::behind((done, keys - done), &r, lookahead::of_key, &mut state.ahead) {
+                shard.prefetch(&state.ahead);
+            }
             let dbkey = r.raw()?;
             if state.is_remaking(request.conn, dbkey) {
                 // Asked for alone, it waits for the change that was sent before.

@@ -14,7 +14,7 @@ use crate::net::background::Background;
 use crate::net::cores::Cores;
 use crate::net::sock::{TcpListener, TcpStream, pack};
 use crate::net::time::{Instant, boot_micros};
-use crate::proto::rpc::frame::{self, Frame, Scanner};
+use crate::proto::rpc::frame::{Frame, Scanner};
 use crate::proto::rpc::v1::{Connect, method};
 use crate::store::restored::{self, BACKUP_EPOCH_FILE, Settled};
 use crate::store::{Maintained, Store};
@@ -226,14 +226,12 @@ async fn see_opening(stream: &TcpStream) -> u16 {
 fn read_opening(bytes: &[u8]) -> Option<u16> {
     let mut rest = bytes;
     loop {
-        match Scanner::default().advance(rest) {
-            Ok(Some(len)) => match frame::parse(&rest[..len]) {
-                Ok(Frame::Hello { .. }) => rest = &rest[len..],
-                Ok(Frame::Request { method: method::CONNECT, params, .. }) => {
-                    return Some(Connect::read(params).map_or(0, |connect| connect.worker));
-                }
-                Ok(_) | Err(_) => return Some(0),
-            },
+        match Scanner::default().take(rest) {
+            Ok(Some((Frame::Hello { .. }, len))) => rest = &rest[len..],
+            Ok(Some((Frame::Request { method: method::CONNECT, params, .. }, _))) => {
+                return Some(Connect::read(params).map_or(0, |connect| connect.worker));
+            }
+            Ok(Some(_)) => return Some(0),
             Ok(None) => return None,
             Err(_) => return Some(0),
         }
@@ -250,6 +248,7 @@ fn hand_over(shared: &Shared, worker: u16, stream: TcpStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::rpc::frame;
     use crate::proto::rpc::v1::Peer;
 
     #[test]

@@ -9,6 +9,7 @@
 
 use super::background::Background;
 use super::link::{Link, Links};
+use super::lookahead::Ahead;
 use super::measures::{Accepted, Measures};
 use super::member::{Ack, Given, Source};
 use super::request::Request;
@@ -62,6 +63,9 @@ pub struct Worker {
     pub scratch: Rc<Scratch>,
     /// What it does beside serving.
     pub background: Background,
+    /// What is read next from the connection that is being read. Borrowed while its messages are executed, and empty between
+    /// reads, but for its memory.
+    pub ahead: RefCell<Ahead>,
     /// Everything else. Borrowed for the length of one call, never across an await.
     pub state: RefCell<State>,
 }
@@ -239,7 +243,7 @@ pub struct State {
     pub(super) has_left: bool,
     /// Deletion marks by age.
     pub marks: super::garbage::Marks,
-    /// Ring positions that will be looked up soon: empty between uses, kept for its memory.
+    /// Ring positions that will be looked up soon in a long message: empty between uses, kept for its memory.
     pub ahead: Vec<u64>,
     /// For new dbvals.
     pub new_dbval: Vec<u8>,
@@ -265,6 +269,7 @@ impl Worker {
             number,
             turn: Turn::new(),
             scratch: Scratch::new(),
+            ahead: RefCell::default(),
             state: RefCell::new(state),
         });
         let items = {

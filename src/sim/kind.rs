@@ -1,6 +1,6 @@
 //! Kinds of packets, for links that delay one of them.
 
-use crate::proto::rpc::frame::{self, Frame, Scanner};
+use crate::proto::rpc::frame::{Frame, Scanner};
 
 /// A kind of packets. What a connection sends behind one that is late is late, too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,10 +24,9 @@ impl Kind {
 /// The methods of the requests that a packet begins with. Nodes write whole messages, but long ones.
 fn requests(mut data: &[u8]) -> impl Iterator<Item = u32> + '_ {
     let messages = std::iter::from_fn(move || {
-        let len = Scanner::default().advance(data).ok()??;
-        let (message, rest) = data.split_at(len);
-        data = rest;
-        frame::parse(message).ok()
+        let (frame, len) = Scanner::default().take(data).ok()??;
+        data = &data[len..];
+        Some(frame)
     });
     messages.filter_map(|message| if let Frame::Request { method, .. } = message { Some(method) } else { None })
 }

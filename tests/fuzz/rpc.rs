@@ -12,7 +12,8 @@ use kumofs::proto::rpc::frame::{self, Frame, Role, Scanner};
 use kumofs::proto::rpc::msgpack::{Reader, write_array, write_raw, write_uint};
 use kumofs::proto::rpc::{v0, v1};
 
-/// The scanner finds the same ends of messages however the bytes arrive, and what it finds is one value of MessagePack.
+/// The scanner finds the same ends of messages however the bytes arrive, and what it finds is one value of MessagePack. Where
+/// it takes a message apart on the way, it finds the same in it.
 pub fn fuzz_frames(data: &[u8]) {
     let whole = ends(data, usize::MAX);
     let piece_bytes = 1 + usize::from(data.first().copied().unwrap_or(0) % 16);
@@ -20,6 +21,9 @@ pub fn fuzz_frames(data: &[u8]) {
     let mut start = 0;
     for end in whole.iter().flatten() {
         let message = &data[start..*end];
+        assert_eq!(Scanner::default().advance(&data[start..]), Ok(Some(message.len())));
+        let taken = Scanner::default().take(&data[start..]);
+        assert_eq!(taken, frame::parse(message).map(|frame| Some((frame, message.len()))));
         let mut reader = Reader::new(message);
         assert_eq!(reader.skip().map(<[u8]>::len), Ok(message.len()), "a message is one value");
         if let Ok(frame) = frame::parse(message) {
@@ -37,13 +41,12 @@ fn ends(data: &[u8], piece_bytes: usize) -> Vec<Option<usize>> {
     while end < data.len() {
         end = end.saturating_add(piece_bytes).min(data.len());
         loop {
-            match scanner.advance(&data[start..end]) {
+            match scanner.take(&data[start..end]) {
                 Ok(None) => break,
-                Ok(Some(len)) => {
+                Ok(Some((_, len))) => {
                     assert!(len > 0 && start + len <= end, "a message lies within what has arrived");
                     start += len;
                     ends.push(Some(start));
-                    scanner = Scanner::default();
                 }
                 Err(_) => {
                     ends.push(None);

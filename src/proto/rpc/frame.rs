@@ -1,7 +1,8 @@
 //! Messages in a stream of bytes.
 //!
-//! A [`Scanner`] finds where the next message ends, remembering how far it looked, so that a message that arrives in
-//! many pieces is walked once. [`parse`] then takes it apart; parameters and results stay slices.
+//! A [`Scanner`] takes the next message from the bytes that have come. One that is there as a whole is walked once, and taken
+//! apart on the way; one that arrives in many pieces is walked to where the bytes end, and on from there when there are
+//! more. Parameters and results stay slices.
 
 use super::msgpack::{DecodeError, Reader, write_array, write_nil, write_uint};
 use crate::logic::address::Address;
@@ -75,7 +76,7 @@ impl From<DecodeError> for FrameError {
     }
 }
 
-/// Finds the end of the next message. Start a new one for each message.
+/// Finds the messages in a stream of bytes.
 #[derive(Clone, Debug)]
 pub struct Scanner {
     position: usize,
@@ -90,8 +91,22 @@ impl Default for Scanner {
 }
 
 impl Scanner {
+    /// The message that starts at `bytes[0]`, and its length; then it is ready for the one behind that. `None`: more bytes are
+    /// needed, and the next ones must begin with these.
+    #[inline]
+    pub fn take<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<(Frame<'a>, usize)>, FrameError> {
+        if self.position == 0
+            && let Some(whole) = whole(bytes)
+        {
+            return Ok(Some(whole));
+        }
+        let Some(len) = self.advance(bytes)? else { return Ok(None) };
+        *self = Scanner::default();
+        Ok(Some((parse(&bytes[..len])?, len)))
+    }
+
     /// The length of the message that starts at `bytes[0]`, or `None` when more bytes are needed. `bytes` must begin
-    /// with what earlier calls saw.
+    /// with what earlier calls saw. Start a new one for each message.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
         // The first byte tells rubbish at once, before much of it is waited for.
         if self.position == 0 && bytes.first().is_some_and(|tag| !matches!(tag, 0x93 | 0x94 | 0xdc | 0xdd)) {
@@ -150,14 +165,38 @@ impl Reader<'_> {
     }
 }
 
-/// Takes a complete message apart. A response's error that is no small integer counts as [`super::error::UNKNOWN`].
+/// The usual case, taken apart in one go: a request, or a response without an error, that is there as a whole.
+#[inline]
+fn whole(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
+    let mut r = Reader::new(bytes);
+    let frame = match r.take(2).ok()? {
+        [0x94, 0] => {
+            let (msgid, method) = (r.u32().ok()?, r.u32().ok()?);
+            let params = r.skip().ok()?;
+            Reader::new(params).array().ok()?;
+            Frame::Request { msgid, method, params }
+        }
+        [0x94, 1] => {
+            let msgid = r.u32().ok()?;
+            if !r.take_nil() {
+                return None;
+            }
+            Frame::Response { msgid, error: None, result: r.skip().ok()? }
+        }
+        _ => return None,
+    };
+    let len = bytes.len() - r.rest().len();
+    (len <= MAX_FRAME).then_some((frame, len))
+}
+
+/// Takes apart a message that is one whole value, as [`Scanner::advance`] found it. A response's error that is no small integer counts as [`super::error::UNKNOWN`].
 pub fn parse(message: &[u8]) -> Result<Frame<'_>, FrameError> {
     let mut r = Reader::new(message);
     let len = r.array()?;
     match (r.u64()?, len) {
         (0, 4) => {
             let (msgid, method) = (r.u32()?, r.u32()?);
-            let params = r.skip()?;
+            let params = r.rest();
             Reader::new(params).array()?;
             Ok(Frame::Request { msgid, method, params })
         }
@@ -168,7 +207,7 @@ pub fn parse(message: &[u8]) -> Result<Frame<'_>, FrameError> {
                 [0xc0] => None,
                 other => Some(Reader::new(other).u32().unwrap_or(super::error::UNKNOWN)),
             };
-            Ok(Frame::Response { msgid, error, result: r.skip()? })
+            Ok(Frame::Response { msgid, error, result: r.rest() })
         }
         (2, 3) => {
             let address = Address::from_bytes(r.raw()?).ok_or(FrameError::Malformed)?;

@@ -115,7 +115,27 @@ impl<'a> Reader<'a> {
     }
 
     /// A non-negative integer.
+    #[inline]
     pub fn u64(&mut self) -> Result<u64, DecodeError> {
+        // Without a head in between, where eight bytes can be looked at whatever the number's length is.
+        match *self.bytes {
+            [tag @ 0x00..=0x7f, ref rest @ ..] => {
+                self.bytes = rest;
+                return Ok(u64::from(tag));
+            }
+            [tag @ 0xcc..=0xcf, ref rest @ ..] => {
+                if let Some(eight) = rest.first_chunk() {
+                    let len = 1 << (tag - 0xcc);
+                    self.bytes = &rest[len..];
+                    return Ok(u64::from_be_bytes(*eight) >> (64 - 8 * len));
+                }
+            }
+            _ => {}
+        }
+        self.number_at_the_end()
+    }
+
+    fn number_at_the_end(&mut self) -> Result<u64, DecodeError> {
         match self.head()? {
             Head::UInt(n) => Ok(n),
             _ => Err(DecodeError::Type),
@@ -150,7 +170,20 @@ impl<'a> Reader<'a> {
     }
 
     /// Bytes: raw, str or bin.
+    #[inline]
     pub fn raw(&mut self) -> Result<&'a [u8], DecodeError> {
+        // Without a head in between: keys and values, as we write them.
+        let (len, rest) = match *self.bytes {
+            [tag @ 0xa0..=0xbf, ref rest @ ..] => (usize::from(tag & 0x1f), rest),
+            [0xda, high, low, ref rest @ ..] => (usize::from(u16::from_be_bytes([high, low])), rest),
+            _ => return self.raw_of_any_kind(),
+        };
+        let (taken, rest) = rest.split_at_checked(len).ok_or(DecodeError::Incomplete)?;
+        self.bytes = rest;
+        Ok(taken)
+    }
+
+    fn raw_of_any_kind(&mut self) -> Result<&'a [u8], DecodeError> {
         match self.head()? {
             Head::Raw(len) => self.take(len),
             _ => Err(DecodeError::Type),
@@ -189,8 +222,29 @@ impl<'a> Reader<'a> {
         Ok(&start[..start.len() - self.bytes.len()])
     }
 
-    /// Skips a head and its bytes; returns how many values belong to it.
+    /// Skips a head and its bytes; returns how many values belong to it. Where the bytes end within it, nothing is skipped
+    /// or a part.
+    #[inline]
     pub(super) fn skip_head(&mut self) -> Result<usize, DecodeError> {
+        // Without a head in between: what messages consist of, all but long values.
+        let skipped = match *self.bytes {
+            [0x00..=0x7f | 0xc0 | 0xc2 | 0xc3, ref rest @ ..] => Some((rest, 0)),
+            [tag @ 0xa0..=0xbf, ref rest @ ..] => rest.get(usize::from(tag & 0x1f)..).map(|rest| (rest, 0)),
+            [tag @ 0xcc..=0xcf, ref rest @ ..] => rest.get(1 << (tag - 0xcc)..).map(|rest| (rest, 0)),
+            [tag @ 0x90..=0x9f, ref rest @ ..] => Some((rest, usize::from(tag & 0x0f))),
+            [0xda, high, low, ref rest @ ..] => {
+                rest.get(usize::from(u16::from_be_bytes([high, low]))..).map(|rest| (rest, 0))
+            }
+            _ => None,
+        };
+        if let Some((rest, children)) = skipped {
+            self.bytes = rest;
+            return Ok(children);
+        }
+        self.skip_any_head()
+    }
+
+    fn skip_any_head(&mut self) -> Result<usize, DecodeError> {
         match self.head()? {
             Head::Raw(len) => self.take(len).map(|_| 0),
             Head::Ext(len) => self.take(len + 1).map(|_| 0),
@@ -329,6 +383,36 @@ mod tests {
             let mut r = Reader::new(&out);
             prop_assert_eq!(r.u64(), Ok(n));
             prop_assert_eq!(r.i64(), Ok(i));
+        }
+
+        #[test]
+        fn what_is_read_without_a_head_is_what_the_head_says(rest in proptest::collection::vec(any::<u8>(), 0..300)) {
+            for tag in 0..=u8::MAX {
+                let bytes = [&[tag], &rest[..]].concat();
+                let mut behind = Reader::new(&bytes);
+                let head = behind.head();
+                let number = match head {
+                    Ok(Head::UInt(number)) => Ok((number, behind.rest())),
+                    other => other.and(Err(DecodeError::Type)),
+                };
+                let mut r = Reader::new(&bytes);
+                prop_assert_eq!(r.u64().map(|number| (number, r.rest())), number);
+                let raw = match head {
+                    Ok(Head::Raw(len)) => behind.clone().take(len).map(|raw| (raw, &behind.rest()[len..])),
+                    other => other.and(Err(DecodeError::Type)),
+                };
+                let mut r = Reader::new(&bytes);
+                prop_assert_eq!(r.raw().map(|raw| (raw, r.rest())), raw);
+                let skipped = match head {
+                    Ok(Head::Raw(len)) => behind.take(len).map(|_| (0, behind.rest())),
+                    Ok(Head::Ext(len)) => behind.take(len + 1).map(|_| (0, behind.rest())),
+                    Ok(Head::Array(len)) => Ok((len, behind.rest())),
+                    Ok(Head::Map(len)) => Ok((2 * len, behind.rest())),
+                    other => other.map(|_| (0, behind.rest())),
+                };
+                let mut r = Reader::new(&bytes);
+                prop_assert_eq!(r.skip_head().map(|children| (children, r.rest())), skipped);
+            }
         }
 
         #[test]

@@ -405,8 +405,9 @@ impl Conn {
         }
     }
 
-    /// Writes as much as the system takes; the rest is left to a task of its own.
-    pub(super) fn flush(self: &Rc<Self>) {
+    /// Writes as much as the system takes; the rest is left to a task of its own. The end of a turn does so for each connection
+    /// that was written to; before that, for what should not wait for the rest of the turn.
+    pub fn flush(self: &Rc<Self>) {
         self.dirty.set(false);
         if self.blocked.get() || self.closed.get() {
             if !self.closed.get() {

@@ -247,6 +247,7 @@ impl Link {
         }
         if sent {
             self.last_sent_micros = now_micros;
+            conn.flush();
         }
     }
 

@@ -393,9 +393,10 @@ impl Worker {
             let counters = &self.shared.counters[usize::from(self.number)];
             counters.served_micros.store(state.now_micros, Ordering::Relaxed);
         }
+        // Members store it while the own disk does: so what counts is the slower of the two, and not both.
+        state.send_to_members();
         state.commit(self);
         state.advance_yielding();
-        state.send_to_members();
         // The look at the clock that every answer of this turn stands behind.
         let now = boot_micros();
         if !state.may_tell(now) {

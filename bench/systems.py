@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import json
 import os
+import pathlib
 import shutil
 import signal
 import socket
@@ -94,9 +95,9 @@ def cluster(name, directory, bins, options):
     s.start(bins / "kumo-manager", "-l", manager)
     for number in range(options.servers):
         s.start(bins / "kumo-server", "-l", f"127.0.0.1:{free_port()}", "-L", free_port(), "-m", manager,
-                "-s", f"store{number}", "-TR", options.threads, *options.server_option)
-    s.start(bins / "kumo-gateway", "-m", manager, "-t", f"127.0.0.1:{s.address[1]}", "-TR", options.threads,
-            *options.gateway_option)
+                "-s", f"store{number}", "-TR", getattr(options, "server_threads", options.threads), *options.server_option)
+    s.start(bins / "kumo-gateway", "-m", manager, "-t", f"127.0.0.1:{s.address[1]}", "-TR",
+            getattr(options, "gateway_threads", options.threads), *options.gateway_option)
     attach(bins, manager, options.servers)
     s.wait_until_it_serves()
     return s
@@ -162,3 +163,15 @@ def load(kumobench, system, workload, fill, pids=None, **options):
     if target["first_error"]:
         print(f"{system.name}, {workload}: {target['first_error']}", file=sys.stderr)
     return target
+
+
+def write(path, options, kept, results):
+    """Writes what bench/plot reads: the options that tell what was measured; figures by workload, by system, by round.
+
+    What could not be measured is no number, and left out.
+    """
+    for by_system in results.values():
+        for system, rounds in by_system.items():
+            by_system[system] = [{k: v for k, v in figures.items() if v == v} for figures in rounds]
+    told = {"options": {k: getattr(options, k) for k in kept}, "results": results}
+    pathlib.Path(path).write_text(json.dumps(told) + "\n")

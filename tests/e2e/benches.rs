@@ -144,6 +144,12 @@ fn compare_measures_all_shapes_with_all_workloads() {
     let told = bench.read("own.json");
     check_rounds(&told, 2, &["latency_p50_us"]);
     assert_eq!(names(&told["results"][own]), ["again", "kumofs"]);
+
+    let sizes = "--rounds 1 --duration 0.05 --keys 100 --cached 1m --value-size 10 --value-size 20000";
+    bench.run("compare", sizes, &["--build", &build, "--workload", "a few=--op get --connections 3", "--json", &file]);
+    let told = bench.read("own.json");
+    assert_eq!(names(&told["results"]), ["a few, 10 bytes", "a few, 20,000 bytes"]);
+    bench.plot("own.json", &["latency_p50_us"]);
 }
 
 #[test]
@@ -192,15 +198,22 @@ fn scale_makes_every_experiment() {
 fn large_measures_small_commands_beside_large_ones() {
     let _turn = Turn::shared();
     let bench = Bench::new();
-    let (load, build) = ("--mib 2 --rate 200 --connections 4 --duration 0.1 --pause 0.01", bench.build());
-    let one = bench.run("large", load, &["--build", &build]).stdout;
+    let (load, build, file) =
+        ("--mib 2 --rate 200 --connections 4 --duration 0.1 --pause 0.01", bench.build(), bench.file("large.json"));
+    let one = bench.run("large", load, &["--build", &build, "--json", &file]).stdout;
     let cluster =
         bench.run("large", load, &["--build", &build, "--shape", "cluster", "--op", "set", "--small", "get"]).stdout;
     let lines: Vec<&str> = one.lines().chain(cluster.lines()).collect();
     assert_eq!(lines.len(), 6 + 1, "{lines:?}");
     for line in lines {
-        assert!(line.contains("[ms] median ") && !line.contains("nan") && line.contains(" 0 failed"), "{line}");
+        assert!(line.contains("[ms] p50 ") && !line.contains("nan") && line.contains(" 0 failed"), "{line}");
     }
+    let told = bench.read("large.json");
+    check_rounds(&told, 1, &["p50_ms", "p99_ms", "max_ms"]);
+    assert_eq!(names(&told["results"]).len(), 6);
+    let beside = &told["results"]["small gets beside sets of 2 MiB"]["kumofs, 1 process"][0];
+    assert!(beside["large_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{told}");
+    bench.plot("large.json", &["p50_ms", "large_ms"]);
 }
 
 #[test]
@@ -212,17 +225,31 @@ fn replace_takes_every_step() {
     for step in ["attach", "detach", "full-replace", "backup", "compaction", "return"] {
         assert!(said.stdout.contains(&format!("kumofs {step}")), "{}", said.stdout);
     }
+    // Other steps of so few records may be over before there is a second to compare.
+    let results = &bench.read("replace.json")["results"];
+    for figure in ["p99_9_ms", "max_ms"] {
+        for system in ["kumofs", "kumofs, quiet"] {
+            let value = &results["backup"][system][0][figure];
+            assert!(value.as_f64().is_some_and(|ms| ms > 0.0), "{system}, {figure}: {results}");
+        }
+    }
+    assert!(results["return, 500 records"]["kumofs"][0]["records_moved"].is_u64(), "{results}");
+    bench.plot("replace.json", &["lasted_s", "p99_9_ms"]);
 }
 
 #[test]
 fn restore_finds_every_record_again() {
     let _turn = Turn::shared();
     let bench = Bench::new();
-    let bins = bench.bins.to_string_lossy();
-    let said = bench.run("restore", "--records 2000", &["--programs", &bins]);
+    let (bins, file) = (bench.bins.to_string_lossy(), bench.file("restore.json"));
+    let said = bench.run("restore", "--records 2000 --rounds 2", &["--programs", &bins, "--json", &file]);
     assert!(said.stdout.ends_with("2000 records are as they were, on 3 servers\n"), "{}", said.stdout);
+    let told = bench.read("restore.json");
+    check_rounds(&told, 2, &["took_s"]);
+    assert_eq!(names(&told["results"]), ["backup", "export", "import", "merge", "restore", "start"]);
     let said = bench.run("restore", "--records 100 --value-size 20 --merge-only", &["--programs", &bins]);
     assert!(said.stdout.contains("kumomergedb had "), "{}", said.stdout);
+    bench.plot("restore.json", &["took_s"]);
 }
 
 #[test]

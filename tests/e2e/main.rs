@@ -9,6 +9,7 @@ mod common;
 mod story;
 
 mod bad_input;
+mod benches;
 mod cache;
 mod check;
 mod clients;

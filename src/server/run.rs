@@ -65,7 +65,6 @@ pub async fn run(
         incarnation: AtomicU64::new(incarnation),
         view: Mutex::new(Arc::new(view)),
         counters: mailboxes.iter().map(|_| Counters::default()).collect(),
-        items: mailboxes.iter().map(|_| AtomicU64::new(0)).collect(),
         received: Mutex::default(),
         progress: mailboxes.iter().map(|_| Progress::default()).collect(),
         statistics: super::statistics::Newest::default(),

@@ -104,8 +104,10 @@ impl View {
     }
 }
 
-/// Counters of one worker, which alone writes them.
+/// Counters of one worker, which alone writes them. They share no line of memory with those of another worker, so that no
+/// core takes it from another at each get.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct Counters {
     /// Gets answered.
     pub gets: AtomicU64,
@@ -117,6 +119,8 @@ pub struct Counters {
     pub deletes: AtomicU64,
     /// When a turn ended last in which something was done for clients, by the clock since boot.
     pub served_micros: AtomicU64,
+    /// Items of its shard, as of its last commit; asking the shard would wait for the worker.
+    pub items: AtomicU64,
 }
 
 impl Counters {
@@ -251,8 +255,6 @@ pub struct Shared {
     pub offered: super::stream::Offered,
     /// Stream addresses that other servers offer, and for which replace, for the control plane to fetch.
     pub offers: UnboundedSender<(Address, Option<ClockTime>)>,
-    /// Items of each shard, as of its worker's last turn or tick; asking the shard would wait for its worker.
-    pub items: Vec<AtomicU64>,
     /// The logical counter of the newest version made here.
     pub clock: AtomicU64,
     /// Up to where versions may be made and acknowledged.
@@ -291,7 +293,7 @@ impl Shared {
 
     /// Number of items stored.
     pub fn items(&self) -> u64 {
-        self.items.iter().map(|items| items.load(Ordering::Relaxed)).sum()
+        self.total(|counters| &counters.items)
     }
 
     /// When a worker, or any of them, did something for clients last.

@@ -277,7 +277,7 @@ impl Worker {
             worker.state.borrow_mut().left.add(shard.take_unstable());
             shard.items()
         };
-        worker.shared.items[usize::from(number)].store(items, Ordering::Relaxed);
+        worker.shared.counters[usize::from(number)].items.store(items, Ordering::Relaxed);
         worker.state.borrow_mut().clock.observe_counter(worker.shared.versions.start());
         let turns = worker.clone();
         tokio::task::spawn_local(worker.turn.clone().run(move || turns.finish()));
@@ -594,7 +594,7 @@ impl State {
         self.next_commit_micros = self.now_micros + pace.as_micros() as u64;
         let mut shard = worker.shard().lock().expect("no holder of a shard panics");
         let commit = shard.commit();
-        worker.shared.items[usize::from(worker.number)].store(shard.items(), Ordering::Relaxed);
+        worker.shared.counters[usize::from(worker.number)].items.store(shard.items(), Ordering::Relaxed);
         drop(shard);
         match commit {
             Ok(commit) => {

@@ -84,6 +84,10 @@ impl<R> Pending<R> {
     /// counts: it may become stable earlier, or a record be taken for pending that is not.
     #[inline]
     pub fn blocking(&self, hash: u64) -> Option<u64> {
+        if self.writes.is_empty() {
+            // Without waiting for the table, which is in no cache where clients only read.
+            return None;
+        }
         let mut number = self.slots[slot(hash)];
         loop {
             let write = self.writes.get(self.place(number)?)?;

@@ -408,7 +408,10 @@ impl Conn {
     /// Writes as much as the system takes; the rest is left to a task of its own. The end of a turn does so for each connection
     /// that was written to; before that, for what should not wait for the rest of the turn.
     pub fn flush(self: &Rc<Self>) {
-        self.dirty.set(false);
+        if !self.dirty.replace(false) {
+            // Nothing came since it was flushed: what it wrote last stays known, for the size of its next buffer.
+            return;
+        }
         if self.blocked.get() || self.closed.get() {
             if !self.closed.get() {
                 self.note_unread(self.backlog(), false);

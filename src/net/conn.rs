@@ -463,7 +463,8 @@ impl Conn {
             }
         }
         let output = &mut *held;
-        (output.written, output.last_len) = (0, output.buffer.len());
+        // It may write much and little by turns: what it wrote a few times ago counts, too.
+        (output.written, output.last_len) = (0, output.buffer.len().max(output.last_len / 2));
         self.turn.give_buffer(std::mem::take(&mut output.buffer));
         drop(held);
         if self.blocked.get() {

@@ -53,7 +53,8 @@ impl Turn {
     /// An empty buffer, warm if possible, for about so many bytes.
     pub(super) fn take_buffer(&self, len: usize) -> Vec<u8> {
         let warm = if len > LARGE_BYTES { self.large.borrow_mut().pop() } else { None };
-        let buffer = warm.or_else(|| self.small.borrow_mut().pop()).unwrap_or_default();
+        let warm = warm.or_else(|| self.small.borrow_mut().pop());
+        let buffer = warm.or_else(|| self.large.borrow_mut().pop()).unwrap_or_default();
         self.pooled_bytes.set(self.pooled_bytes.get() - buffer.capacity());
         buffer
     }

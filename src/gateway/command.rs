@@ -116,7 +116,7 @@ impl State {
         assembly.begin(with_cas, prefix.len());
         let mut by_link = std::mem::take(&mut self.by_link);
         by_link.resize_with(by_link.len().max(self.links.len()), Vec::new);
-        let mut alone = Vec::new();
+        let mut alone = std::mem::take(&mut self.alone);
         for key in keys {
             let (part, hash) = assembly.add(prefix, key);
             let server = self.view.reader(hash, 0).filter(|s| self.view.dialect(*s) == Dialect::V1);
@@ -142,9 +142,10 @@ impl State {
             }
         }
         self.by_link = by_link;
-        for part in alone {
+        for part in alone.drain(..) {
             self.ask_part(Home { part, ..home }, self.now_ms, |_| (), None);
         }
+        self.alone = alone;
     }
 
     fn get_batch(&mut self, home: Home, link: u32, parts: &[u32]) {

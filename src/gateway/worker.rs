@@ -163,6 +163,8 @@ pub struct State {
     pub input_at: usize,
     /// For each link, which parts of a retrieval go there: empty between commands, kept for its memory.
     pub by_link: Vec<Vec<u32>>,
+    /// Which of them are asked for alone: empty between commands, kept for its memory.
+    pub alone: Vec<u32>,
     /// Told when the last client is gone, once that is waited for.
     pub drained: Option<oneshot::Sender<()>>,
     /// When answers of servers that are no longer to be asked are not waited for any more.
@@ -285,6 +287,7 @@ pub async fn run(number: u16, shared: Arc<Shared>, mut mail: mpsc::UnboundedRece
             is_sending: false,
             input_at: 0,
             by_link: Vec::new(),
+            alone: Vec::new(),
             drained: None,
             clock_sleeps: Cell::new(false),
             next_check_ms: 0,

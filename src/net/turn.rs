@@ -50,7 +50,8 @@ impl Turn {
         self.wake();
     }
 
-    /// An empty buffer, warm if possible, for about so many bytes.
+    /// An empty buffer, warm if possible, for about so many bytes. Any that is there is better than none: where what connections
+    /// write changes, buffers come back larger than they went, and there may be only large ones for a while.
     pub(super) fn take_buffer(&self, len: usize) -> Vec<u8> {
         let warm = if len > LARGE_BYTES { self.large.borrow_mut().pop() } else { None };
         let warm = warm.or_else(|| self.small.borrow_mut().pop());

@@ -172,8 +172,8 @@ pub(super) fn execute(worker: &Rc<Worker>, connect: &Connect, request: &Request<
     {
         let mut shard = worker.shard().lock().expect("no holder of a shard panics");
         for (done, number) in (head.first..head.first + entries as u64).enumerate() {
-            if lookahead::behind((done, entries - done), &r, lookahead::of_entry, &mut state.ahead) {
-                shard.prefetch(&state.ahead);
+            if lookahead::behind((done, entries - done), &r, lookahead::of_entry, &mut state.next_positions) {
+                shard.prefetch(&state.next_positions);
             }
             let Entry { dbkey, epoch, dbval, deeds } = read_entry(&mut r)?;
             let hash = hash_of(dbkey)?;

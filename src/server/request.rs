@@ -400,8 +400,8 @@ impl Worker {
         write_array(&mut answer, keys);
         let mut waits_for = None;
         for done in 0..keys {
-            if lookahead::behind((done, keys - done), &r, lookahead::of_key, &mut state.ahead) {
-                shard.prefetch(&state.ahead);
+            if lookahead::behind((done, keys - done), &r, lookahead::of_key, &mut state.next_positions) {
+                shard.prefetch(&state.next_positions);
             }
             let dbkey = r.raw()?;
             if state.is_remaking(request.conn, dbkey) {

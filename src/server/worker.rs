@@ -63,8 +63,7 @@ pub struct Worker {
     pub scratch: Rc<Scratch>,
     /// What it does beside serving.
     pub background: Background,
-    /// What is read next from the connection that is being read. Borrowed while its messages are executed, and empty between
-    /// reads, but for its memory.
+    /// The messages of the connection that is being read. Borrowed while they are executed; in between, kept for its memory.
     pub ahead: RefCell<Ahead>,
     /// Everything else. Borrowed for the length of one call, never across an await.
     pub state: RefCell<State>,
@@ -244,7 +243,7 @@ pub struct State {
     /// Deletion marks by age.
     pub marks: super::garbage::Marks,
     /// Ring positions that will be looked up soon in a long message: empty between uses, kept for its memory.
-    pub ahead: Vec<u64>,
+    pub next_positions: Vec<u64>,
     /// For new dbvals.
     pub new_dbval: Vec<u8>,
     pub(super) connections: Vec<Accepted>,
@@ -499,7 +498,7 @@ impl State {
             comparisons: 0,
             has_left: false,
             marks: super::garbage::Marks::new(&super::garbage::Limits::of(&config)),
-            ahead: Vec::new(),
+            next_positions: Vec::new(),
             new_dbval: Vec::new(),
             connections: Vec::new(),
             measures: Measures::default(),

@@ -1,8 +1,7 @@
 //! Messages in a stream of bytes.
 //!
-//! A [`Scanner`] takes the next message from the bytes that have come. One that is there as a whole is walked once, and taken
-//! apart on the way; one that arrives in many pieces is walked to where the bytes end, and on from there when there are
-//! more. Parameters and results stay slices.
+//! A [`Scanner`] takes the next message from the bytes that have come, in one walk: one that arrives in many pieces is walked to
+//! where the bytes end, and on from there when there are more. Parameters and results stay slices.
 
 use super::msgpack::{DecodeError, Reader, write_array, write_nil, write_uint};
 use crate::logic::address::Address;
@@ -95,10 +94,12 @@ impl Scanner {
     /// needed, and the next ones must begin with these.
     #[inline]
     pub fn take<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<(Frame<'a>, usize)>, FrameError> {
+        // One that is there as a whole, as most are, is walked without remembering how far.
         if self.position == 0
-            && let Some(whole) = whole(bytes)
+            && let Ok(message) = Reader::new(bytes).skip()
+            && message.len() <= MAX_FRAME
         {
-            return Ok(Some(whole));
+            return Ok(Some((parse(message)?, message.len())));
         }
         let Some(len) = self.advance(bytes)? else { return Ok(None) };
         *self = Scanner::default();
@@ -165,31 +166,8 @@ impl Reader<'_> {
     }
 }
 
-/// The usual case, taken apart in one go: a request, or a response without an error, that is there as a whole.
-#[inline]
-fn whole(bytes: &[u8]) -> Option<(Frame<'_>, usize)> {
-    let mut r = Reader::new(bytes);
-    let frame = match r.take(2).ok()? {
-        [0x94, 0] => {
-            let (msgid, method) = (r.u32().ok()?, r.u32().ok()?);
-            let params = r.skip().ok()?;
-            Reader::new(params).array().ok()?;
-            Frame::Request { msgid, method, params }
-        }
-        [0x94, 1] => {
-            let msgid = r.u32().ok()?;
-            if !r.take_nil() {
-                return None;
-            }
-            Frame::Response { msgid, error: None, result: r.skip().ok()? }
-        }
-        _ => return None,
-    };
-    let len = bytes.len() - r.rest().len();
-    (len <= MAX_FRAME).then_some((frame, len))
-}
-
-/// Takes apart a message that is one whole value, as [`Scanner::advance`] found it. A response's error that is no small integer counts as [`super::error::UNKNOWN`].
+/// Takes apart a message that is one whole value, as the [`Scanner`] found it. A response's error that is no small integer counts
+/// as [`super::error::UNKNOWN`].
 pub fn parse(message: &[u8]) -> Result<Frame<'_>, FrameError> {
     let mut r = Reader::new(message);
     let len = r.array()?;

@@ -132,10 +132,10 @@ impl<'a> Reader<'a> {
             }
             _ => {}
         }
-        self.number_at_the_end()
+        self.u64_of_any_kind()
     }
 
-    fn number_at_the_end(&mut self) -> Result<u64, DecodeError> {
+    fn u64_of_any_kind(&mut self) -> Result<u64, DecodeError> {
         match self.head()? {
             Head::UInt(n) => Ok(n),
             _ => Err(DecodeError::Type),

@@ -13,7 +13,7 @@ use crate::logic::epoch::Phase;
 use crate::logic::expiry;
 use crate::logic::record::{self, Stamp, dbkey_hash};
 use crate::logic::rule::{Rule, on};
-use crate::store::{Shard, StoreError};
+use crate::store::{Record, Shard, StoreError};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -163,30 +163,53 @@ fn sweep_slice(
     records: usize,
 ) -> Result<Option<u64>, StoreError> {
     let settled = is_settled(state);
-    let (mut old, mut expired) = (Vec::new(), Vec::new());
-    let next = shard.scan(from, records, &mut |dbkey, record| {
-        let Ok(record) = record else { return };
-        let age = state.now_secs.saturating_sub(record.stamp().version.unix_secs());
-        let flushed = record.epoch < state.view.epoch.flushed;
-        match record::parse(record.dbval) {
-            Some(record::Value { version, body: Some(body) }) if !flushed => {
-                if expiry::is_gone(body.expiry, state.now_secs) {
-                    expired.push((dbkey.to_vec(), version));
-                }
-            }
-            Some(_) if settled && age >= state.marks.max_secs => old.push((record.stamp(), dbkey.into())),
-            Some(_) | None => {}
+    let mut due = Vec::new();
+    let next = shard.survey(from, records, &mut |dbkey, record| {
+        if record.is_ok_and(|record| state.end_of(dbkey, record, settled).is_some()) {
+            due.push(dbkey.to_vec());
         }
     })?;
-    forget_stable(state, shard, old)?;
-    for (dbkey, version) in expired {
-        let Some(hash) = dbkey_hash(&dbkey) else { continue };
-        // The coordinator alone changes a key, also this way.
-        if state.range(hash).open {
-            worker.delete_expired(state, shard, hash, &dbkey, version);
+    let mut old = Vec::new();
+    for dbkey in due {
+        // The survey does not verify all that it tells: what is damaged is neither dropped, nor said to have expired.
+        let Ok(Some(record)) = shard.peek(&dbkey) else { continue };
+        let stamp = record.stamp();
+        match (state.end_of(&dbkey, record, settled), dbkey_hash(&dbkey)) {
+            (Some(End::Forgotten), _) => old.push((stamp, dbkey.into())),
+            (Some(End::Expired), Some(hash)) => {
+                worker.delete_expired(state, shard, hash, &dbkey, stamp.version);
+            }
+            _ => {}
         }
     }
+    forget_stable(state, shard, old)?;
     Ok(next)
+}
+
+/// What ends a record.
+enum End {
+    /// It is a mark, or was flushed, and everybody has had the time to learn of it: no trace of it is kept.
+    Forgotten,
+    /// Its time is over: a mark takes its place.
+    Expired,
+}
+
+impl State {
+    /// What this server is to make of a record now, where everybody holds what the ring says or not; `None`: it stays.
+    fn end_of(&self, dbkey: &[u8], record: Record<'_>, settled: bool) -> Option<End> {
+        let flushed = record.epoch < self.view.epoch.flushed;
+        match record::parse(record.dbval)? {
+            record::Value { body: Some(body), .. } if !flushed => {
+                // The coordinator alone changes a key, also this way.
+                let may_change = || dbkey_hash(dbkey).is_some_and(|hash| self.range(hash).open);
+                (expiry::is_gone(body.expiry, self.now_secs) && may_change()).then_some(End::Expired)
+            }
+            record::Value { version, .. } => {
+                let age = self.now_secs.saturating_sub(version.unix_secs());
+                (settled && age >= self.marks.max_secs).then_some(End::Forgotten)
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! An engine's tests say `conformance!(opener)`, where `opener(dir, shards)` opens or makes a store; each scenario then
 //! is a test of its own. Helpers for other tests of stores are here too.
 
-use super::{Commit, Maintained, Record, Store, StoreError};
+use super::{Commit, Maintained, Record, ScanVisitor, Shard, Store, StoreError};
 use crate::logic::clock::ClockTime;
 use crate::logic::record::{LAYOUT_FULL, Stamp, dbkey_hash, encode_dbkey, encode_header, worker_of};
 use std::collections::BTreeMap;
@@ -125,12 +125,19 @@ pub fn commit(store: &dyn Store) {
 
 /// All records, by scans of `budget` of all shards. Checks their order, and that each is in its shard.
 pub fn scan(store: &dyn Store, budget: usize) -> Contents {
+    visited_by(store, budget, |shard, from, budget, visit| shard.scan(from, budget, visit))
+}
+
+/// What goes through a shard, from a position on.
+type Going = fn(&mut dyn Shard, u64, usize, &mut ScanVisitor<'_>) -> Result<Option<u64>, StoreError>;
+
+fn visited_by(store: &dyn Store, budget: usize, going: Going) -> Contents {
     let mut contents = Contents::new();
     for (number, shard) in store.shards().iter().enumerate() {
         let (mut from, mut last) = (0, 0);
         loop {
             let mut visited = 0;
-            let next = shard.lock().unwrap().scan(from, budget, &mut |dbkey, record| {
+            let next = going(&mut *shard.lock().unwrap(), from, budget, &mut |dbkey, record| {
                 let (hash, record) = (dbkey_hash(dbkey).unwrap(), record.unwrap());
                 assert!(hash >= from && hash >= last, "out of order: {hash:x} after {last:x}");
                 assert_eq!(shard_of(store, dbkey), number);
@@ -153,6 +160,8 @@ fn marks(store: &dyn Store) -> u64 {
 /// Checks that counts, scans and gets tell the same.
 pub fn check(store: &dyn Store, expected: &Contents) {
     assert!(scan(store, 7) == *expected, "a scan differs from what is expected");
+    let surveyed = visited_by(store, 7, |shard, from, budget, visit| shard.survey(from, budget, visit));
+    assert!(surveyed == *expected, "a survey differs from what is expected");
     let expected_marks = expected.values().filter(|(_, v)| v.len() == 8).count() as u64;
     assert_eq!((store.items(), marks(store)), (expected.len() as u64 - expected_marks, expected_marks));
     for (dbkey, record) in expected {

@@ -169,6 +169,11 @@ impl<'a> Raw<'a> {
         &self.bytes[4..self.header.head_len + self.header.key_len + len]
     }
 
+    /// Whether its lengths can be believed; of what follows them, nothing is looked at.
+    pub fn is_begun(&self, seed: u32) -> bool {
+        head_is_intact(&self.header, self.bytes, seed)
+    }
+
     /// Whether the checksum over everything behind it is right.
     pub fn is_intact(&self, seed: u32) -> bool {
         crc32c::crc32c_append(seed, &self.bytes[4..]) == self.checksum()

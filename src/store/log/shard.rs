@@ -17,7 +17,7 @@ use crate::logic::record::{HASH_LEN, Stamp, is_mark, version_of};
 use crate::logic::ring;
 use crate::store::fs::store_error;
 use crate::store::staged::{self, Large, Staged};
-use crate::store::{Commit, LARGE_BYTES, Record, ScanVisitor, Shard, StoreError, Ticket};
+use crate::store::{Commit, LARGE_BYTES, Record, SURVEYED_BYTES, ScanVisitor, Shard, StoreError, Ticket};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -52,6 +52,8 @@ pub struct LogShard {
     pieces: HashMap<(u64, u64), Arc<Pieces>>,
 }
 
+/// How a scan reads a record, if it is there and not damaged.
+type Read = for<'a> fn(&'a Data, Place, &'a mut Vec<u8>) -> Option<Raw<'a>>;
 /// The place of a record, and of a large one the checksums of its pieces.
 type Looked = (Place, Option<Arc<Pieces>>);
 
@@ -94,6 +96,14 @@ impl Data {
     fn read_intact<'a>(&'a self, place: Place, scratch: &'a mut Vec<u8>) -> Option<Raw<'a>> {
         let (raw, seed) = self.read(place, scratch)?;
         (raw.is_intact(seed) && raw.header.kind == Kind::Put).then_some(raw)
+    }
+
+    /// As [`read_intact`](Data::read_intact), but of one over [`SURVEYED_BYTES`], only that its lengths are intact.
+    fn read_surveyed<'a>(&'a self, place: Place, scratch: &'a mut Vec<u8>) -> Option<Raw<'a>> {
+        let (raw, seed) = self.read(place, scratch)?;
+        let is_long = raw.header.record_len() > SURVEYED_BYTES;
+        let intact = if is_long { raw.is_begun(seed) } else { raw.is_intact(seed) };
+        (intact && raw.header.kind == Kind::Put).then_some(raw)
     }
 
     /// The record at a place that has these pieces, if all that stands before them is intact.
@@ -341,6 +351,46 @@ impl LogShard {
         self.gathered.sort_unstable_by_key(|e| e.hash);
         rest
     }
+
+    /// A scan whose records are read with `read`.
+    fn scan_with(
+        &mut self,
+        read: Read,
+        from: u64,
+        budget: usize,
+        wanted: &dyn Fn(u64) -> bool,
+        visit: &mut ScanVisitor<'_>,
+    ) -> Result<Option<u64>, StoreError> {
+        let (mut from, mut visited) = (from, 0);
+        loop {
+            let table = table_of(from);
+            let rest = self.gather(table, from, budget.saturating_sub(visited).max(1) - 1, wanted);
+            for (n, entry) in self.gathered.iter().enumerate() {
+                // Records lie anywhere, and most of a scan would be waiting for memory.
+                if let Some(ahead) = self.gathered.get(n + AHEAD) {
+                    self.data.prefetch(ahead.place());
+                }
+                match read(&self.data, entry.place(), &mut self.scratch) {
+                    Some(raw) => visit(raw.dbkey(), Ok(Record { epoch: raw.header.epoch, dbval: raw.dbval() })),
+                    None => {
+                        let error = damaged(&self.core, &self.data, entry.place());
+                        let key = key_of_damaged(entry, self.data.read(entry.place(), &mut self.scratch));
+                        visit(&key, Err(error));
+                    }
+                }
+            }
+            let passed_over = self.index.table_len(table).saturating_sub(self.gathered.len());
+            visited += self.gathered.len() + passed_over / PASSED_OVER_PER_VISIT;
+            match rest {
+                Some(next) => from = next,
+                None if table + 1 == TABLES => return Ok(None),
+                None => from = table_start(table + 1),
+            }
+            if visited >= budget {
+                return Ok(Some(from));
+            }
+        }
+    }
 }
 
 /// The key that the caller should ask a replica for when a record is damaged: the whole dbkey where its own hash proves
@@ -498,35 +548,11 @@ impl Shard for LogShard {
         wanted: &dyn Fn(u64) -> bool,
         visit: &mut ScanVisitor<'_>,
     ) -> Result<Option<u64>, StoreError> {
-        let (mut from, mut visited) = (from, 0);
-        loop {
-            let table = table_of(from);
-            let rest = self.gather(table, from, budget.saturating_sub(visited).max(1) - 1, wanted);
-            for (n, entry) in self.gathered.iter().enumerate() {
-                // Records lie anywhere, and most of a scan would be waiting for memory.
-                if let Some(ahead) = self.gathered.get(n + AHEAD) {
-                    self.data.prefetch(ahead.place());
-                }
-                match self.data.read_intact(entry.place(), &mut self.scratch) {
-                    Some(raw) => visit(raw.dbkey(), Ok(Record { epoch: raw.header.epoch, dbval: raw.dbval() })),
-                    None => {
-                        let error = damaged(&self.core, &self.data, entry.place());
-                        let key = key_of_damaged(entry, self.data.read(entry.place(), &mut self.scratch));
-                        visit(&key, Err(error));
-                    }
-                }
-            }
-            let passed_over = self.index.table_len(table).saturating_sub(self.gathered.len());
-            visited += self.gathered.len() + passed_over / PASSED_OVER_PER_VISIT;
-            match rest {
-                Some(next) => from = next,
-                None if table + 1 == TABLES => return Ok(None),
-                None => from = table_start(table + 1),
-            }
-            if visited >= budget {
-                return Ok(Some(from));
-            }
-        }
+        self.scan_with(Data::read_intact, from, budget, wanted, visit)
+    }
+
+    fn survey(&mut self, from: u64, budget: usize, visit: &mut ScanVisitor<'_>) -> Result<Option<u64>, StoreError> {
+        self.scan_with(Data::read_surveyed, from, budget, &|_| true, visit)
     }
 
     fn position(&self) -> u64 {

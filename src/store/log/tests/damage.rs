@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::store::fs::mem::Faults;
+use crate::store::log::format::SEGMENT_HEAD_LEN;
+use crate::store::{SURVEYED_BYTES, ScanVisitor};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -235,4 +237,32 @@ fn a_file_that_is_cut_under_a_running_store_is_damage_and_not_the_end_of_it() {
     assert_eq!(get(&store, &key(0)).unwrap(), Some(value(1, 1000)));
     (0..500).for_each(|n| put(&store, &key(n), &value(2, 10)).unwrap());
     assert_eq!((0..500).filter(damaged).count(), 0);
+}
+
+/// What a survey tells of the only record: whether it can be believed so far.
+fn is_surveyed(store: &LogStore) -> bool {
+    let mut told = None;
+    let visit: &mut ScanVisitor<'_> = &mut |_, record| told = Some(record.is_ok());
+    assert_eq!(store.shards()[0].lock().unwrap().survey(0, 10, visit).unwrap(), None);
+    told.expect("there is a record")
+}
+
+#[test]
+fn a_survey_looks_at_the_lengths_of_a_long_record_and_at_all_of_a_short_one() {
+    for (len, passes) in [(SURVEYED_BYTES - 100, false), (SURVEYED_BYTES, true)] {
+        let clean = MemDisk::new(1);
+        let store = open(&clean, tiny(1)).unwrap();
+        put(&store, &key(1), &value(1, len)).unwrap();
+        store.close().unwrap();
+        drop(store);
+        let (path, bytes) = logs(&clean).into_iter().next_back().unwrap();
+        let (head, end) = (SEGMENT_HEAD_LEN as u64, bytes * 8 - 1);
+        for (bit, is_good) in [(end, passes), (end - 8 * 50, passes), ((head + 5) * 8 + 3, false)] {
+            let disk = clean.after_kill();
+            let store = open(&disk, tiny(1)).unwrap();
+            disk.flip(&path, bit);
+            assert_eq!(is_surveyed(&store), is_good, "{len} bytes, bit {bit} of {bytes} bytes");
+            assert!(matches!(get(&store, &key(1)), Err(StoreError::Damaged { .. })), "never served");
+        }
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! Source: `doc/guide.md`, "How deletions are forgotten": a mark goes when it is older than `-gX`; when the memory
 //! for remembering marks exceeds `-gS`, also when it is older than `-gN`. Marks beyond that memory, and those that
-//! were there at the start, are found by the sweep that goes through the shard all the time, slowly. Nothing is
-//! collected while records move.
+//! were there at the start, are found by the sweep that goes through the shard all the time, slowly while it finds nothing
+//! to do. Nothing is collected while records move.
 
 use super::background::Kind;
 use super::request::hash_of;
@@ -19,10 +19,14 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How often the sweep takes a slice.
-const SWEEP: Duration = Duration::from_millis(125);
-/// How many times it takes none after it has been through the whole shard: 10 s.
-const RESTS: u32 = 80;
+/// The pause between two slices in which nothing had to go.
+const SLICE: Duration = Duration::from_millis(125);
+/// When one record in so many of a slice had to go, the next one follows at once.
+const ENOUGH: u128 = 8;
+/// Fewer records than these tell little of what is to come.
+const LATELY_LEAST: u64 = 2048;
+/// The pause after the whole shard was gone through, and after a failure.
+const REST: Duration = Duration::from_secs(10);
 /// Bytes that remembering a mark takes beside its dbkey.
 const MARK_OVERHEAD: usize = 48;
 
@@ -83,6 +87,12 @@ impl Marks {
         }
     }
 
+    /// How old a mark has to be where a shard has so many of them, remembered or not.
+    fn age_among(&self, marks: u64) -> u64 {
+        let bytes = usize::try_from(marks).unwrap_or(usize::MAX).saturating_mul(MARK_OVERHEAD);
+        if bytes > self.memory { self.min_secs } else { self.max_secs }
+    }
+
     /// Takes the oldest mark if its time has come.
     fn take_due(&mut self, now_secs: u64) -> Option<(Stamp, Box<[u8]>)> {
         let (noted, _, _) = self.queue.front()?;
@@ -96,32 +106,56 @@ impl Marks {
     }
 }
 
-/// Goes through the worker's shard for ever, slowly; the marks remembered are looked at all the time.
-pub(super) async fn sweep(worker: Rc<Worker>) {
-    let mut from = 0;
-    let mut rests = 0;
+/// Collects the marks remembered whose time has come, for ever.
+pub(super) async fn collect(worker: Rc<Worker>) {
+    let mut pause = SLICE;
     loop {
-        tokio::time::sleep(SWEEP).await;
-        let rest = rests > 0;
-        let sweep = |records| {
-            let mut state = worker.state.borrow_mut();
-            let mut shard = worker.shard().lock().expect("no holder of a shard panics");
-            state.set_time();
-            state.marks.go_by(&worker.shared.garbage);
-            collect_due(&mut state, &mut *shard, records)?;
-            if rest { Ok(None) } else { sweep_slice(&worker, &mut state, &mut *shard, from, records) }
-        };
-        match worker.background.step_of(Kind::Collect, sweep).await {
-            Ok(_) if rest => rests -= 1,
-            Ok(Some(next)) => from = next,
-            Ok(None) => (from, rests) = (0, RESTS),
-            Err(e) => {
-                tracing::error!("cannot collect garbage: {e}");
-                rests = RESTS;
-            }
-        }
-        worker.turn.wake();
+        tokio::time::sleep(pause).await;
+        let collected = step(&worker, |state, shard, records| Ok((records, collect_due(state, shard, records)?))).await;
+        pause = collected.map_or(REST, |(looked_at, gone)| pause_after(looked_at, gone));
     }
+}
+
+/// Goes through the worker's shard for ever, slowly while there is nothing to do.
+pub(super) async fn sweep(worker: Rc<Worker>) {
+    let (mut from, mut pause, mut lately) = (0, SLICE, Lately::default());
+    loop {
+        tokio::time::sleep(pause).await;
+        let swept = step(&worker, |state, shard, records| {
+            let swept = sweep_slice(&worker, state, shard, from, records)?;
+            lately.add(&swept, shard.items());
+            Ok(swept)
+        });
+        (from, pause) = match swept.await {
+            Some(swept @ Swept { next: Some(next), .. }) => (next, swept.pause().min(lately.pause())),
+            Some(Swept { next: None, .. }) => (0, REST),
+            None => (from, REST),
+        };
+    }
+}
+
+/// Does some of either when there is time for it; `None`: it failed.
+async fn step<T>(
+    worker: &Rc<Worker>,
+    work: impl FnOnce(&mut State, &mut dyn Shard, usize) -> Result<T, StoreError>,
+) -> Option<T> {
+    let work = |records| {
+        let mut state = worker.state.borrow_mut();
+        let mut shard = worker.shard().lock().expect("no holder of a shard panics");
+        state.set_time();
+        state.marks.go_by(&worker.shared.garbage);
+        work(&mut state, &mut *shard, records)
+    };
+    let done = worker.background.step_of(Kind::Collect, work).await;
+    worker.turn.wake();
+    done.inspect_err(|e| tracing::error!("cannot collect garbage: {e}")).ok()
+}
+
+/// How long to wait after a slice: not at all when one record in [`ENOUGH`] had to go, so that they go as fast as they come. What
+/// bounds it then is the time that all background work may take.
+fn pause_after(looked_at: usize, gone: usize) -> Duration {
+    let micros = SLICE.as_micros() * gone as u128 * ENOUGH / (looked_at.max(1) as u128);
+    SLICE.saturating_sub(Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
 }
 
 /// Whether marks may go: everybody holds what the ring says.
@@ -131,28 +165,71 @@ fn is_settled(state: &State) -> bool {
     state.view.me.is_some() && (settled || !on(Rule::MarksStay))
 }
 
-fn collect_due(state: &mut State, shard: &mut dyn Shard, marks: usize) -> Result<(), StoreError> {
+/// Forgets marks remembered, up to so many; returns how many.
+fn collect_due(state: &mut State, shard: &mut dyn Shard, marks: usize) -> Result<usize, StoreError> {
     if !is_settled(state) {
-        return Ok(());
+        return Ok(0);
     }
     let due = std::iter::from_fn(|| state.marks.take_due(state.now_secs)).take(marks).collect();
     forget_stable(state, shard, due)
 }
 
-/// Forgets those marks that every member is known to have. Others are left to the sweep.
-fn forget_stable(state: &mut State, shard: &mut dyn Shard, marks: Vec<(Stamp, Box<[u8]>)>) -> Result<(), StoreError> {
+/// Forgets those marks that every member is known to have; returns how many. Others are left to the sweep.
+fn forget_stable(
+    state: &mut State,
+    shard: &mut dyn Shard,
+    marks: Vec<(Stamp, Box<[u8]>)>,
+) -> Result<usize, StoreError> {
     if marks.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     state.is_staged = true;
     let unstable = state.unstable_hashes();
+    let mut gone = 0;
     for (stamp, dbkey) in marks {
         let stable = |hash| state.pending.blocking(hash).is_none() && !unstable.contains(&hash);
         if hash_of(&dbkey).is_ok_and(|hash| stable(hash) || !on(Rule::MarksStay)) {
-            shard.forget(&dbkey, stamp)?;
+            gone += usize::from(shard.forget(&dbkey, stamp)?);
         }
     }
-    Ok(())
+    Ok(gone)
+}
+
+/// What a slice of the sweep came to.
+struct Swept {
+    /// Where to go on; `None`: that was all.
+    next: Option<u64>,
+    looked_at: usize,
+    /// How many of them had to go, and went.
+    gone: usize,
+}
+
+impl Swept {
+    fn pause(&self) -> Duration {
+        pause_after(self.looked_at, self.gone)
+    }
+}
+
+/// What the last slices came to. Of neighbours on the ring, one server alone deletes what has expired: in the others' parts it finds
+/// nothing to do, and is to be through them as soon.
+#[derive(Default)]
+struct Lately {
+    looked_at: usize,
+    gone: usize,
+}
+
+impl Lately {
+    /// Adds a slice of a shard of so many records. What it remembers is some eighth of them.
+    fn add(&mut self, swept: &Swept, records: u64) {
+        if self.looked_at as u64 > (records / 8).max(LATELY_LEAST) {
+            (self.looked_at, self.gone) = (self.looked_at / 2, self.gone / 2);
+        }
+        (self.looked_at, self.gone) = (self.looked_at + swept.looked_at, self.gone + swept.gone);
+    }
+
+    fn pause(&self) -> Duration {
+        pause_after(self.looked_at, self.gone)
+    }
 }
 
 fn sweep_slice(
@@ -161,29 +238,39 @@ fn sweep_slice(
     shard: &mut dyn Shard,
     from: u64,
     records: usize,
-) -> Result<Option<u64>, StoreError> {
-    let settled = is_settled(state);
-    let mut due = Vec::new();
+) -> Result<Swept, StoreError> {
+    let ends = Ends { settled: is_settled(state), mark_secs: state.marks.age_among(shard.marks()) };
+    let (mut looked_at, mut due) = (0, Vec::new());
     let next = shard.survey(from, records, &mut |dbkey, record| {
-        if record.is_ok_and(|record| state.end_of(dbkey, record, settled).is_some()) {
+        looked_at += 1;
+        if record.is_ok_and(|record| state.end_of(dbkey, record, &ends).is_some()) {
             due.push(dbkey.to_vec());
         }
     })?;
-    let mut old = Vec::new();
+    let (mut gone, mut old) = (0, Vec::new());
     for dbkey in due {
         // The survey does not verify all that it tells: what is damaged is neither dropped, nor said to have expired.
         let Ok(Some(record)) = shard.peek(&dbkey) else { continue };
         let stamp = record.stamp();
-        match (state.end_of(&dbkey, record, settled), dbkey_hash(&dbkey)) {
+        match (state.end_of(&dbkey, record, &ends), dbkey_hash(&dbkey)) {
             (Some(End::Forgotten), _) => old.push((stamp, dbkey.into())),
             (Some(End::Expired), Some(hash)) => {
-                worker.delete_expired(state, shard, hash, &dbkey, stamp.version);
+                let written = worker.delete_expired(state, shard, hash, &dbkey, stamp.version);
+                gone += usize::from(written.is_some());
             }
             _ => {}
         }
     }
-    forget_stable(state, shard, old)?;
-    Ok(next)
+    gone += forget_stable(state, shard, old)?;
+    Ok(Swept { next, looked_at, gone })
+}
+
+/// What decides on the end of records.
+struct Ends {
+    /// Everybody holds what the ring says.
+    settled: bool,
+    /// How old marks have to be.
+    mark_secs: u64,
 }
 
 /// What ends a record.
@@ -195,8 +282,8 @@ enum End {
 }
 
 impl State {
-    /// What this server is to make of a record now, where everybody holds what the ring says or not; `None`: it stays.
-    fn end_of(&self, dbkey: &[u8], record: Record<'_>, settled: bool) -> Option<End> {
+    /// What this server is to make of a record now; `None`: it stays.
+    fn end_of(&self, dbkey: &[u8], record: Record<'_>, ends: &Ends) -> Option<End> {
         let flushed = record.epoch < self.view.epoch.flushed;
         match record::parse(record.dbval)? {
             record::Value { body: Some(body), .. } if !flushed => {
@@ -204,9 +291,10 @@ impl State {
                 let may_change = || dbkey_hash(dbkey).is_some_and(|hash| self.range(hash).open);
                 (expiry::is_gone(body.expiry, self.now_secs) && may_change()).then_some(End::Expired)
             }
-            record::Value { version, .. } => {
+            record::Value { version, body } => {
                 let age = self.now_secs.saturating_sub(version.unix_secs());
-                (settled && age >= self.marks.max_secs).then_some(End::Forgotten)
+                let least = if body.is_none() { ends.mark_secs } else { self.marks.max_secs };
+                (ends.settled && age >= least).then_some(End::Forgotten)
             }
         }
     }
@@ -238,6 +326,12 @@ mod tests {
     }
 
     #[test]
+    fn where_there_are_more_marks_than_the_memory_is_for_the_least_age_will_do() {
+        let marks = marks(10 * MARK_OVERHEAD);
+        assert_eq!([0, 10, 11, u64::MAX].map(|n| marks.age_among(n)), [3600, 3600, 60, 60]);
+    }
+
+    #[test]
     fn what_is_changed_holds_from_the_next_slice_on() {
         let limits = Limits::of(&Config { workers: 2, garbage_memory: 100, ..Config::default() });
         let mut marks = Marks::new(&limits);
@@ -248,6 +342,31 @@ mod tests {
         marks.go_by(&limits);
         assert_eq!(marks.min_secs, 10, "never above the most");
         assert!(marks.take_due(1010).is_some());
+    }
+
+    #[test]
+    fn the_more_had_to_go_the_sooner_the_next_slice_follows() {
+        assert_eq!(pause_after(0, 0), SLICE);
+        assert_eq!(pause_after(256, 0), SLICE);
+        assert_eq!(pause_after(256, 16), SLICE / 2);
+        assert_eq!(pause_after(256, 32), Duration::ZERO);
+        assert_eq!(pause_after(256, 256), Duration::ZERO);
+        assert_eq!(pause_after(usize::MAX, usize::MAX), Duration::ZERO);
+    }
+
+    #[test]
+    fn parts_of_the_ring_where_nothing_had_to_go_do_not_make_it_slow_at_once() {
+        let mut lately = Lately::default();
+        let mut slice = |gone| {
+            lately.add(&Swept { next: None, looked_at: 256, gone }, 100_000);
+            lately.pause()
+        };
+        assert_eq!(slice(0), SLICE);
+        assert!((0..20).all(|_| slice(256) == Duration::ZERO));
+        let until_it_pauses = (0..1000).take_while(|_| slice(0) == Duration::ZERO).count();
+        assert!((20..200).contains(&until_it_pauses), "{until_it_pauses} slices");
+        let until_it_is_slow = (0..1000).take_while(|_| slice(0) < SLICE).count();
+        assert!(until_it_is_slow < 1000, "what was long ago is forgotten");
     }
 
     #[test]

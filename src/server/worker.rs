@@ -289,6 +289,7 @@ impl Worker {
                 ticks.tick();
             }
         });
+        tokio::task::spawn_local(super::garbage::collect(worker.clone()));
         tokio::task::spawn_local(super::garbage::sweep(worker.clone()));
         tokio::task::spawn_local(async move {
             let view = worker.shared.view();

@@ -12,7 +12,7 @@ use crate::logic::clock::ClockTime;
 use crate::logic::memory::{Asked, Deed, Deeds, Id, LOOKED, Outcome as Remembered};
 use crate::logic::mutation::{self, Decision};
 use crate::logic::record::{self, Body, worker_of};
-use crate::logic::route::MAX_GROUP;
+use crate::logic::route::{Group, MAX_GROUP};
 use crate::logic::rule::{Rule, on};
 use crate::proto::rpc::error;
 use crate::proto::rpc::frame::write_error;
@@ -60,7 +60,7 @@ impl Worker {
         if !range.open || state.yields(hash) {
             return Ok(Done::Park);
         }
-        if state.links_for(&range.group, hash).any(|link| state.links.backlog(link) > LINK_BYTES) {
+        if state.is_behind(&range.group, hash) {
             request.conn.write(|out| write_error(out, request.msgid, error::SERVER));
             return Ok(Done::Yes);
         }
@@ -262,7 +262,8 @@ impl Worker {
         dbkey: &[u8],
         version: ClockTime,
     ) -> Option<u64> {
-        if !state.range(hash).writable {
+        let range = *state.range(hash);
+        if !range.writable || state.is_behind(&range.group, hash) {
             return None;
         }
         let version = state.clock.tick_above(state.now_secs, version);
@@ -407,6 +408,11 @@ fn bytes_of(request: &Request<'_>, style: Style, mutated: &Mutated<'_>) -> Outco
 }
 
 impl State {
+    /// Whether a member of a group has so much still to be sent that no more is to be added.
+    fn is_behind(&self, group: &Group, hash: u64) -> bool {
+        self.links_for(group, hash).any(|link| self.links.backlog(link) > LINK_BYTES)
+    }
+
     /// Gives an answer when a write is stable.
     fn answer_behind(&mut self, write: u64, answer: Answer) {
         if let Some(answer) = self.pending.hold(write, answer) {

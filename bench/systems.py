@@ -5,6 +5,7 @@ Everything is on loopback, at ports that the system chooses, and ends with the s
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import pathlib
@@ -93,9 +94,19 @@ def cluster(name, directory, bins, options):
     s.address = ("127.0.0.1", free_port())
     manager = f"127.0.0.1:{free_port()}"
     s.start(bins / "kumo-manager", "-l", manager)
-    for number in range(options.servers):
+
+    def start_server(number):
         s.start(bins / "kumo-server", "-l", f"127.0.0.1:{free_port()}", "-L", free_port(), "-m", manager,
                 "-s", f"store{number}", "-TR", getattr(options, "server_threads", options.threads), *options.server_option)
+
+    def grow(servers=itertools.count(options.servers)):
+        number = next(servers)
+        start_server(number)
+        attach(bins, manager, number + 1)
+
+    s.grow = grow
+    for number in range(options.servers):
+        start_server(number)
     s.start(bins / "kumo-gateway", "-m", manager, "-t", f"127.0.0.1:{s.address[1]}", "-TR",
             getattr(options, "gateway_threads", options.threads), *options.gateway_option)
     attach(bins, manager, options.servers)

@@ -6,7 +6,7 @@
 //!
 //! The seed is a random number of the sender's life, so that nobody can choose values whose digests collide.
 
-use super::record::{dbkey_hash, version_of};
+use super::record::{Stamp, dbkey_hash, version_of};
 
 /// Records that a leaf is to have, on average.
 const LEAF_RECORDS: u64 = 16;
@@ -17,9 +17,15 @@ pub const WINDOW: u64 = 64;
 
 /// The digest of a record.
 pub fn of_record(seed: u64, dbkey: &[u8], epoch: u64, dbval: &[u8]) -> u64 {
-    let version = version_of(dbval).unwrap_or_default().0;
-    let content = u64::from(crc32c::crc32c(dbkey)) << 32 | u64::from(crc32c::crc32c(dbval));
-    [dbkey_hash(dbkey).unwrap_or(0), epoch, version, content].into_iter().fold(seed, |sum, n| mix(sum ^ n))
+    let version = version_of(dbval).unwrap_or_default();
+    of_content(seed, dbkey, Stamp { epoch, version }, crc32c::crc32c(dbval))
+}
+
+/// The same, where the CRC-32C of the dbval is known.
+pub fn of_content(seed: u64, dbkey: &[u8], stamp: Stamp, crc: u32) -> u64 {
+    let content = u64::from(crc32c::crc32c(dbkey)) << 32 | u64::from(crc);
+    let hash = dbkey_hash(dbkey).unwrap_or(0);
+    [hash, stamp.epoch, stamp.version.0, content].into_iter().fold(seed, |sum, n| mix(sum ^ n))
 }
 
 /// A bijection in which every bit of the input moves half of those of the output: SplitMix64's finalizer (Steele, Lea and

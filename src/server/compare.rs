@@ -6,11 +6,12 @@
 //! Windows come in their order; when the last one has, the sender's part needs no confirmation by record.
 
 use super::background::Kind;
+use super::element::{self, Met};
 use super::fill::Fill;
 use super::request::{Request, hash_of};
 use super::worker::{State, Worker};
 use crate::logic::clock::ClockTime;
-use crate::logic::digest::{Window, of_record};
+use crate::logic::digest::Window;
 use crate::logic::epoch::Phase;
 use crate::logic::record::{Stamp, worker_of};
 use crate::logic::rule::{Rule, on};
@@ -19,7 +20,7 @@ use crate::proto::rpc::error;
 use crate::proto::rpc::frame::{write_error, write_success};
 use crate::proto::rpc::msgpack::DecodeError;
 use crate::proto::rpc::v1::{Compare, Compared, Connect, List, method, write_digests};
-use crate::store::{Record, ScanVisitor, StoreError};
+use crate::store::StoreError;
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -107,10 +108,10 @@ impl Worker {
         let mut alike: Vec<(usize, u64)> = Vec::new();
         let mut from = Some(with.window.start());
         while let Some(position) = from {
-            let sum = |state: &State, place: usize, dbkey: &[u8], record: Record<'_>| {
+            let sum = |state: &State, place: usize, dbkey: &[u8], met: &Met<'_>| {
                 found += 1;
-                alike.extend(state.confirmed_singly(dbkey, record).map(|hash| (place, hash)));
-                own[place] = own[place].wrapping_add(of_record(with.incarnation, dbkey, record.epoch, record.dbval));
+                alike.extend(state.confirmed_singly(dbkey, met.epoch()).map(|hash| (place, hash)));
+                own[place] = own[place].wrapping_add(met.digest(with.incarnation, dbkey));
             };
             let visit = |records| self.visit_window(with, position, records, sum);
             from = self.background.step_of(Kind::Compare, visit).await?;
@@ -154,13 +155,13 @@ impl Worker {
         theirs: &mut [Option<HashSet<u64>>],
     ) -> Result<Option<u64>, Refused> {
         let (mut strangers, mut alike): (Vec<(Vec<u8>, Stamp)>, Vec<u64>) = (Vec::new(), Vec::new());
-        let next = self.visit_window(with, from, records, |state, place, dbkey, record| {
+        let next = self.visit_window(with, from, records, |state, place, dbkey, met| {
             let Some(theirs) = &mut theirs[place] else { return };
-            let known = theirs.remove(&of_record(with.incarnation, dbkey, record.epoch, record.dbval));
+            let known = theirs.remove(&met.digest(with.incarnation, dbkey));
             if known {
-                alike.extend(state.confirmed_singly(dbkey, record));
-            } else if state.may_drop(with.incarnation, dbkey, record) {
-                strangers.push((dbkey.to_vec(), record.stamp()));
+                alike.extend(state.confirmed_singly(dbkey, met.epoch()));
+            } else if state.may_drop(with.incarnation, dbkey, met.epoch()) {
+                strangers.push((dbkey.to_vec(), met.stamp()));
             }
         })?;
         self.state.borrow_mut().confirm(with, alike.into_iter())?;
@@ -182,7 +183,7 @@ impl Worker {
         with: With,
         from: u64,
         records: usize,
-        mut visit: impl FnMut(&State, usize, &[u8], Record<'_>),
+        mut visit: impl FnMut(&State, usize, &[u8], &Met<'_>),
     ) -> Result<Option<u64>, Refused> {
         let state = self.state.borrow();
         let (sender, full) = state.sender(with).ok_or(Refused)?;
@@ -194,14 +195,13 @@ impl Worker {
                 && state.range(hash).group.moves(full, sender, me)
         };
         let mut shard = self.shard().lock().expect("no holder of a shard panics");
-        let each: &mut ScanVisitor<'_> = &mut |dbkey, record| {
-            // A damaged one is none: it is sent.
-            let (Ok(record), Ok(hash)) = (record, hash_of(dbkey)) else { return };
-            if let Some(place) = with.window.place(hash).filter(|_| record.epoch >= flushed) {
-                visit(&state, place, dbkey, record);
+        // A damaged one is none: it is sent.
+        let next = element::scan(&mut *shard, from, records, &wanted, &mut |dbkey, met| {
+            let Ok(hash) = hash_of(dbkey) else { return };
+            if let Some(place) = with.window.place(hash).filter(|_| met.epoch() >= flushed) {
+                visit(&state, place, dbkey, &met);
             }
-        };
-        let next = shard.scan_some(from, records, &wanted, each)?;
+        })?;
         Ok(next.filter(|position| with.window.place(*position).is_some()))
     }
 }
@@ -216,16 +216,16 @@ impl State {
     }
 
     /// Whether a record that the sender does not hold is to go: the sender holds the truth, and this one is from before.
-    fn may_drop(&self, sender: u64, dbkey: &[u8], record: Record<'_>) -> bool {
+    fn may_drop(&self, sender: u64, dbkey: &[u8], epoch: u64) -> bool {
         let (Some(fill), Ok(hash)) = (&self.fill, hash_of(dbkey)) else { return false };
-        fill.doubts(hash, record.epoch) && self.filler(hash).is_some_and(|(incarnation, _)| incarnation == sender)
+        fill.doubts(hash, epoch) && self.filler(hash).is_some_and(|(incarnation, _)| incarnation == sender)
     }
 
     /// The ring position of a record that, being the same at the sender, counts as sent. Where one server fills this one
     /// alone, nothing is kept: its windows tell.
-    fn confirmed_singly(&self, dbkey: &[u8], record: Record<'_>) -> Option<u64> {
+    fn confirmed_singly(&self, dbkey: &[u8], epoch: u64) -> Option<u64> {
         let hash = hash_of(dbkey).ok()?;
-        let in_doubt = self.fill.as_ref().is_some_and(|fill| fill.doubts(hash, record.epoch));
+        let in_doubt = self.fill.as_ref().is_some_and(|fill| fill.doubts(hash, epoch));
         (in_doubt && self.filler(hash).is_none()).then_some(hash)
     }
 

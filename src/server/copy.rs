@@ -7,21 +7,22 @@
 
 use super::background::Kind;
 use super::differ::Found;
+use super::element::{self, LargeElement, Met, opening, write_element};
 use super::shared::moving;
 use super::stream::{self, Outgoing};
 use super::takeover::overlap;
 use super::worker::{State, Worker};
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
-use crate::logic::digest::{Leaves, Window, of_record};
+use crate::logic::digest::{Leaves, Window};
 use crate::logic::epoch::{Pace, Phase};
 use crate::logic::record::{dbkey_hash, worker_of};
 use crate::logic::rule::{Rule, on};
 use crate::net::time::{Instant, boot_micros};
-use crate::proto::rpc::msgpack::{write_array, write_raw, write_uint};
+use crate::proto::rpc::msgpack::{write_array, write_uint};
 use crate::proto::rpc::v0::{self, method};
 use crate::proto::rpc::{frame::write_request, v1};
-use crate::store::{Record, StoreError};
+use crate::store::{LARGE_BYTES, StoreError};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::rc::Rc;
@@ -31,6 +32,8 @@ use tokio::sync::oneshot;
 
 /// Bytes gathered for one server before they leave.
 const BATCH_BYTES: usize = 64 << 10;
+/// Bytes of a large record that are looked at, or sent, in a step.
+const PIECE_BYTES: usize = 128 << 10;
 /// The pause after a copy that failed, before it is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(500);
 /// How often a copy looks whether its phase is still on.
@@ -102,24 +105,31 @@ async fn copy(worker: &Rc<Worker>, job: &Job, plain: &BTreeSet<Target>) -> Resul
         let mut from = Some(window.start());
         while let Some(position) = from {
             let gather = |records| worker.gather(position, records, job.full, &plan, &mut found);
-            let (slice, rest) = worker.background.step_of(Kind::Gather, gather).await.map_err(|e| {
+            let slice = worker.background.step_of(Kind::Gather, gather).await.map_err(|e| {
                 tracing::error!("cannot read what is to be copied: {e}");
                 Failed::At(worker.shared.config.address, "the store cannot be read")
             })?;
-            from = rest;
-            for (target, bytes) in slice {
+            from = slice.next;
+            for (target, bytes) in slice.bytes {
                 streams.add(target, &bytes).await?;
             }
             streams.keep_pace().await?;
+            for (target, element) in slice.large {
+                streams.add_large(target, element).await?;
+                streams.keep_pace().await?;
+            }
         }
         for (number, pair) in plan.pairs.iter().enumerate() {
             let lacking = worker.lacking(pair, job.time, &found, number).await?;
             let mut rest = &lacking[..];
             while !rest.is_empty() {
                 let encode = |records| worker.encode(pair.target, job.full, rest, records);
-                let (bytes, used) = worker.background.step_of(Kind::Encode, encode).await;
-                rest = &rest[used..];
-                streams.add(pair.target, &bytes).await?;
+                let encoded = worker.background.step_of(Kind::Encode, encode).await;
+                rest = &rest[encoded.used..];
+                streams.add(pair.target, &encoded.bytes).await?;
+                if let Some(element) = encoded.large {
+                    streams.add_large(pair.target, element).await?;
+                }
                 streams.keep_pace().await?;
             }
         }
@@ -193,6 +203,31 @@ impl Streams<'_> {
         Ok(())
     }
 
+    /// Has a large record leave piece by piece. One that turns out to be damaged is left out, as it would be if it were small.
+    async fn add_large(&mut self, target: Target, element: LargeElement) -> Result<(), Failed> {
+        let LargeElement { before, value, behind } = element;
+        let worker = self.worker;
+        let mut bytes = Vec::new();
+        // An element that has begun cannot be taken back: so first it is looked at to its end.
+        for is_sent in [false, true] {
+            if is_sent {
+                self.add(target, &before).await?;
+            }
+            for from in (0..value.val_len()).step_by(PIECE_BYTES) {
+                bytes.clear();
+                let len = PIECE_BYTES.min(value.val_len() - from);
+                if !worker.background.step(|| value.append_to(from, len, &mut bytes)).await {
+                    tracing::error!("a large record is damaged, and is not copied to {}", target.0);
+                    return if is_sent { Err(Failed::At(target.0, "a record was damaged meanwhile")) } else { Ok(()) };
+                }
+                if is_sent {
+                    self.add(target, &bytes).await?;
+                }
+            }
+        }
+        self.add(target, &behind).await
+    }
+
     /// Waits as long as what was added is to take, and while nothing is to move.
     async fn keep_pace(&mut self) -> Result<(), Failed> {
         let mut waited = Duration::ZERO;
@@ -259,8 +294,24 @@ impl Share {
     }
 }
 
-/// Encoded records by target, and the position to go on from.
-type Slice = (BTreeMap<Target, Vec<u8>>, Option<u64>);
+/// What goes through a shard came upon.
+#[derive(Default)]
+struct Slice {
+    /// Encoded records by target.
+    bytes: BTreeMap<Target, Vec<u8>>,
+    large: Vec<(Target, LargeElement)>,
+    /// The position to go on from.
+    next: Option<u64>,
+}
+
+/// What the other of a pair lacks, encoded.
+struct Encoded {
+    bytes: Vec<u8>,
+    /// A large record, behind them.
+    large: Option<LargeElement>,
+    /// How many dbkeys that was for.
+    used: usize,
+}
 
 impl Worker {
     /// Waits until the phase that `time` names is over.
@@ -349,8 +400,8 @@ impl Worker {
         found: &mut Found,
     ) -> Result<Slice, StoreError> {
         let state = self.state.borrow();
-        let mut slice: BTreeMap<Target, Vec<u8>> = BTreeMap::new();
-        let Some(me) = state.view.me else { return Ok((slice, None)) };
+        let mut slice = Slice::default();
+        let Some(me) = state.view.me else { return Ok(slice) };
         let mut shard = self.shard().lock().expect("no holder of a shard panics");
         let (window, since, seed) = (found.window, state.memory.since(), self.shared.incarnation());
         let unstable = state.not_to_be_copied(full);
@@ -365,9 +416,9 @@ impl Worker {
             })
             .collect();
         let wanted = |hash| window.place(hash).is_some() && state.is_source_in(hash, full, me);
-        let next = shard.scan_some(from, records, &wanted, &mut |dbkey, record| {
-            let (Ok(record), Some(hash)) = (record, dbkey_hash(dbkey)) else { return };
-            if !state.may_be_copied(hash, record, &unstable) {
+        let next = element::scan(&mut *shard, from, records, &wanted, &mut |dbkey, met| {
+            let Some(hash) = dbkey_hash(dbkey) else { return };
+            if !state.may_be_copied(hash, met.epoch(), &unstable) {
                 return;
             }
             let mut noted = None;
@@ -375,15 +426,22 @@ impl Worker {
             for server in group.members().iter().filter(|server| group.moves(full, me, **server)) {
                 match ways.get(usize::from(*server)) {
                     Some(Some((target, Way::Everything))) => {
-                        let bytes = slice.entry(*target).or_insert_with(|| opening(*target, since));
-                        write_element(bytes, dbkey, record, target.1 == 0);
+                        match &met {
+                            Met::Whole(record) => {
+                                let bytes = slice.bytes.entry(*target).or_insert_with(|| opening(*target, since));
+                                write_element(bytes, dbkey, *record, target.1 == 0);
+                            }
+                            Met::Large(stamp, value) => {
+                                let element = LargeElement::new(*target, since, dbkey, *stamp, value.clone());
+                                slice.large.push((*target, element));
+                            }
+                        }
                         self.shared.moved.records.fetch_add(1, Ordering::Relaxed);
                     }
                     Some(Some((_, Way::Compare(pairs)))) => {
                         let worker = worker_of(hash, u16::try_from(pairs.len()).unwrap_or(u16::MAX));
                         if let Some(pair) = pairs.get(usize::from(worker)).copied().flatten() {
-                            let digest = || of_record(seed, dbkey, record.epoch, record.dbval);
-                            let number = *noted.get_or_insert_with(|| found.note(dbkey, digest()));
+                            let number = *noted.get_or_insert_with(|| found.note(dbkey, met.digest(seed, dbkey)));
                             found.add(pair, number, hash);
                         }
                     }
@@ -391,7 +449,8 @@ impl Worker {
                 }
             }
         })?;
-        Ok((slice, next.filter(|position| window.place(*position).is_some())))
+        slice.next = next.filter(|position| window.place(*position).is_some());
+        Ok(slice)
     }
 
     /// How fast this worker may move records: its share of what its server may.
@@ -400,28 +459,37 @@ impl Worker {
         Share { pace, workers: u64::from(self.shared.config.workers.max(1)) }
     }
 
-    /// Encodes the first of the records that the target lacks, as they are by now, up to a batch and to so many records; tells
-    /// how many.
-    fn encode(&self, target: Target, full: bool, dbkeys: &[&[u8]], records: usize) -> (Vec<u8>, usize) {
+    /// Encodes the first of the records that the target lacks, as they are by now, up to a batch, to so many records, and to the first
+    /// large one.
+    fn encode(&self, target: Target, full: bool, dbkeys: &[&[u8]], records: usize) -> Encoded {
         let state = self.state.borrow();
         let mut shard = self.shard().lock().expect("no holder of a shard panics");
-        let unstable = state.not_to_be_copied(full);
-        let mut bytes = opening(target, state.memory.since());
-        let (before, mut used) = (bytes.len(), 0);
+        let (unstable, since) = (state.not_to_be_copied(full), state.memory.since());
+        let mut encoded = Encoded { bytes: opening(target, since), large: None, used: 0 };
+        let before = encoded.bytes.len();
         for dbkey in dbkeys {
-            if bytes.len() >= BATCH_BYTES || used >= records {
+            if encoded.bytes.len() >= BATCH_BYTES || encoded.used >= records || encoded.large.is_some() {
                 break;
             }
-            used += 1;
+            encoded.used += 1;
             let Some(hash) = dbkey_hash(dbkey) else { continue };
-            if let Ok(Some(record)) = shard.get(dbkey)
-                && state.may_be_copied(hash, record, &unstable)
-            {
-                write_element(&mut bytes, dbkey, record, false);
-                self.shared.moved.records.fetch_add(1, Ordering::Relaxed);
+            let Ok(Some(record)) = shard.peek(dbkey) else { continue };
+            if !state.may_be_copied(hash, record.epoch, &unstable) {
+                continue;
             }
+            if record.dbval.len() <= LARGE_BYTES {
+                write_element(&mut encoded.bytes, dbkey, record, false);
+            } else if let Ok(Some((stamp, value))) = shard.large(dbkey) {
+                encoded.large = Some(LargeElement::new(target, since, dbkey, stamp, value));
+            } else {
+                continue;
+            }
+            self.shared.moved.records.fetch_add(1, Ordering::Relaxed);
         }
-        (if bytes.len() == before { Vec::new() } else { bytes }, used)
+        if encoded.bytes.len() == before {
+            encoded.bytes.clear();
+        }
+        encoded
     }
 
     /// Offers a stream to another server.
@@ -446,27 +514,6 @@ impl Worker {
     }
 }
 
-/// What stands before the records of a slice: `[since]`, how far back the sender vouches for what it remembers. A copied
-/// record does not tell the operations that it owes itself to; nothing to a kumofs 0.4 server, which asks for none.
-fn opening(target: Target, since: u64) -> Vec<u8> {
-    let mut out = Vec::new();
-    if target.1 != 0 {
-        write_array(&mut out, 1);
-        write_uint(&mut out, since);
-    }
-    out
-}
-
-/// Appends an element of the stream: `[dbkey, dbval]`, for ours with the epoch as a third.
-fn write_element(out: &mut Vec<u8>, dbkey: &[u8], record: Record<'_>, version0: bool) {
-    write_array(out, if version0 { 2 } else { 3 });
-    write_raw(out, dbkey);
-    write_raw(out, record.dbval);
-    if !version0 {
-        write_uint(out, record.epoch);
-    }
-}
-
 impl State {
     /// Whether this server brings what is at a ring position to anybody.
     fn is_source_in(&self, hash: u64, full: bool, me: u16) -> bool {
@@ -480,9 +527,9 @@ impl State {
         if full { self.unstable_hashes() } else { self.takeover.taken_hashes().collect() }
     }
 
-    fn may_be_copied(&self, hash: u64, record: Record<'_>, unstable: &HashSet<u64>) -> bool {
+    fn may_be_copied(&self, hash: u64, epoch: u64, unstable: &HashSet<u64>) -> bool {
         let pending = self.pending.blocking(hash).is_some() || unstable.contains(&hash);
-        !(pending && on(Rule::CopyStableOnly)) && record.epoch >= self.view.epoch.flushed
+        !(pending && on(Rule::CopyStableOnly)) && epoch >= self.view.epoch.flushed
     }
 }
 

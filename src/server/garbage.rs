@@ -27,6 +27,8 @@ const ENOUGH: u128 = 8;
 const LATELY_LEAST: u64 = 2048;
 /// The pause after the whole shard was gone through, and after a failure.
 const REST: Duration = Duration::from_secs(10);
+/// Of values of more bytes, the sweep reads the beginning only.
+const PAGE_BYTES: usize = if cfg!(feature = "sim") { 128 } else { 4 << 10 };
 /// Bytes that remembering a mark takes beside its dbkey.
 const MARK_OVERHEAD: usize = 48;
 
@@ -241,7 +243,7 @@ fn sweep_slice(
 ) -> Result<Swept, StoreError> {
     let ends = Ends { settled: is_settled(state), mark_secs: state.marks.age_among(shard.marks()) };
     let (mut looked_at, mut due) = (0, Vec::new());
-    let next = shard.survey(from, records, &mut |dbkey, record| {
+    let next = shard.survey(from, records, PAGE_BYTES, &|_| true, &mut |dbkey, record| {
         looked_at += 1;
         if record.is_ok_and(|record| state.end_of(dbkey, record, &ends).is_some()) {
             due.push(dbkey.to_vec());

@@ -260,7 +260,7 @@ impl State {
 
     /// The same, given the ring position, and whether this server is one of those who fill others with what is there. What is
     /// `staged` came in parts; the record has the beginning of it alone.
-    fn put(
+    pub(super) fn put(
         &mut self,
         shard: &mut dyn Shard,
         place: (u64, bool),

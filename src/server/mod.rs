@@ -18,6 +18,7 @@ pub mod compare;
 pub mod copy;
 pub mod differ;
 pub mod dropping;
+mod element;
 pub mod epoch_file;
 pub mod fill;
 pub mod garbage;

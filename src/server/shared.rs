@@ -10,6 +10,7 @@ use crate::net::settings::Settings;
 use crate::net::sock;
 use crate::net::time::Instant;
 use crate::store::Store;
+use crate::store::staged::Staged;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -148,6 +149,21 @@ pub enum Mail {
         /// As in Replicate.
         entries: Vec<u8>,
         /// The replace that they are sent for, where the sender tells.
+        time: Option<ClockTime>,
+        /// The since-epoch of that server's memory.
+        since: u64,
+        /// Told.
+        done: oneshot::Sender<()>,
+    },
+    /// A large record from another server. Told when it is committed.
+    ApplyLarge {
+        /// Its dbkey.
+        dbkey: Vec<u8>,
+        /// The epoch of its stamp.
+        epoch: u64,
+        /// Its dbval, all of which has come.
+        staged: Staged,
+        /// The replace that it is sent for, where the sender tells.
         time: Option<ClockTime>,
         /// The since-epoch of that server's memory.
         since: u64,

@@ -1,20 +1,16 @@
 //! The replace stream: records on their way from one server to another.
 //!
 //! Source: `doc/protocol.md`, "The replace stream". The sender offers its stream address; the receiver connects there,
-//! tells its cluster address in 23 bytes, and takes one zlib stream of MessagePack `[dbkey, dbval]`, closed by nil.
-//! Between ours an element has the epoch as a third value, and an element `[since]` tells how far back the sender
-//! vouches for what it remembers of the changes in the records behind it. The receiver answers an empty array every 100 records and
-//! nil when it has stored all.
+//! tells its cluster address in 23 bytes, and takes one zlib stream of MessagePack ([`super::element`]), closed by nil.
+//! The receiver answers an empty array every 100 records and nil when it has stored all.
 
 use super::background::Background;
-use super::shared::{Mail, Shared};
+use super::element::{Elements, NIL, Stage};
+use super::shared::Shared;
 use crate::logic::address::Address;
 use crate::logic::clock::ClockTime;
-use crate::logic::record::{dbkey_hash, worker_of};
 use crate::net::sock::{TcpListener, TcpStream};
 use crate::proto::rpc::frame::MAX_FRAME;
-use crate::proto::rpc::msgpack::{DecodeError, Reader};
-use crate::proto::rpc::v1::write_entry;
 use flate2::write::ZlibEncoder;
 use flate2::{Compression, Decompress, FlushDecompress, Status};
 use std::collections::BTreeMap;
@@ -41,7 +37,6 @@ const FETCH: Duration = Duration::from_secs(3);
 const APPLY_BYTES: usize = 128 << 10;
 /// Bytes read, or inflated, at a time.
 const CHUNK: usize = 64 << 10;
-const NIL: u8 = 0xc0;
 const ALIVE: u8 = 0x90;
 
 /// Streams that were offered and wait to be fetched, by the receiver's cluster address and the worker that fills them.
@@ -204,7 +199,11 @@ async fn receive_stream(
     greeting[1..=address.len()].copy_from_slice(&address);
     stream.write_all(&greeting).await?;
     let mut inflate = Inflate::default();
-    let mut parts = Parts::new(shared, time);
+    let mut elements = Elements::new(shared.config.workers);
+    let stage: &Stage<'_> = &|worker, key_len, val_len| {
+        let shard = &shared.store.shards()[usize::from(worker)];
+        shard.lock().expect("no holder of a shard panics").stage(key_len, val_len)
+    };
     let mut compressed = vec![0; CHUNK];
     let mut alive = 0;
     loop {
@@ -214,18 +213,18 @@ async fn receive_stream(
         }
         let mut rest = Some(&compressed[..n]);
         while let Some(bytes) = rest {
-            let (before, mut plain) = (parts.records, 0);
-            let take = |bytes: &[u8]| parts.take(bytes).inspect(|used| plain += *used as u64);
+            let (before, mut plain) = (elements.records, 0);
+            let take = |bytes: &[u8]| elements.take(bytes, stage).inspect(|used| plain += *used as u64);
             rest = background.step(|| inflate.take(bytes, take)).await.map_err(io::Error::other)?;
-            shared.received.lock().expect("no holder panics").add(time, parts.records - before, plain);
-            parts.store(APPLY_BYTES).await?;
+            shared.received.lock().expect("no holder panics").add(time, elements.records - before, plain);
+            elements.store(APPLY_BYTES, shared, time).await?;
         }
-        for _ in alive..parts.records / ALIVE_EVERY {
+        for _ in alive..elements.records / ALIVE_EVERY {
             stream.write_all(&[ALIVE]).await?;
         }
-        alive = parts.records / ALIVE_EVERY;
-        if parts.complete {
-            parts.store(0).await?;
+        alive = elements.records / ALIVE_EVERY;
+        if elements.complete {
+            elements.store(0, shared, time).await?;
             stream.write_all(&[NIL]).await?;
             return Ok(());
         }
@@ -264,74 +263,6 @@ impl Inflate {
         }
         let progress = self.zlib.total_in() > before.0 || self.plain.len() + used > before.1;
         Ok((status != Status::StreamEnd && progress).then_some(rest))
-    }
-}
-
-/// What came in a stream, sorted by worker.
-struct Parts<'s> {
-    shared: &'s Shared,
-    /// The replace that it is for.
-    time: Option<ClockTime>,
-    entries: Vec<Vec<u8>>,
-    /// The highest since-epoch of the sender's memory so far.
-    since: u64,
-    records: u64,
-    complete: bool,
-}
-
-impl Parts<'_> {
-    fn new(shared: &Shared, time: Option<ClockTime>) -> Parts<'_> {
-        let entries = vec![Vec::new(); usize::from(shared.config.workers)];
-        Parts { shared, time, entries, since: 0, records: 0, complete: false }
-    }
-
-    /// Takes whole elements from the front of `bytes`; returns how many bytes they are.
-    fn take(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
-        let mut used = 0;
-        while !self.complete && used < bytes.len() {
-            let mut r = Reader::new(&bytes[used..]);
-            match r.skip() {
-                Ok([NIL]) => self.complete = true,
-                Ok(element) => self.take_element(element).map_err(|_| "an element is no record")?,
-                Err(DecodeError::Incomplete) => break,
-                Err(DecodeError::Type) => return Err("what came is not MessagePack"),
-            }
-            used = bytes.len() - r.rest().len();
-        }
-        Ok(used)
-    }
-
-    fn take_element(&mut self, element: &[u8]) -> Result<(), DecodeError> {
-        let mut r = Reader::new(element);
-        let len = r.array()?;
-        if len == 1 {
-            self.since = self.since.max(r.u64()?);
-            return Ok(());
-        }
-        let (dbkey, dbval) = (r.raw()?, r.raw()?);
-        let epoch = match len {
-            2 => 0,
-            3 => r.u64()?,
-            _ => return Err(DecodeError::Type),
-        };
-        let hash = dbkey_hash(dbkey).ok_or(DecodeError::Type)?;
-        let worker = worker_of(hash, self.shared.config.workers);
-        write_entry(&mut self.entries[usize::from(worker)], dbkey, epoch, dbval, &[]);
-        self.records += 1;
-        Ok(())
-    }
-
-    /// Has the workers store what has come to more than `above` bytes.
-    async fn store(&mut self, above: usize) -> io::Result<()> {
-        for (worker, entries) in self.entries.iter_mut().enumerate() {
-            if entries.len() > above {
-                let (done, stored) = oneshot::channel();
-                let entries = std::mem::take(entries);
-                self.shared.tell(worker, Mail::Apply { entries, time: self.time, since: self.since, done });
-                stored.await.map_err(|_| io::Error::other("it was not stored"))?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -317,6 +317,9 @@ impl Worker {
                 Err(e) => tracing::warn!("cannot serve a connection: {e}"),
             },
             Mail::Apply { entries, time, since, done } => self.start_to_apply(entries, time, since, done),
+            Mail::ApplyLarge { dbkey, epoch, staged, time, since, done } => {
+                self.start_to_apply_large((dbkey, epoch, staged), time, since, done);
+            }
             Mail::Copy(job) => super::copy::start(self.clone(), job),
             Mail::Drop(done) => super::dropping::start_drop(self.clone(), done),
             Mail::DropUnconfirmed(done) => super::fill::start_drop(self.clone(), done),

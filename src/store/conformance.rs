@@ -160,7 +160,7 @@ fn marks(store: &dyn Store) -> u64 {
 /// Checks that counts, scans and gets tell the same.
 pub fn check(store: &dyn Store, expected: &Contents) {
     assert!(scan(store, 7) == *expected, "a scan differs from what is expected");
-    let surveyed = visited_by(store, 7, |shard, from, budget, visit| shard.survey(from, budget, visit));
+    let surveyed = visited_by(store, 7, |shard, from, budget, visit| shard.survey(from, budget, 100, &|_| true, visit));
     assert!(surveyed == *expected, "a survey differs from what is expected");
     let expected_marks = expected.values().filter(|(_, v)| v.len() == 8).count() as u64;
     assert_eq!((store.items(), marks(store)), (expected.len() as u64 - expected_marks, expected_marks));

@@ -81,9 +81,6 @@ pub enum StoreError {
 /// A dbval of more bytes than this is looked at, and told, in pieces where that is possible.
 pub const LARGE_BYTES: usize = if cfg!(feature = "sim") { 256 } else { 2 << 20 };
 
-/// A record of up to so many bytes, one page, is read from end to end also where its beginning would do.
-pub const SURVEYED_BYTES: usize = if cfg!(feature = "sim") { 128 } else { 4 << 10 };
-
 /// Number of a commit; grows within a shard.
 pub type Ticket = u64;
 
@@ -197,11 +194,18 @@ pub trait Shard: Any + Send {
         visit: &mut ScanVisitor<'_>,
     ) -> Result<Option<u64>, StoreError>;
 
-    /// As [`scan`](Shard::scan), for who wants to know of most records only that there is nothing to do: of one over
-    /// [`SURVEYED_BYTES`], nothing but the lengths was verified, and behind its beginning nothing was read. Before anything is
-    /// done about it, it is to be looked at with [`peek`](Shard::peek).
-    fn survey(&mut self, from: u64, budget: usize, visit: &mut ScanVisitor<'_>) -> Result<Option<u64>, StoreError> {
-        self.scan(from, budget, visit)
+    /// As [`scan_some`](Shard::scan_some), but of a record whose dbval is over `whole` bytes, nothing but the lengths was verified, and behind
+    /// its beginning nothing was read. Before anything is done about it, it is to be looked at with [`peek`](Shard::peek)
+    /// or [`large`](Shard::large).
+    fn survey(
+        &mut self,
+        from: u64,
+        budget: usize,
+        _whole: usize,
+        wanted: &dyn Fn(u64) -> bool,
+        visit: &mut ScanVisitor<'_>,
+    ) -> Result<Option<u64>, StoreError> {
+        self.scan_some(from, budget, wanted, visit)
     }
 
     /// Where the next change will stand among this shard's.

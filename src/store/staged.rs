@@ -73,7 +73,7 @@ impl Staged {
     }
 
     /// The whole dbval with this version, where it is in memory; else the file.
-    pub(super) fn finish(self, version: ClockTime) -> Result<Vec<u8>, Box<StagedFile>> {
+    pub(crate) fn finish(self, version: ClockTime) -> Result<Vec<u8>, Box<StagedFile>> {
         match self.0 {
             Place::Memory { mut bytes, .. } => {
                 bytes[..8].copy_from_slice(&version.0.to_be_bytes());
@@ -121,6 +121,14 @@ impl Large {
         match &self.0 {
             Kept::Memory(bytes) => bytes.len(),
             Kept::File(file) => file.val_len(),
+        }
+    }
+
+    /// Its CRC-32C, as it was when it was stored or last read from end to end.
+    pub fn crc32c(&self) -> u32 {
+        match &self.0 {
+            Kept::Memory(bytes) => crc32c::crc32c(bytes),
+            Kept::File(file) => file.crc32c(),
         }
     }
 

@@ -203,8 +203,9 @@ fn large_measures_small_commands_beside_large_ones() {
     let one = bench.run("large", load, &["--build", &build, "--json", &file]).stdout;
     let cluster =
         bench.run("large", load, &["--build", &build, "--shape", "cluster", "--op", "set", "--small", "get"]).stdout;
-    let lines: Vec<&str> = one.lines().chain(cluster.lines()).collect();
-    assert_eq!(lines.len(), 6 + 1, "{lines:?}");
+    let attach = bench.run("large", load, &["--build", &build, "--shape", "cluster", "--op", "attach"]).stdout;
+    let lines: Vec<&str> = one.lines().chain(cluster.lines()).chain(attach.lines()).collect();
+    assert_eq!(lines.len(), 6 + 1 + 2, "{lines:?}");
     for line in lines {
         assert!(line.contains("[ms] p50 ") && !line.contains("nan") && line.contains(" 0 failed"), "{line}");
     }

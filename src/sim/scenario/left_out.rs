@@ -174,6 +174,8 @@ pub(super) const ALL: [Scenario; 10] = [
         load: |load| {
             busy(load);
             load.ballast = Some((24, 30_000));
+            // As large as these, so that it does not go before them.
+            load.large = true;
             load.then = Some((1_770, Then::Read));
             // What was written before is stable, and known to be.
             load.menu = Some(|gateway, ms| match (gateway, ms) {

@@ -234,6 +234,15 @@ impl StoredFile {
         self.val_len
     }
 
+    pub fn crc32c(&self) -> u32 {
+        let mut head = [0; HEAD_LEN];
+        if !self.segment.read_at(self.val_at, &mut head) {
+            // As if it were another one.
+            return 0;
+        }
+        self.pieces.continue_from(crc32c::crc32c(&head))
+    }
+
     pub fn append_to(&self, from: usize, len: usize, out: &mut Vec<u8>) -> bool {
         if from.checked_add(len).is_none_or(|end| end > self.val_len) {
             return false;
@@ -249,7 +258,7 @@ impl StoredFile {
         // Pieces are read from end to end, to be checked.
         let start = from / PIECE_BYTES * PIECE_BYTES;
         let mut bytes = vec![0; ((from + len).div_ceil(PIECE_BYTES) * PIECE_BYTES).min(self.val_len) - start];
-        let is_read = self.segment.read_exactly(self.val_at + start, &mut bytes);
+        let is_read = self.segment.read_at(self.val_at + start, &mut bytes);
         let read = |range: Range<usize>| bytes.get(range.start - start..range.end - start);
         let intact = is_read && self.pieces.are_intact(from, len, read);
         if intact {

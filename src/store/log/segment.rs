@@ -122,8 +122,12 @@ impl Segment {
         self.view.as_ref().filter(|_| (offset + len) as u64 <= self.len())?.slice(offset, len)
     }
 
-    /// Reads bytes that are written, where there is no view; false when they cannot be read.
-    pub fn read_exactly(&self, offset: usize, out: &mut [u8]) -> bool {
+    /// Reads bytes that are written; false when they cannot be read.
+    pub fn read_at(&self, offset: usize, out: &mut [u8]) -> bool {
+        if let Some(bytes) = self.slice(offset, out.len()) {
+            out.copy_from_slice(bytes);
+            return true;
+        }
         let file = self.file.lock().expect("no holder of a file panics").clone();
         file.is_some_and(|file| fs::read_full(file.as_ref(), out, offset as u64).is_ok_and(|read| read == out.len()))
     }

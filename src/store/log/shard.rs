@@ -17,7 +17,7 @@ use crate::logic::record::{HASH_LEN, Stamp, is_mark, version_of};
 use crate::logic::ring;
 use crate::store::fs::store_error;
 use crate::store::staged::{self, Large, Staged};
-use crate::store::{Commit, LARGE_BYTES, Record, SURVEYED_BYTES, ScanVisitor, Shard, StoreError, Ticket};
+use crate::store::{Commit, LARGE_BYTES, Record, ScanVisitor, Shard, StoreError, Ticket};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -52,8 +52,6 @@ pub struct LogShard {
     pieces: HashMap<(u64, u64), Arc<Pieces>>,
 }
 
-/// How a scan reads a record, if it is there and not damaged.
-type Read = for<'a> fn(&'a Data, Place, &'a mut Vec<u8>) -> Option<Raw<'a>>;
 /// The place of a record, and of a large one the checksums of its pieces.
 type Looked = (Place, Option<Arc<Pieces>>);
 
@@ -98,11 +96,10 @@ impl Data {
         (raw.is_intact(seed) && raw.header.kind == Kind::Put).then_some(raw)
     }
 
-    /// As [`read_intact`](Data::read_intact), but of one over [`SURVEYED_BYTES`], only that its lengths are intact.
-    fn read_surveyed<'a>(&'a self, place: Place, scratch: &'a mut Vec<u8>) -> Option<Raw<'a>> {
+    /// As [`read_intact`](Data::read_intact), but of one whose dbval is over `whole` bytes, only that its lengths are intact.
+    fn read_surveyed<'a>(&'a self, place: Place, whole: usize, scratch: &'a mut Vec<u8>) -> Option<Raw<'a>> {
         let (raw, seed) = self.read(place, scratch)?;
-        let is_long = raw.header.record_len() > SURVEYED_BYTES;
-        let intact = if is_long { raw.is_begun(seed) } else { raw.is_intact(seed) };
+        let intact = if raw.header.val_len > whole { raw.is_begun(seed) } else { raw.is_intact(seed) };
         (intact && raw.header.kind == Kind::Put).then_some(raw)
     }
 
@@ -352,10 +349,10 @@ impl LogShard {
         rest
     }
 
-    /// A scan whose records are read with `read`.
-    fn scan_with(
+    /// A scan that reads records whose dbval is up to so many bytes from end to end.
+    fn scan_reading(
         &mut self,
-        read: Read,
+        whole: usize,
         from: u64,
         budget: usize,
         wanted: &dyn Fn(u64) -> bool,
@@ -370,7 +367,7 @@ impl LogShard {
                 if let Some(ahead) = self.gathered.get(n + AHEAD) {
                     self.data.prefetch(ahead.place());
                 }
-                match read(&self.data, entry.place(), &mut self.scratch) {
+                match self.data.read_surveyed(entry.place(), whole, &mut self.scratch) {
                     Some(raw) => visit(raw.dbkey(), Ok(Record { epoch: raw.header.epoch, dbval: raw.dbval() })),
                     None => {
                         let error = damaged(&self.core, &self.data, entry.place());
@@ -548,11 +545,18 @@ impl Shard for LogShard {
         wanted: &dyn Fn(u64) -> bool,
         visit: &mut ScanVisitor<'_>,
     ) -> Result<Option<u64>, StoreError> {
-        self.scan_with(Data::read_intact, from, budget, wanted, visit)
+        self.scan_reading(usize::MAX, from, budget, wanted, visit)
     }
 
-    fn survey(&mut self, from: u64, budget: usize, visit: &mut ScanVisitor<'_>) -> Result<Option<u64>, StoreError> {
-        self.scan_with(Data::read_surveyed, from, budget, &|_| true, visit)
+    fn survey(
+        &mut self,
+        from: u64,
+        budget: usize,
+        whole: usize,
+        wanted: &dyn Fn(u64) -> bool,
+        visit: &mut ScanVisitor<'_>,
+    ) -> Result<Option<u64>, StoreError> {
+        self.scan_reading(whole, from, budget, wanted, visit)
     }
 
     fn position(&self) -> u64 {

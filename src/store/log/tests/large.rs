@@ -24,6 +24,7 @@ fn put_in_pieces(shard: &mut dyn Shard, dbkey: &[u8], version: u64, dbval: &[u8]
     let mut told = Vec::new();
     assert!(large.append_to(10, dbval.len() - 10, &mut told));
     assert!(told[..] == dbval[10..]);
+    assert_eq!(large.crc32c(), crc32c::crc32c(dbval));
     assert!(!large.append_to(1, dbval.len(), &mut told), "there is no more");
 }
 

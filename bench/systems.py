@@ -5,7 +5,6 @@ Everything is on loopback, at ports that the system chooses, and ends with the s
 
 import contextlib
 import ctypes
-import itertools
 import json
 import os
 import pathlib
@@ -99,8 +98,8 @@ def cluster(name, directory, bins, options):
         s.start(bins / "kumo-server", "-l", f"127.0.0.1:{free_port()}", "-L", free_port(), "-m", manager,
                 "-s", f"store{number}", "-TR", getattr(options, "server_threads", options.threads), *options.server_option)
 
-    def grow(servers=itertools.count(options.servers)):
-        number = next(servers)
+    def grow():
+        number = len(s.processes) - len(["manager", "gateway"])
         start_server(number)
         attach(bins, manager, number + 1)
 

@@ -19,9 +19,11 @@ use crate::logic::epoch::{Pace, Phase};
 use crate::logic::record::{dbkey_hash, worker_of};
 use crate::logic::rule::{Rule, on};
 use crate::net::time::{Instant, boot_micros};
+use crate::proto::rpc::frame::write_request;
 use crate::proto::rpc::msgpack::{write_array, write_uint};
 use crate::proto::rpc::v0::{self, method};
-use crate::proto::rpc::{frame::write_request, v1};
+use crate::proto::rpc::v1::{self, PART_BYTES};
+use crate::store::staged::Large;
 use crate::store::{LARGE_BYTES, StoreError};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -32,8 +34,6 @@ use tokio::sync::oneshot;
 
 /// Bytes gathered for one server before they leave.
 const BATCH_BYTES: usize = 64 << 10;
-/// Bytes of a large record that are looked at, or sent, in a step.
-const PIECE_BYTES: usize = 128 << 10;
 /// The pause after a copy that failed, before it is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(500);
 /// How often a copy looks whether its phase is still on.
@@ -206,24 +206,21 @@ impl Streams<'_> {
     /// Has a large record leave piece by piece. One that turns out to be damaged is left out, as it would be if it were small.
     async fn add_large(&mut self, target: Target, element: LargeElement) -> Result<(), Failed> {
         let LargeElement { before, value, behind } = element;
-        let worker = self.worker;
+        let pieces = || (0..value.val_len()).step_by(PART_BYTES);
         let mut bytes = Vec::new();
         // An element that has begun cannot be taken back: so first it is looked at to its end.
-        for is_sent in [false, true] {
-            if is_sent {
-                self.add(target, &before).await?;
+        for from in pieces() {
+            if !self.worker.read_piece(&value, from, &mut bytes).await {
+                tracing::error!("a large record is damaged, and is not copied to {}", target.0);
+                return Ok(());
             }
-            for from in (0..value.val_len()).step_by(PIECE_BYTES) {
-                bytes.clear();
-                let len = PIECE_BYTES.min(value.val_len() - from);
-                if !worker.background.step(|| value.append_to(from, len, &mut bytes)).await {
-                    tracing::error!("a large record is damaged, and is not copied to {}", target.0);
-                    return if is_sent { Err(Failed::At(target.0, "a record was damaged meanwhile")) } else { Ok(()) };
-                }
-                if is_sent {
-                    self.add(target, &bytes).await?;
-                }
+        }
+        self.add(target, &before).await?;
+        for from in pieces() {
+            if !self.worker.read_piece(&value, from, &mut bytes).await {
+                return Err(Failed::At(target.0, "a record was damaged meanwhile"));
             }
+            self.add(target, &bytes).await?;
         }
         self.add(target, &behind).await
     }
@@ -432,7 +429,7 @@ impl Worker {
                                 write_element(bytes, dbkey, *record, target.1 == 0);
                             }
                             Met::Large(stamp, value) => {
-                                let element = LargeElement::new(*target, since, dbkey, *stamp, value.clone());
+                                let element = LargeElement::new(*target, since, dbkey, stamp.epoch, value.clone());
                                 slice.large.push((*target, element));
                             }
                         }
@@ -451,6 +448,13 @@ impl Worker {
         })?;
         slice.next = next.filter(|position| window.place(*position).is_some());
         Ok(slice)
+    }
+
+    /// Reads the piece of a large value that begins at `from`, in a step of its own; false when it is damaged.
+    async fn read_piece(&self, value: &Large, from: usize, bytes: &mut Vec<u8>) -> bool {
+        bytes.clear();
+        let len = PART_BYTES.min(value.val_len() - from);
+        self.background.step(|| value.append_to(from, len, bytes)).await
     }
 
     /// How fast this worker may move records: its share of what its server may.
@@ -480,7 +484,7 @@ impl Worker {
             if record.dbval.len() <= LARGE_BYTES {
                 write_element(&mut encoded.bytes, dbkey, record, false);
             } else if let Ok(Some((stamp, value))) = shard.large(dbkey) {
-                encoded.large = Some(LargeElement::new(target, since, dbkey, stamp, value));
+                encoded.large = Some(LargeElement::new(target, since, dbkey, stamp.epoch, value));
             } else {
                 continue;
             }

@@ -90,14 +90,25 @@ pub(super) fn opening(target: Target, since: u64) -> Vec<u8> {
     out
 }
 
-/// Appends the element of a record.
-pub(super) fn write_element(out: &mut Vec<u8>, dbkey: &[u8], record: Record<'_>, version0: bool) {
+/// Appends what stands before the bytes of a dbval of so many.
+fn write_beginning(out: &mut Vec<u8>, dbkey: &[u8], val_len: usize, version0: bool) {
     write_array(out, if version0 { 2 } else { 3 });
     write_raw(out, dbkey);
-    write_raw(out, record.dbval);
+    write_raw_head(out, val_len);
+}
+
+/// Appends what stands behind them.
+fn write_end(out: &mut Vec<u8>, epoch: u64, version0: bool) {
     if !version0 {
-        write_uint(out, record.epoch);
+        write_uint(out, epoch);
     }
+}
+
+/// Appends the element of a record.
+pub(super) fn write_element(out: &mut Vec<u8>, dbkey: &[u8], record: Record<'_>, version0: bool) {
+    write_beginning(out, dbkey, record.dbval.len(), version0);
+    out.extend_from_slice(record.dbval);
+    write_end(out, record.epoch, version0);
 }
 
 /// The element of a large record.
@@ -111,15 +122,10 @@ pub(super) struct LargeElement {
 
 impl LargeElement {
     /// For a target, with its opening.
-    pub fn new(target: Target, since: u64, dbkey: &[u8], stamp: Stamp, value: Large) -> LargeElement {
-        let version0 = target.1 == 0;
+    pub fn new(target: Target, since: u64, dbkey: &[u8], epoch: u64, value: Large) -> LargeElement {
         let (mut before, mut behind) = (opening(target, since), Vec::new());
-        write_array(&mut before, if version0 { 2 } else { 3 });
-        write_raw(&mut before, dbkey);
-        write_raw_head(&mut before, value.val_len());
-        if !version0 {
-            write_uint(&mut behind, stamp.epoch);
-        }
+        write_beginning(&mut before, dbkey, value.val_len(), target.1 == 0);
+        write_end(&mut behind, epoch, target.1 == 0);
         LargeElement { before, value, behind }
     }
 }
@@ -204,30 +210,25 @@ impl Elements {
     fn go_on(&mut self, mut coming: Coming, bytes: &[u8]) -> Result<usize, &'static str> {
         let missing = coming.staged.val_len() - coming.staged.filled();
         let (piece, behind) = bytes.split_at(bytes.len().min(missing));
-        if !piece.is_empty() {
-            coming.staged.append(piece).map_err(cannot_store)?;
-        }
+        coming.staged.append(piece).map_err(cannot_store)?;
         let mut r = Reader::new(behind);
-        let is_whole = piece.len() == missing
-            && match (coming.has_epoch, r.u64()) {
-                (false, _) => {
-                    r = Reader::new(behind);
-                    true
-                }
-                (true, Ok(epoch)) => {
-                    coming.epoch = epoch;
-                    true
-                }
-                (true, Err(DecodeError::Incomplete)) => false,
-                (true, Err(DecodeError::Type)) => return Err("an element is no record"),
-            };
-        if !is_whole {
-            self.coming = Some(coming);
-            return Ok(piece.len());
+        let epoch = match (piece.len() == missing, coming.has_epoch) {
+            (false, _) => Err(DecodeError::Incomplete),
+            (true, false) => Ok(0),
+            (true, true) => r.u64(),
+        };
+        match epoch {
+            Ok(epoch) => {
+                self.large.push(Coming { epoch, ..coming });
+                self.records += 1;
+                Ok(bytes.len() - r.rest().len())
+            }
+            Err(DecodeError::Incomplete) => {
+                self.coming = Some(coming);
+                Ok(piece.len())
+            }
+            Err(DecodeError::Type) => Err("an element is no record"),
         }
-        self.large.push(coming);
-        self.records += 1;
-        Ok(bytes.len() - r.rest().len())
     }
 
     fn take_element(&mut self, element: &[u8]) -> Result<(), DecodeError> {

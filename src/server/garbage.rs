@@ -113,23 +113,26 @@ pub(super) async fn collect(worker: Rc<Worker>) {
     let mut pause = SLICE;
     loop {
         tokio::time::sleep(pause).await;
-        let collected = step(&worker, |state, shard, records| Ok((records, collect_due(state, shard, records)?))).await;
-        pause = collected.map_or(REST, |(looked_at, gone)| pause_after(looked_at, gone));
+        let collected = step(&worker, |state, shard, records| {
+            Ok(Tally { looked_at: records, gone: collect_due(state, shard, records)? })
+        })
+        .await;
+        pause = collected.map_or(REST, |tally| tally.pause());
     }
 }
 
 /// Goes through the worker's shard for ever, slowly while there is nothing to do.
 pub(super) async fn sweep(worker: Rc<Worker>) {
-    let (mut from, mut pause, mut lately) = (0, SLICE, Lately::default());
+    let (mut from, mut pause, mut lately) = (0, SLICE, Tally::default());
     loop {
         tokio::time::sleep(pause).await;
         let swept = step(&worker, |state, shard, records| {
             let swept = sweep_slice(&worker, state, shard, from, records)?;
-            lately.add(&swept, shard.items());
+            lately.add(swept.tally, shard.items());
             Ok(swept)
         });
         (from, pause) = match swept.await {
-            Some(swept @ Swept { next: Some(next), .. }) => (next, swept.pause().min(lately.pause())),
+            Some(Swept { next: Some(next), tally }) => (next, tally.pause().min(lately.pause())),
             Some(Swept { next: None, .. }) => (0, REST),
             None => (from, REST),
         };
@@ -151,13 +154,6 @@ async fn step<T>(
     let done = worker.background.step_of(Kind::Collect, work).await;
     worker.turn.wake();
     done.inspect_err(|e| tracing::error!("cannot collect garbage: {e}")).ok()
-}
-
-/// How long to wait after a slice: not at all when one record in [`ENOUGH`] had to go, so that they go as fast as they come. What
-/// bounds it then is the time that all background work may take.
-fn pause_after(looked_at: usize, gone: usize) -> Duration {
-    let micros = SLICE.as_micros() * gone as u128 * ENOUGH / (looked_at.max(1) as u128);
-    SLICE.saturating_sub(Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
 }
 
 /// Whether marks may go: everybody holds what the ring says.
@@ -197,41 +193,36 @@ fn forget_stable(
     Ok(gone)
 }
 
+/// How many records were looked at, and how many of them had to go, and went.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    looked_at: usize,
+    gone: usize,
+}
+
+impl Tally {
+    /// How long to wait after that: not at all when one record in [`ENOUGH`] had to go, so that they go as fast as they come. What
+    /// bounds it then is the time that all background work may take.
+    fn pause(self) -> Duration {
+        let micros = SLICE.as_micros() * self.gone as u128 * ENOUGH / (self.looked_at.max(1) as u128);
+        SLICE.saturating_sub(Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
+    }
+
+    /// Adds a slice of a shard of so many records, and forgets what was more than some eighth of them ago. Of neighbours on the ring, one
+    /// server alone deletes what has expired: in the others' parts it finds nothing to do, and is to be through them as soon.
+    fn add(&mut self, slice: Tally, records: u64) {
+        if self.looked_at as u64 > (records / 8).max(LATELY_LEAST) {
+            *self = Tally { looked_at: self.looked_at / 2, gone: self.gone / 2 };
+        }
+        *self = Tally { looked_at: self.looked_at + slice.looked_at, gone: self.gone + slice.gone };
+    }
+}
+
 /// What a slice of the sweep came to.
 struct Swept {
     /// Where to go on; `None`: that was all.
     next: Option<u64>,
-    looked_at: usize,
-    /// How many of them had to go, and went.
-    gone: usize,
-}
-
-impl Swept {
-    fn pause(&self) -> Duration {
-        pause_after(self.looked_at, self.gone)
-    }
-}
-
-/// What the last slices came to. Of neighbours on the ring, one server alone deletes what has expired: in the others' parts it finds
-/// nothing to do, and is to be through them as soon.
-#[derive(Default)]
-struct Lately {
-    looked_at: usize,
-    gone: usize,
-}
-
-impl Lately {
-    /// Adds a slice of a shard of so many records. What it remembers is some eighth of them.
-    fn add(&mut self, swept: &Swept, records: u64) {
-        if self.looked_at as u64 > (records / 8).max(LATELY_LEAST) {
-            (self.looked_at, self.gone) = (self.looked_at / 2, self.gone / 2);
-        }
-        (self.looked_at, self.gone) = (self.looked_at + swept.looked_at, self.gone + swept.gone);
-    }
-
-    fn pause(&self) -> Duration {
-        pause_after(self.looked_at, self.gone)
-    }
+    tally: Tally,
 }
 
 fn sweep_slice(
@@ -264,7 +255,7 @@ fn sweep_slice(
         }
     }
     gone += forget_stable(state, shard, old)?;
-    Ok(Swept { next, looked_at, gone })
+    Ok(Swept { next, tally: Tally { looked_at, gone } })
 }
 
 /// What decides on the end of records.
@@ -348,6 +339,7 @@ mod tests {
 
     #[test]
     fn the_more_had_to_go_the_sooner_the_next_slice_follows() {
+        let pause_after = |looked_at, gone| Tally { looked_at, gone }.pause();
         assert_eq!(pause_after(0, 0), SLICE);
         assert_eq!(pause_after(256, 0), SLICE);
         assert_eq!(pause_after(256, 16), SLICE / 2);
@@ -358,9 +350,9 @@ mod tests {
 
     #[test]
     fn parts_of_the_ring_where_nothing_had_to_go_do_not_make_it_slow_at_once() {
-        let mut lately = Lately::default();
+        let mut lately = Tally::default();
         let mut slice = |gone| {
-            lately.add(&Swept { next: None, looked_at: 256, gone }, 100_000);
+            lately.add(Tally { looked_at: 256, gone }, 100_000);
             lately.pause()
         };
         assert_eq!(slice(0), SLICE);

@@ -192,21 +192,21 @@ pub trait Shard: Any + Send {
         budget: usize,
         wanted: &dyn Fn(u64) -> bool,
         visit: &mut ScanVisitor<'_>,
-    ) -> Result<Option<u64>, StoreError>;
+    ) -> Result<Option<u64>, StoreError> {
+        self.survey(from, budget, usize::MAX, wanted, visit)
+    }
 
-    /// As [`scan_some`](Shard::scan_some), but of a record whose dbval is over `whole` bytes, nothing but the lengths was verified, and behind
-    /// its beginning nothing was read. Before anything is done about it, it is to be looked at with [`peek`](Shard::peek)
+    /// The same, but an engine may tell a record whose dbval is over `whole` bytes when it has verified no more than its lengths, and without
+    /// having read what is behind its beginning. Before anything is done about one, it is to be looked at with [`peek`](Shard::peek)
     /// or [`large`](Shard::large).
     fn survey(
         &mut self,
         from: u64,
         budget: usize,
-        _whole: usize,
+        whole: usize,
         wanted: &dyn Fn(u64) -> bool,
         visit: &mut ScanVisitor<'_>,
-    ) -> Result<Option<u64>, StoreError> {
-        self.scan_some(from, budget, wanted, visit)
-    }
+    ) -> Result<Option<u64>, StoreError>;
 
     /// Where the next change will stand among this shard's.
     fn position(&self) -> u64 {

@@ -348,46 +348,6 @@ impl LogShard {
         self.gathered.sort_unstable_by_key(|e| e.hash);
         rest
     }
-
-    /// A scan that reads records whose dbval is up to so many bytes from end to end.
-    fn scan_reading(
-        &mut self,
-        whole: usize,
-        from: u64,
-        budget: usize,
-        wanted: &dyn Fn(u64) -> bool,
-        visit: &mut ScanVisitor<'_>,
-    ) -> Result<Option<u64>, StoreError> {
-        let (mut from, mut visited) = (from, 0);
-        loop {
-            let table = table_of(from);
-            let rest = self.gather(table, from, budget.saturating_sub(visited).max(1) - 1, wanted);
-            for (n, entry) in self.gathered.iter().enumerate() {
-                // Records lie anywhere, and most of a scan would be waiting for memory.
-                if let Some(ahead) = self.gathered.get(n + AHEAD) {
-                    self.data.prefetch(ahead.place());
-                }
-                match self.data.read_surveyed(entry.place(), whole, &mut self.scratch) {
-                    Some(raw) => visit(raw.dbkey(), Ok(Record { epoch: raw.header.epoch, dbval: raw.dbval() })),
-                    None => {
-                        let error = damaged(&self.core, &self.data, entry.place());
-                        let key = key_of_damaged(entry, self.data.read(entry.place(), &mut self.scratch));
-                        visit(&key, Err(error));
-                    }
-                }
-            }
-            let passed_over = self.index.table_len(table).saturating_sub(self.gathered.len());
-            visited += self.gathered.len() + passed_over / PASSED_OVER_PER_VISIT;
-            match rest {
-                Some(next) => from = next,
-                None if table + 1 == TABLES => return Ok(None),
-                None => from = table_start(table + 1),
-            }
-            if visited >= budget {
-                return Ok(Some(from));
-            }
-        }
-    }
 }
 
 /// The key that the caller should ask a replica for when a record is damaged: the whole dbkey where its own hash proves
@@ -538,16 +498,6 @@ impl Shard for LogShard {
         Ok(if durable { Commit::Done } else { Commit::Pending(self.ticket) })
     }
 
-    fn scan_some(
-        &mut self,
-        from: u64,
-        budget: usize,
-        wanted: &dyn Fn(u64) -> bool,
-        visit: &mut ScanVisitor<'_>,
-    ) -> Result<Option<u64>, StoreError> {
-        self.scan_reading(usize::MAX, from, budget, wanted, visit)
-    }
-
     fn survey(
         &mut self,
         from: u64,
@@ -556,7 +506,35 @@ impl Shard for LogShard {
         wanted: &dyn Fn(u64) -> bool,
         visit: &mut ScanVisitor<'_>,
     ) -> Result<Option<u64>, StoreError> {
-        self.scan_reading(whole, from, budget, wanted, visit)
+        let (mut from, mut visited) = (from, 0);
+        loop {
+            let table = table_of(from);
+            let rest = self.gather(table, from, budget.saturating_sub(visited).max(1) - 1, wanted);
+            for (n, entry) in self.gathered.iter().enumerate() {
+                // Records lie anywhere, and most of a scan would be waiting for memory.
+                if let Some(ahead) = self.gathered.get(n + AHEAD) {
+                    self.data.prefetch(ahead.place());
+                }
+                match self.data.read_surveyed(entry.place(), whole, &mut self.scratch) {
+                    Some(raw) => visit(raw.dbkey(), Ok(Record { epoch: raw.header.epoch, dbval: raw.dbval() })),
+                    None => {
+                        let error = damaged(&self.core, &self.data, entry.place());
+                        let key = key_of_damaged(entry, self.data.read(entry.place(), &mut self.scratch));
+                        visit(&key, Err(error));
+                    }
+                }
+            }
+            let passed_over = self.index.table_len(table).saturating_sub(self.gathered.len());
+            visited += self.gathered.len() + passed_over / PASSED_OVER_PER_VISIT;
+            match rest {
+                Some(next) => from = next,
+                None if table + 1 == TABLES => return Ok(None),
+                None => from = table_start(table + 1),
+            }
+            if visited >= budget {
+                return Ok(Some(from));
+            }
+        }
     }
 
     fn position(&self) -> u64 {

@@ -126,10 +126,11 @@ impl Shard for SledShard {
         Ok(Commit::Pending(self.ticket))
     }
 
-    fn scan_some(
+    fn survey(
         &mut self,
         from: u64,
         budget: usize,
+        _whole: usize,
         wanted: &dyn Fn(u64) -> bool,
         visit: &mut ScanVisitor<'_>,
     ) -> Result<Option<u64>, StoreError> {

@@ -60,7 +60,9 @@ fn serve(options: ServerOptions, host: &mut Host<'_>) -> Result<(), String> {
         memory: memory::Limits::SERVER,
         version_block: server::Config::default().version_block,
     };
-    let cores = Arc::new(Cores::start(usize::from(workers)).map_err(|e| format!("cannot start threads: {e}"))?);
+    // Beside an application, as gateways are, a thread wants its core at once.
+    let start = if clients.is_empty() { Cores::start_courteous } else { Cores::start };
+    let cores = Arc::new(start(usize::from(workers)).map_err(|e| format!("cannot start threads: {e}"))?);
     event_loop().map_err(|e| format!("cannot start an event loop: {e}"))?.block_on(async {
         let (listener, stream_listener) = (sockets::into_tokio(listener)?, sockets::into_tokio(stream_listener)?);
         let names = sockets::names(&clients);

@@ -1,5 +1,7 @@
 //! Worker threads: one event loop each, and a way to have something done there.
 
+#[cfg(not(feature = "sim"))]
+use super::courtesy::Courtesy;
 use std::io;
 use std::sync::Mutex;
 use std::thread::JoinHandle;
@@ -14,6 +16,22 @@ type Job = Box<dyn FnOnce() + Send>;
 /// When the system grants no further descriptors.
 pub fn event_loop() -> io::Result<LocalRuntime> {
     Builder::new_current_thread().enable_all().build_local(Default::default())
+}
+
+/// As [`event_loop`], of the calling thread, which lets others finish from now on.
+#[cfg(not(feature = "sim"))]
+fn courteous_loop() -> io::Result<LocalRuntime> {
+    let mut builder = Builder::new_current_thread();
+    if let Some(courtesy) = Courtesy::of_this_thread() {
+        // Only this thread ever takes the lock.
+        let courtesy = Mutex::new(courtesy);
+        builder.on_thread_park(move || {
+            if let Ok(mut courtesy) = courtesy.try_lock() {
+                courtesy.turn_ended();
+            }
+        });
+    }
+    builder.enable_all().build_local(Default::default())
 }
 
 /// Worker threads. In a simulation, which has one thread, their jobs are tasks of the event loop that gives them.
@@ -47,6 +65,20 @@ impl Cores {
     /// When the system grants no further threads or descriptors.
     #[cfg(not(feature = "sim"))]
     pub fn start(count: usize) -> io::Result<Cores> {
+        Cores::start_with(count, event_loop)
+    }
+
+    /// As [`start`](Cores::start), but the threads let others finish before they run ([`courtesy`](super::courtesy)).
+    ///
+    /// # Errors
+    /// When the system grants no further threads or descriptors.
+    #[cfg(not(feature = "sim"))]
+    pub fn start_courteous(count: usize) -> io::Result<Cores> {
+        Cores::start_with(count, courteous_loop)
+    }
+
+    #[cfg(not(feature = "sim"))]
+    fn start_with(count: usize, event_loop: fn() -> io::Result<LocalRuntime>) -> io::Result<Cores> {
         let mut cores = Cores { workers: Vec::new(), threads: Mutex::default() };
         for number in 0..count {
             let (sender, mut jobs) = mpsc::unbounded_channel::<Job>();

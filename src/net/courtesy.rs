@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// A worker stops being courteous when it waits longer than this for its core, on average, and so many times longer than it runs. Where the processes of a
 /// cluster and those that load it share two cores, it waits up to six times as long as it runs; beside programs that compute
-/// all the time, ten to twenty times, where that does harm (doc/performance.md, "What was done").
+/// all the time, ten to twenty times, where that does harm (doc/performance.md).
 const LONG_WAIT: Duration = Duration::from_micros(100);
 const LONG_WAIT_IN_RUNS: u32 = 10;
 /// Turns between two looks: a look costs nothing to speak of then, and an average has settled. A busy worker has thousands a second.
@@ -127,7 +127,7 @@ impl Judge {
             self.until = Some(now + self.pause);
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         } else if self.courteous {
-            self.looks += 1;
+            self.looks = self.looks.saturating_add(1);
             if self.looks >= PROVEN_LOOKS {
                 self.pause = FIRST_PAUSE;
             }

@@ -361,7 +361,7 @@ async fn serve_link(worker: Rc<Worker>, place: u32, connection: u32, address: Ad
     let limit = shared.config.connect_timeout;
     let why = match connect(&shared.config.doors, address, server_worker, limit).await {
         Ok(stream) => {
-            let (conn, read) = Conn::asking(stream, &worker.turn);
+            let (conn, read) = Conn::new(stream, &worker.turn);
             if !worker.state.borrow_mut().link_up(place, connection, &conn) {
                 return conn.close();
             }

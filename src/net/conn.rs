@@ -188,8 +188,6 @@ impl Piece {
 /// The writing side of a connection, and its state.
 pub struct Conn {
     turn: Rc<Turn>,
-    /// It was made to ask the peer, not to answer it.
-    asks: bool,
     output: RefCell<Output>,
     /// None once closed: dropping it tells the peer.
     writer: RefCell<Option<WriteHalf>>,
@@ -216,23 +214,13 @@ pub struct Conn {
 pub type Kept = Rc<OnceCell<Vec<u8>>>;
 
 impl Conn {
-    /// Takes over a stream, from somebody who is to be answered. The reading half goes to [`read_loop`].
+    /// Takes over a stream. The reading half goes to [`read_loop`].
     pub fn new(stream: impl Into<Stream>, turn: &Rc<Turn>) -> (Rc<Conn>, ReadHalf) {
-        Conn::with(stream, turn, false)
-    }
-
-    /// As [`new`](Conn::new), to somebody who is to be asked: who works on what a turn asks while it writes its answers.
-    pub fn asking(stream: impl Into<Stream>, turn: &Rc<Turn>) -> (Rc<Conn>, ReadHalf) {
-        Conn::with(stream, turn, true)
-    }
-
-    fn with(stream: impl Into<Stream>, turn: &Rc<Turn>, asks: bool) -> (Rc<Conn>, ReadHalf) {
         let (read, write) = stream.into().into_split();
         // Answers are written in whole batches already; waiting for more would only add latency.
         write.set_nodelay(true);
         let conn = Conn {
             turn: turn.clone(),
-            asks,
             output: RefCell::default(),
             writer: RefCell::new(Some(write)),
             dirty: Cell::new(false),
@@ -248,11 +236,6 @@ impl Conn {
             unread: OnceCell::new(),
         };
         (Rc::new(conn), read)
-    }
-
-    /// Whether it was made to ask the peer.
-    pub(super) fn asks(&self) -> bool {
-        self.asks
     }
 
     /// Appends output, to be written at the end of the turn. On a closed connection it is discarded.

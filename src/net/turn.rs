@@ -20,9 +20,7 @@ const LARGE_BYTES: usize = 4 << 10;
 /// What is to be finished at the end of this turn of an event loop.
 #[derive(Default)]
 pub struct Turn {
-    /// Connections with output: those that ask something, and those that answer.
-    asking: RefCell<Vec<Rc<Conn>>>,
-    answering: RefCell<Vec<Rc<Conn>>>,
+    dirty: RefCell<Vec<Rc<Conn>>>,
     woken: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     small: RefCell<Vec<Vec<u8>>>,
@@ -48,8 +46,7 @@ impl Turn {
 
     /// Notes that `conn` has output to write.
     pub(super) fn mark(&self, conn: Rc<Conn>) {
-        let marked = if conn.asks() { &self.asking } else { &self.answering };
-        marked.borrow_mut().push(conn);
+        self.dirty.borrow_mut().push(conn);
         self.wake();
     }
 
@@ -85,23 +82,16 @@ impl Turn {
             drop(waker);
             if self.woken.replace(false) {
                 finish();
-                // Others work on what is asked while the answers are written.
-                flush(&self.asking);
-                flush(&self.answering);
+                let mut dirty = std::mem::take(&mut *self.dirty.borrow_mut());
+                for conn in dirty.drain(..) {
+                    conn.flush();
+                }
+                let mut marked_meanwhile = self.dirty.borrow_mut();
+                dirty.append(&mut marked_meanwhile);
+                *marked_meanwhile = dirty;
             }
             Poll::Pending
         });
         tokio::task::coop::unconstrained(turns).await;
     }
-}
-
-/// Writes what these connections have, and leaves those that are marked meanwhile to the next turn.
-fn flush(marked: &RefCell<Vec<Rc<Conn>>>) {
-    let mut dirty = std::mem::take(&mut *marked.borrow_mut());
-    for conn in dirty.drain(..) {
-        conn.flush();
-    }
-    let mut marked_meanwhile = marked.borrow_mut();
-    dirty.append(&mut marked_meanwhile);
-    *marked_meanwhile = dirty;
 }

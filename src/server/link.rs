@@ -577,7 +577,7 @@ impl Worker {
 
     /// Serves a link's new connection until it ends; true when it was of use.
     async fn run_link(self: &Rc<Self>, place: usize, wanted: Target, stream: TcpStream) -> bool {
-        let (conn, read) = Conn::asking(stream, &self.turn);
+        let (conn, read) = Conn::new(stream, &self.turn);
         let own = self.shared.config.address;
         conn.write(|out| {
             frame::write_hello(out, own, Role::Server);

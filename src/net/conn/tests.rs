@@ -273,38 +273,6 @@ fn input_that_is_kept_is_there_when_it_has_been_received_and_the_rest_is_shown_a
     });
 }
 
-/// Whoever is asked works while answers are written.
-#[test]
-fn a_turn_asks_before_it_answers() {
-    let order = Rc::new(RefCell::new(Vec::new()));
-    let written = order.clone();
-    event_loop().unwrap().block_on(async move {
-        let turn = Turn::new();
-        tokio::task::spawn_local(turn.clone().run(|| ()));
-        let client = crate::net::pipe::Pipe::pair();
-        let server = crate::net::pipe::Pipe::pair();
-        let (answering, _answers) = Conn::new(client.0, &turn);
-        let (asking, _asked) = Conn::asking(server.0, &turn);
-        let peers = [("answer", client.1), ("question", server.1)].map(|(what, pipe)| {
-            let written = written.clone();
-            tokio::task::spawn_local(async move {
-                let mut byte = [0];
-                pipe.into_split().0.read_exact(&mut byte).await.unwrap();
-                // A pipe wakes its reader when it is written, and who is woken first comes first.
-                written.borrow_mut().push(what);
-            })
-        });
-        // Both readers wait before anything is written.
-        tokio::task::yield_now().await;
-        answering.write(|out| out.push(b'a'));
-        asking.write(|out| out.push(b'q'));
-        for peer in peers {
-            tokio::time::timeout(Duration::from_secs(20), peer).await.expect("the test hangs").unwrap();
-        }
-    });
-    assert_eq!(*order.borrow(), ["question", "answer"]);
-}
-
 /// Parts of large values went to and fro between two roles of one thread, and small requests waited in their sockets until 61 tasks
 /// had had their turn.
 #[test]

@@ -56,9 +56,9 @@ impl Courtesy {
     }
 
     fn weigh(&mut self, mean: Mean, now: Instant) {
-        let was = self.judge.courteous;
+        let was = self.judge.courteous();
         self.judge.look(mean, now);
-        if self.judge.courteous != was {
+        if self.judge.courteous() != was {
             set_policy(if was { libc::SCHED_OTHER } else { libc::SCHED_BATCH });
             let Mean { ran, waited } = mean;
             tracing::debug!(
@@ -105,35 +105,40 @@ impl Times {
 
 /// Whether to be courteous, by how long it makes a thread wait.
 struct Judge {
-    courteous: bool,
-    /// Looks in a row that found it so.
-    looks: u32,
-    /// How long discourtesy lasts the next time.
-    pause: Duration,
-    /// Until when it lasts now.
+    /// Until when discourtesy lasts; `None`: be courteous.
     until: Option<Instant>,
+    /// How long it lasts the next time.
+    pause: Duration,
+    /// Looks in a row that found courtesy to pay.
+    looks: u32,
 }
 
 impl Judge {
     fn new() -> Judge {
-        Judge { courteous: true, looks: 0, pause: FIRST_PAUSE, until: None }
+        Judge { until: None, pause: FIRST_PAUSE, looks: 0 }
+    }
+
+    fn courteous(&self) -> bool {
+        self.until.is_none()
     }
 
     /// Decides what to be from `now` on, after some turns.
     fn look(&mut self, mean: Mean, now: Instant) {
         let long = mean.waited > LONG_WAIT && mean.waited > mean.ran * LONG_WAIT_IN_RUNS;
-        if self.courteous && long {
-            self.courteous = false;
-            self.until = Some(now + self.pause);
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        } else if self.courteous {
-            self.looks = self.looks.saturating_add(1);
-            if self.looks >= PROVEN_LOOKS {
-                self.pause = FIRST_PAUSE;
+        match self.until {
+            None if long => {
+                self.until = Some(now + self.pause);
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                self.looks = 0;
             }
-        } else if self.until.is_none_or(|until| now >= until) {
-            self.courteous = true;
-            self.looks = 0;
+            None => {
+                self.looks = self.looks.saturating_add(1);
+                if self.looks >= PROVEN_LOOKS {
+                    self.pause = FIRST_PAUSE;
+                }
+            }
+            Some(until) if now >= until => self.until = None,
+            Some(_) => {}
         }
     }
 }

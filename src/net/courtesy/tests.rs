@@ -7,11 +7,11 @@ const LONG: Mean = Mean { ran: Duration::from_micros(30), waited: Duration::from
 
 /// Looks until `judge` has changed; how many it took.
 fn looks_until_change(judge: &mut Judge, mean: Mean, now: Instant) -> u32 {
-    let was = judge.courteous;
+    let was = judge.courteous();
     (1..100)
         .find(|_| {
             judge.look(mean, now);
-            judge.courteous != was
+            judge.courteous() != was
         })
         .expect("a change")
 }
@@ -22,10 +22,10 @@ fn courtesy_ends_with_the_first_look_that_finds_it_slow() {
     let mut judge = Judge::new();
     for _ in 0..100 {
         judge.look(SHORT, now);
-        assert!(judge.courteous);
+        assert!(judge.courteous());
     }
     judge.look(LONG, now);
-    assert!(!judge.courteous);
+    assert!(!judge.courteous());
 }
 
 #[test]
@@ -39,10 +39,10 @@ fn pauses_double_while_courtesy_does_not_pay() {
         pauses.push((until - now).as_secs());
         // However short waits are meanwhile, they say nothing about courtesy.
         judge.look(SHORT, until - Duration::from_millis(1));
-        assert!(!judge.courteous);
+        assert!(!judge.courteous());
         now = until;
         judge.look(LONG, now);
-        assert!(judge.courteous);
+        assert!(judge.courteous());
     }
     assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
 }
@@ -73,7 +73,7 @@ fn a_wait_is_long_beside_what_was_done() {
     let courteous_after = |ran, waited| {
         let mut judge = Judge::new();
         judge.look(Mean { ran: Duration::from_micros(ran), waited: Duration::from_micros(waited) }, now);
-        judge.courteous
+        judge.courteous()
     };
     assert!(!courteous_after(20, 201));
     assert!(courteous_after(100, 700), "turns are long, for others, too");

@@ -2,17 +2,18 @@
 //!
 //! Operators grep these lines and scripts wait for them, so a line is written at once and whole, and whatever a
 //! message quotes from the network cannot begin a line of its own. Colour is for terminals only. Nobody waits for
-//! the log: see [`super::queue`].
+//! the log: see [`super::queue`]. The same warning again and again is counted ([`super::repeats`]).
 
 use super::cmdline::one_line;
 use super::queue::{Queue, Target};
+use super::repeats::{Repeats, Shown};
 use serde_json::{Map, Value, json};
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
@@ -76,7 +77,7 @@ pub fn start(path: Option<&Path>, verbose: bool, format: Format, colour_allowed:
     let (filter, handle) = reload::Layer::new(level);
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(colour)
-        .event_format(Line { colour, format })
+        .event_format(Line { colour, format, repeats: Repeats::default() })
         .with_writer(QueueWriter(queue.clone()));
     let _ = LEVEL.set(handle);
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(lines))
@@ -138,6 +139,21 @@ impl fmt::Display for Now {
 struct Line {
     colour: bool,
     format: Format,
+    /// Of warnings and errors: everything else is asked for.
+    repeats: Repeats,
+}
+
+impl Line {
+    /// How often this was left out before, or nothing if it is to be left out, too.
+    fn repeated(&self, level: Level, text: impl FnOnce() -> String) -> Option<u64> {
+        if level > Level::WARN {
+            return Some(0);
+        }
+        match self.repeats.say(&text(), Instant::now()) {
+            Shown::After(left_out) => Some(left_out),
+            Shown::No => None,
+        }
+    }
 }
 
 impl<S, N> FormatEvent<S, N> for Line
@@ -150,11 +166,21 @@ where
         if self.format == Format::Json {
             let mut members = Members::default();
             event.record(&mut members);
+            let Some(repeated) = self.repeated(level, || format!("{}{:?}", members.message, members.fields)) else {
+                return Ok(());
+            };
+            if repeated > 0 {
+                members.fields.insert("repeated".to_owned(), json!(repeated));
+            }
             return writeln!(out, "{}", object(level, &members.message, members.fields));
         }
         let mut text = Text::default();
         event.record(&mut text);
-        let message = one_line(&format!("{}{}", text.message, text.fields));
+        let mut message = one_line(&format!("{}{}", text.message, text.fields));
+        let Some(repeated) = self.repeated(level, || message.clone()) else { return Ok(()) };
+        if repeated > 0 {
+            write!(message, " repeated={repeated}")?;
+        }
         match self.colour.then(|| colour_of(level)).flatten() {
             Some(colour) => writeln!(out, "\x1b[{colour}m{Now} {level} {message}\x1b[0m"),
             None => writeln!(out, "{Now} {level} {message}"),
@@ -242,7 +268,10 @@ impl<'a> MakeWriter<'a> for QueueWriter {
 impl Write for LineWriter<'_> {
     // The subscriber writes each event in one call.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.write(line.to_vec());
+        // One that is left out is empty.
+        if !line.is_empty() {
+            self.0.write(line.to_vec());
+        }
         Ok(line.len())
     }
 
@@ -257,7 +286,7 @@ mod tests {
     use std::time::Duration;
 
     fn logged(colour: bool, log: impl FnOnce()) -> Vec<String> {
-        logged_as(Line { colour, format: Format::Text }, log)
+        logged_as(Line { colour, format: Format::Text, repeats: Repeats::default() }, log)
     }
 
     fn logged_as(line: Line, log: impl FnOnce()) -> Vec<String> {
@@ -313,7 +342,7 @@ mod tests {
 
     #[test]
     fn as_json_each_line_is_an_object_whatever_comes_from_outside() {
-        let lines = logged_as(Line { colour: false, format: Format::Json }, || {
+        let lines = logged_as(Line { colour: false, format: Format::Json, repeats: Repeats::default() }, || {
             tracing::warn!(attempts = 3, peer = "a", "lost node 1 {}", "x\ny\"z");
         });
         let object: Value = serde_json::from_str(&lines[0]).unwrap();
@@ -322,6 +351,22 @@ mod tests {
         assert!(object["unix_ms"].as_u64() > Some(1_600_000_000_000) && object["peer"] == "a", "{object}");
         let note: Value = serde_json::from_slice(&drop_note_json(5)).unwrap();
         assert_eq!((&note["lost"], &note["level"]), (&json!(5), &json!("WARN")));
+    }
+
+    #[test]
+    fn the_same_warning_again_and_again_is_a_few_lines() {
+        for format in [Format::Text, Format::Json] {
+            let lines = logged_as(Line { colour: false, format, repeats: Repeats::default() }, || {
+                for n in 0..50 {
+                    tracing::error!(disk = "a", "cannot store");
+                    tracing::error!(disk = "b", "cannot store");
+                    tracing::info!("asked for");
+                    tracing::warn!("number {n}");
+                }
+            });
+            let count = |word: &str| lines.iter().filter(|line| line.contains(word)).count();
+            assert_eq!((count("cannot store"), count("asked for"), count("number")), (40, 50, 50), "{lines:?}");
+        }
     }
 
     #[test]

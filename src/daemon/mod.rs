@@ -2,7 +2,7 @@
 //!
 //! A daemon's main function calls [`run`] with the type of its options and what it does with them. Options:
 //! [`options`] lists them, [`cmdline`] reads them, [`values`], [`store_spec`] and [`cache_spec`] read what they take. Logs: [`log`] is
-//! for people, [`binlog`] for programs, both written through [`queue`]. [`detach`] leaves the terminal, [`sockets`]
+//! for people and says nothing too often (`repeats`), [`binlog`] is for programs; both written through [`queue`]. [`detach`] leaves the terminal, [`sockets`]
 //! listens, [`supervisor`] tells systemd how the daemon stands.
 
 pub mod argv;
@@ -14,6 +14,7 @@ pub mod log;
 pub mod options;
 mod overlay;
 pub mod queue;
+mod repeats;
 pub mod signals;
 pub mod sockets;
 pub mod store_spec;

@@ -132,6 +132,11 @@ fn where_all_disks_are_full_reads_go_on_and_stores_are_refused_until_there_is_ro
     for i in 0..stored {
         assert_eq!(client.get(&format!("large-{i}")).expect("an answer").as_ref(), Some(&value), "large-{i}");
     }
+    for _ in 0..500 {
+        client.set("another", &value).expect_err("there is no room");
+    }
+    let lines = cluster.servers[0].log_since(0).matches("cannot store").count();
+    assert!((1..200).contains(&lines), "{lines} lines about the same disk");
     cluster.servers[0].resize_small_disk(&store, 200);
     eventually("there is room again", || client.set("another", &value).ok());
     assert_eq!(client.get("another").expect("an answer"), Some(value));

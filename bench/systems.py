@@ -129,7 +129,7 @@ def one_process(name, directory, bins, options):
     s = System(name, directory)
     s.address = ("127.0.0.1", free_port())
     s.start(bins / "kumofs", "--listen", f"127.0.0.1:{s.address[1]}", "--threads", options.threads,
-            "--servers", options.servers)
+            "--servers", options.servers, *getattr(options, "one_process_option", []))
     s.wait_until_it_serves()
     return s
 

@@ -3,6 +3,7 @@
 use kumofs::daemon::options::GatewayOptions;
 use kumofs::daemon::{Host, cores, run, sockets};
 use kumofs::gateway::{self, Config};
+use kumofs::net::awake;
 use kumofs::net::cores::{Cores, event_loop};
 use kumofs::proto::binlog::Happened;
 use kumofs::proto::memcache::Limits;
@@ -37,6 +38,7 @@ fn serve(options: GatewayOptions, host: &mut Host<'_>) -> Result<(), String> {
         let names = sockets::names(&listeners);
         let fronts = sockets::fronts(listeners)?;
         host.listening()?;
+        options.wake_latency.into_iter().for_each(awake::start);
         tracing::info!("start gateway for memcached clients on {names}");
         gateway::run(config, fronts, cores, host.stop()).await.map_err(|e| format!("the gateway: {e}"))
     })

@@ -5,6 +5,7 @@ use kumofs::daemon::options::ServerOptions;
 use kumofs::daemon::{Host, cores, run, sockets};
 use kumofs::gateway;
 use kumofs::logic::memory;
+use kumofs::net::awake;
 use kumofs::net::cores::{Cores, event_loop};
 use kumofs::proto::binlog::Happened;
 use kumofs::proto::memcache;
@@ -68,6 +69,7 @@ fn serve(options: ServerOptions, host: &mut Host<'_>) -> Result<(), String> {
         let names = sockets::names(&clients);
         let clients = sockets::fronts(clients)?;
         host.listening()?;
+        options.wake_latency.into_iter().for_each(awake::start);
         tracing::info!("start server {address}");
         if clients.is_empty() {
             return server::run(config, store, listener, stream_listener, cores, host.stop()).await;

@@ -3,6 +3,7 @@
 use kumofs::allinone::{self, Config};
 use kumofs::daemon::options::KumofsOptions;
 use kumofs::daemon::{Host, cores, run, sockets, supervisor};
+use kumofs::net::awake;
 use kumofs::net::cores::event_loop;
 use std::io::Write;
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ fn serve(options: KumofsOptions, host: &mut Host<'_>) -> Result<(), String> {
     };
     let event_loop = event_loop().map_err(|e| format!("cannot start an event loop: {e}"))?;
     event_loop.block_on(async {
+        options.wake_latency.into_iter().for_each(awake::start);
         let clients = sockets::fronts(clients)?;
         allinone::run(config, clients, host.stop(), ready).await
     })

@@ -24,6 +24,8 @@ use serving::listeners;
 const MAX_THREADS: u32 = 1024;
 /// The most retries that may be asked for, as in kumofs.
 const MAX_RETRIES: u32 = 65_535;
+/// The longest that cores may be allowed to take to wake up, in microseconds: no core takes longer.
+const MAX_WAKE_LATENCY: u32 = 1_000_000;
 /// The most servers that one process may hold.
 const MAX_SERVERS: u32 = 60;
 /// Who may connect to sockets of the file system, as with memcached: this user alone.
@@ -261,6 +263,9 @@ pub struct ServerOptions {
     /// memory for remembered deletions, in KB
     #[arg(long, value_name = "KB", default_value = "2048", value_parser = whole(0..=u32::MAX))]
     pub garbage_mem_limit: u32,
+    /// bound how long cores take to wake up while requests come one after another; 0 keeps them awake [default: no bound]
+    #[arg(long, value_name = "MICROSECONDS", value_parser = whole(0..=MAX_WAKE_LATENCY))]
+    pub wake_latency: Option<u32>,
     /// How the gateway in this process serves, if clients are served at all.
     #[command(flatten)]
     pub serving: Serving,
@@ -366,6 +371,9 @@ pub struct GatewayOptions {
     /// put this before every key
     #[arg(long, value_name = "STRING", default_value = "")]
     pub key_prefix: String,
+    /// bound how long cores take to wake up while requests come one after another; 0 keeps them awake [default: no bound]
+    #[arg(long, value_name = "MICROSECONDS", value_parser = whole(0..=MAX_WAKE_LATENCY))]
+    pub wake_latency: Option<u32>,
     /// How clients are served.
     #[command(flatten)]
     pub serving: Serving,
@@ -444,6 +452,9 @@ pub struct KumofsOptions {
     /// worker threads [default: half the cores]
     #[arg(long, value_name = "N", value_parser = whole(1..=MAX_THREADS))]
     pub threads: Option<u32>,
+    /// bound how long cores take to wake up while requests come one after another; 0 keeps them awake [default: no bound]
+    #[arg(long, value_name = "MICROSECONDS", value_parser = whole(0..=MAX_WAKE_LATENCY))]
+    pub wake_latency: Option<u32>,
     /// largest value that is stored, up to 128m
     #[arg(long, value_name = "SIZE", default_value = "1m", value_parser = max_value)]
     pub max_value: Size,

@@ -3,7 +3,7 @@
 use crate::common::cluster::Cluster;
 use crate::common::net::{Hosts, free_address};
 use crate::common::process::{Said, run};
-use crate::common::{Turn, temp_dir};
+use crate::common::{Turn, eventually, temp_dir};
 use std::net::{Ipv4Addr, TcpListener};
 
 fn fails(program: &str, args: &[&str]) -> Said {
@@ -27,6 +27,26 @@ fn unknown_options_and_bad_values_are_wrong_usage() {
     fails("kumoctl", &[]).complains(2, &["<MANAGER>"]);
     fails("kumoctl", &["127.0.0.1"]).complains(2, &["<COMMAND>"]);
     fails("kumoctl", &["127.0.0.1", "atach"]).complains(2, &["atach", "attach-noreplace"]);
+}
+
+#[test]
+fn a_bound_on_waking_up_is_kept_where_the_system_allows_it_and_nothing_else_depends_on_that() {
+    let _turn = Turn::shared();
+    let mut cluster = Cluster::unattached(1, 1);
+    cluster.attach();
+    cluster.servers[0].terminate();
+    cluster.servers[0].args_mut().extend(["--wake-latency".to_owned(), "0".to_owned()]);
+    cluster.restart_server(0);
+    cluster.until("the server is back", |status| status.active() == 1);
+    cluster.add_gateway(&["--wake-latency", "0"]);
+    let mut client = cluster.client();
+    eventually("it serves", || client.set("key", b"value").ok());
+    for _ in 0..1000 {
+        assert_eq!(client.get("key").expect("an answer"), Some(b"value".to_vec()));
+    }
+    let allowed = std::fs::OpenOptions::new().write(true).open("/dev/cpu_dma_latency").is_ok();
+    assert_eq!(cluster.servers[0].log_since(0).contains("cores are not kept awake"), !allowed);
+    cluster.assert_sound();
 }
 
 #[test]

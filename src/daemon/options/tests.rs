@@ -213,6 +213,7 @@ fn mistakes_get_one_line_that_says_how_to_mend_them() {
         ("word", "unexpected word 'word'"),
         ("-TR 0", "bad value '0' for --read-threads (-TR): expected a whole number from 1 to 1024"),
         ("-TR -1", "bad value '-1' for --read-threads (-TR): expected a whole number from 1 to 1024"),
+        ("--wake-latency -1", "bad value '-1' for --wake-latency: expected a whole number from 0 to 1000000"),
         ("-Ci fast", "bad value 'fast' for --clock-interval (-Ci): expected seconds above 0, such as 2 or 0.5"),
         (
             "-L 65536",

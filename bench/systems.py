@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -40,10 +41,17 @@ def end_with_script():
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+# Below those that Linux gives to connections, any of which could take a port before the program that it was chosen for.
+PORTS = random.sample(range(12_000, 32_000), 20_000)
+
+
 def free_port(host="127.0.0.1"):
-    with socket.socket() as s:
-        s.bind((host, 0))
-        return s.getsockname()[1]
+    while PORTS:
+        port = PORTS.pop()
+        with contextlib.suppress(OSError), socket.socket() as s:
+            s.bind((host, port))
+            return port
+    sys.exit("no port is free")
 
 
 class System:

@@ -15,7 +15,11 @@ type Job = Box<dyn FnOnce() + Send>;
 /// # Errors
 /// When the system grants no further descriptors.
 pub fn event_loop() -> io::Result<LocalRuntime> {
-    Builder::new_current_thread().enable_all().build_local(Default::default())
+    built(Builder::new_current_thread())
+}
+
+fn built(mut builder: Builder) -> io::Result<LocalRuntime> {
+    builder.enable_all().build_local(Default::default())
 }
 
 /// As [`event_loop`], of the calling thread, which lets others finish from now on.
@@ -31,7 +35,7 @@ fn courteous_loop() -> io::Result<LocalRuntime> {
             }
         });
     }
-    builder.enable_all().build_local(Default::default())
+    built(builder)
 }
 
 /// Worker threads. In a simulation, which has one thread, their jobs are tasks of the event loop that gives them.

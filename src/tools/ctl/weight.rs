@@ -41,9 +41,6 @@ pub(super) async fn run(order: &Order) -> Result<(), Trouble> {
         crate::tools::print(&shown(&epoch, server, order.json));
         return Ok(());
     };
-    if let Some(why) = refusal(&epoch, server) {
-        return Err(Trouble::Failed(format!("{server} {why}")));
-    }
     let mut params = Vec::new();
     write_array(&mut params, 2);
     v0::write_address(&mut params, server);
@@ -57,14 +54,6 @@ pub(super) async fn run(order: &Order) -> Result<(), Trouble> {
         false => "nil\n".to_owned(),
     });
     Ok(())
-}
-
-/// Why a server cannot have another weight.
-fn refusal(epoch: &Epoch, server: Address) -> Option<&'static str> {
-    if !epoch.whs.is_active(server) {
-        return Some("is in fault");
-    }
-    (!epoch.strict()).then_some("cannot have a weight beside servers of kumofs 0.4, which know none")
 }
 
 fn told(server: Address, weight: Weight) -> Value {
@@ -109,14 +98,5 @@ mod tests {
         let all: Value = serde_json::from_str(&shown(&epoch(), None, true)).unwrap();
         assert_eq!(all[1], json!({"server": "10.0.0.2:19800", "weight": 0.5}));
         assert_eq!(shown(&Epoch::default(), None, false), "");
-    }
-
-    #[test]
-    fn who_cannot_have_another_is_told_before_it_is_asked() {
-        assert_eq!(refusal(&epoch(), server(1)), None);
-        assert_eq!(refusal(&epoch(), server(3)), Some("is in fault"));
-        let mut mixed = epoch();
-        mixed.servers[0].incarnation = 0;
-        assert!(refusal(&mixed, server(2)).is_some_and(|why| why.contains("kumofs 0.4")));
     }
 }

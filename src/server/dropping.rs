@@ -9,7 +9,7 @@ use super::worker::{State, Worker};
 use crate::logic::epoch::Phase;
 use crate::logic::record::{Stamp, dbkey_hash};
 use crate::net::time::boot_micros;
-use crate::store::Record;
+use crate::store::{LARGE_BYTES, Record, StoreError};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(super) fn start_drop(worker: Rc<Worker>, done: oneshot::Sender<()>) {
 }
 
 /// Starts to go through the shard and to drop records: of those at ring positions where some `may_go`, those for which `goes`
-/// says so. What stays by its position alone is not read. The store is asked again when it fails. `done` is told at the end.
+/// says so, which may go by the stamp alone. What stays by its position is not read, and no large record from end to end. The store is asked again when it fails. `done` is told at the end.
 pub(super) fn drop_in_slices(
     worker: Rc<Worker>,
     what: &'static str,
@@ -86,26 +86,33 @@ impl Worker {
         records: usize,
         may_go: impl Fn(&State, u64) -> bool,
         goes: impl Fn(&State, u64, Record<'_>) -> bool,
-    ) -> Result<(u64, Option<u64>), crate::store::StoreError> {
+    ) -> Result<(u64, Option<u64>), StoreError> {
         let mut state = self.state.borrow_mut();
         let mut shard = self.shard().lock().expect("no holder of a shard panics");
         let mut gone: Vec<(Vec<u8>, Stamp)> = Vec::new();
-        let next = shard.scan_some(from, records, &|hash| may_go(&state, hash), &mut |dbkey, record| {
+        let wanted = |hash| may_go(&state, hash);
+        let next = shard.survey(from, records, LARGE_BYTES, &wanted, &mut |dbkey, record| {
             // What is damaged is mended from the others, or found out not to be there, when it is asked for.
             let (Ok(record), Some(hash)) = (record, dbkey_hash(dbkey)) else { return };
             if goes(&state, hash, record) {
                 gone.push((dbkey.to_vec(), record.stamp()));
             }
         })?;
+        let mut dropped = 0;
         for (dbkey, stamp) in &gone {
-            shard.forget(dbkey, *stamp)?;
+            match shard.forget(dbkey, *stamp) {
+                Ok(was_there) => dropped += u64::from(was_there),
+                // Of a large one, that is seen only now.
+                Err(StoreError::Damaged { .. }) => {}
+                Err(e) => return Err(e),
+            }
         }
-        if !gone.is_empty() {
+        if dropped > 0 {
             // What was dropped is committed with the turn.
             state.is_staged = true;
             self.turn.wake();
         }
-        Ok((gone.len() as u64, next))
+        Ok((dropped, next))
     }
 }
 

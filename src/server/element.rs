@@ -53,8 +53,8 @@ impl Met<'_> {
     }
 }
 
-/// Goes through a shard as [`Shard::scan_some`] does, but reads no large record from end to end. Damaged ones are left out, as far as
-/// that is seen.
+/// Goes through a shard as [`Shard::scan_some`] does, but reads no large record from end to end that this process has looked at before, and
+/// goes no further than one of them: the first look takes some milliseconds. Damaged ones are left out, as far as that is seen.
 ///
 /// # Errors
 /// Those of the store.
@@ -66,11 +66,20 @@ pub(super) fn scan(
     visit: &mut dyn FnMut(&[u8], Met<'_>),
 ) -> Result<Option<u64>, StoreError> {
     let mut large = Vec::new();
-    let next = shard.survey(from, budget, LARGE_BYTES, wanted, &mut |dbkey, record| match record {
-        Ok(record) if record.dbval.len() > LARGE_BYTES => large.push(dbkey.to_vec()),
-        Ok(record) => visit(dbkey, Met::Whole(record)),
-        Err(_) => {}
+    let mut end = None;
+    let next = shard.survey(from, budget, LARGE_BYTES, wanted, &mut |dbkey, record| {
+        let (Ok(record), Some(position)) = (record, dbkey_hash(dbkey)) else { return };
+        if end.is_some_and(|end| position > end) {
+            return;
+        }
+        if record.dbval.len() > LARGE_BYTES {
+            end = Some(position);
+            large.push(dbkey.to_vec());
+        } else {
+            visit(dbkey, Met::Whole(record));
+        }
     })?;
+    let next = end.map_or(next, |end| end.checked_add(1));
     for dbkey in large {
         if let Ok(Some((stamp, value))) = shard.large(&dbkey) {
             visit(&dbkey, Met::Large(stamp, value));

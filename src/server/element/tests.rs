@@ -2,6 +2,7 @@ use super::*;
 use crate::logic::address::Address;
 use crate::logic::record::encode_dbkey;
 use crate::proto::rpc::v1::read_entry;
+use crate::store::open::{Engine, open};
 
 fn target(incarnation: u64) -> Target {
     (Address::from_bytes(&[0, 1, 127, 0, 0, 1]).unwrap(), incarnation)
@@ -122,4 +123,35 @@ fn the_digest_of_a_large_record_is_that_of_all_of_it() {
     let whole = Met::Whole(Record { epoch: 3, dbval: &dbval });
     assert_eq!(met.digest(77, &dbkey("k")), whole.digest(77, &dbkey("k")));
     assert_eq!((met.stamp(), met.epoch()), (whole.stamp(), 3));
+}
+
+#[test]
+fn a_scan_visits_everything_once_and_one_large_record_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(Engine::Log, dir.path(), 1, false, None).unwrap();
+    let mut shard = store.shards()[0].lock().unwrap();
+    let mut wanted = Vec::new();
+    for n in 0..60 {
+        let name = dbkey(&n.to_string());
+        let dbval = if n % 10 == 0 { large_dbval(1) } else { vec![0; 30] };
+        shard.put(&name, Record { epoch: 5, dbval: &dbval }).unwrap();
+        wanted.push(name);
+    }
+    shard.commit().unwrap();
+    let (mut from, mut visited, mut steps) = (Some(0), Vec::new(), 0);
+    while let Some(position) = from {
+        let mut large = 0;
+        from = scan(&mut *shard, position, 1000, &|_| true, &mut |dbkey, met| {
+            large += usize::from(matches!(met, Met::Large(..)));
+            assert!(dbkey_hash(dbkey) >= Some(position));
+            visited.push(dbkey.to_vec());
+        })
+        .unwrap();
+        assert!(large <= 1, "{large} in one step");
+        steps += 1;
+    }
+    assert_eq!(steps, 7, "six that end with a large one, and the rest");
+    visited.sort();
+    wanted.sort();
+    assert!(visited == wanted, "{} of {}", visited.len(), wanted.len());
 }

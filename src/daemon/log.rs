@@ -6,7 +6,7 @@
 
 use super::cmdline::one_line;
 use super::queue::{Queue, Target};
-use super::repeats::{Repeats, Shown};
+use super::repeats::Repeats;
 use serde_json::{Map, Value, json};
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
@@ -149,10 +149,7 @@ impl Line {
         if level > Level::WARN {
             return Some(0);
         }
-        match self.repeats.say(&text(), Instant::now()) {
-            Shown::After(left_out) => Some(left_out),
-            Shown::No => None,
-        }
+        self.repeats.say(&text(), Instant::now())
     }
 }
 

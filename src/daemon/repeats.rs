@@ -23,28 +23,19 @@ struct Line {
     said: u64,
 }
 
-/// Whether to show a line.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Shown {
-    /// Yes, and that it came this much more often before.
-    After(u64),
-    /// No, it has been counted.
-    No,
-}
-
 impl Repeats {
-    /// Counts a line, which is said at `now`.
-    pub fn say(&self, text: &str, now: Instant) -> Shown {
+    /// Counts a line, which is said at `now`: how often it was left out before this; `None`: it is to be left out, too.
+    pub fn say(&self, text: &str, now: Instant) -> Option<u64> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let is_over = |line: &Line| now.saturating_duration_since(line.since) >= WINDOW;
         if let Some(line) = lines.get_mut(text) {
             if is_over(line) {
                 let left_out = line.said.saturating_sub(SHOWN);
                 *line = Line { since: now, said: 1 };
-                return Shown::After(left_out);
+                return Some(left_out);
             }
             line.said += 1;
-            return if line.said <= SHOWN { Shown::After(0) } else { Shown::No };
+            return (line.said <= SHOWN).then_some(0);
         }
         if lines.len() >= REMEMBERED {
             lines.retain(|_, line| !is_over(line));
@@ -52,7 +43,7 @@ impl Repeats {
         if lines.len() < REMEMBERED {
             lines.insert(text.to_owned(), Line { since: now, said: 1 });
         }
-        Shown::After(0)
+        Some(0)
     }
 }
 
@@ -64,12 +55,12 @@ mod tests {
     fn the_same_is_shown_some_times_then_counted_then_shown_with_how_often() {
         let (repeats, now) = (Repeats::default(), Instant::now());
         let said: Vec<_> = (0..100).map(|_| repeats.say("full", now)).collect();
-        assert_eq!(said[..20], [Shown::After(0); 20]);
-        assert_eq!(said[20..], [Shown::No; 80]);
-        assert_eq!(repeats.say("other", now), Shown::After(0));
-        assert_eq!(repeats.say("full", now + WINDOW), Shown::After(80));
-        assert_eq!(repeats.say("full", now + WINDOW), Shown::After(0), "a window like the first one");
-        assert_eq!(repeats.say("other", now + WINDOW), Shown::After(0), "it came once");
+        assert_eq!(said[..20], [Some(0); 20]);
+        assert_eq!(said[20..], [None; 80]);
+        assert_eq!(repeats.say("other", now), Some(0));
+        assert_eq!(repeats.say("full", now + WINDOW), Some(80));
+        assert_eq!(repeats.say("full", now + WINDOW), Some(0), "a window like the first one");
+        assert_eq!(repeats.say("other", now + WINDOW), Some(0), "it came once");
     }
 
     #[test]
@@ -80,11 +71,11 @@ mod tests {
         }
         assert_eq!(repeats.lines.lock().unwrap().len(), REMEMBERED);
         for _ in 0..2 * SHOWN {
-            assert_eq!(repeats.say("late", now), Shown::After(0));
+            assert_eq!(repeats.say("late", now), Some(0));
         }
         for _ in 0..SHOWN {
             repeats.say("later", now + WINDOW);
         }
-        assert_eq!(repeats.say("later", now + WINDOW), Shown::No, "those before are forgotten");
+        assert_eq!(repeats.say("later", now + WINDOW), None, "those before are forgotten");
     }
 }

@@ -13,11 +13,13 @@ use super::prefixes::Prefixes;
 use super::worker::{FlushError, Request, Shared, State, Worker};
 use crate::net::front::Front;
 use crate::net::time::unix_secs;
+use crate::net::usage::Usage;
 use crate::proto::memcache::{Detail, Reply, StatsTopic, Style, Trouble, style};
 use crate::proto::rpc::v1::{Gone, Op, term};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 macro_rules! figures {
@@ -490,14 +492,9 @@ fn open_files_limit() -> u64 {
 
 /// CPU time of this process, user and system, in seconds as memcached writes them.
 fn cpu_time() -> (String, String) {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the pointer is valid for a rusage, of which all-zero bytes are one, should the call fail.
-    let usage = unsafe {
-        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-        usage.assume_init()
-    };
-    let text = |time: libc::timeval| format!("{}.{:06}", time.tv_sec, time.tv_usec);
-    (text(usage.ru_utime), text(usage.ru_stime))
+    let usage = Usage::of_this_process();
+    let text = |time: Duration| format!("{}.{:06}", time.as_secs(), time.subsec_micros());
+    (text(usage.user), text(usage.system))
 }
 
 /// Has a manager flush, and tells the client.

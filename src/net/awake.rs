@@ -4,6 +4,7 @@
 //! file open. This does so, and only while it helps: an idle cluster lets its machine sleep, and on a busy one no core
 //! sleeps for long, while threads that are woken sooner find less to do each time (doc/performance.md).
 
+use super::usage::Usage;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -95,20 +96,11 @@ struct Machine {
 
 impl Sample {
     fn take() -> Option<Sample> {
-        // SAFETY: all fields of a rusage are numbers.
-        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-        // SAFETY: `usage` is valid for the call.
-        if unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) } != 0 {
-            return None;
-        }
-        let duration = |t: libc::timeval| {
-            Duration::from_secs(u64::try_from(t.tv_sec).unwrap_or(0))
-                + Duration::from_micros(u64::try_from(t.tv_usec).unwrap_or(0))
-        };
+        let usage = Usage::of_this_process();
         Some(Sample {
             at: Instant::now(),
-            sleeps: u64::try_from(usage.ru_nvcsw).unwrap_or(0),
-            ran: duration(usage.ru_utime) + duration(usage.ru_stime),
+            sleeps: usage.sleeps,
+            ran: usage.user + usage.system,
             machine: Machine::parse(&std::fs::read_to_string("/proc/stat").ok()?)?,
         })
     }

@@ -28,7 +28,8 @@ pub(super) fn start_drop(worker: Rc<Worker>, done: oneshot::Sender<()>) {
 }
 
 /// Starts to go through the shard and to drop records: of those at ring positions where some `may_go`, those for which `goes`
-/// says so, which may go by the stamp alone. What stays by its position is not read, and no large record from end to end. The store is asked again when it fails. `done` is told at the end.
+/// says so, which may go by the stamp alone. What stays by its position is not read, and no large record from end to end. The store is
+/// asked again when it fails. `done` is told at the end.
 pub(super) fn drop_in_slices(
     worker: Rc<Worker>,
     what: &'static str,
